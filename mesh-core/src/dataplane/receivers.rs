@@ -1,0 +1,58 @@
+//! Receiver index → session: what the fast path needs to open a datagram.
+
+use std::sync::{Arc, PoisonError, RwLock};
+
+use crate::{lookup::Lookup, rng::Rng, wireguard::Opener};
+
+use super::Adjacency;
+
+/// Shards, so that a new session does not make every reader wait. A power of two.
+const SHARDS: usize = 16;
+
+/// A session that datagrams may arrive on.
+#[derive(Debug)]
+pub struct ReceiveSession {
+    /// The index that datagrams carry.
+    pub index: u32,
+    /// Whose session it is.
+    pub adjacency: Arc<Adjacency>,
+    /// Opens its datagrams.
+    pub opener: Arc<Opener>,
+}
+
+/// All sessions that datagrams may arrive on. Changed by the owner alone; outlives any single
+/// [`Fib`](super::Fib).
+#[derive(Debug)]
+pub struct Receivers {
+    shards: [RwLock<Lookup<u32, Arc<ReceiveSession>>>; SHARDS],
+}
+
+impl Receivers {
+    /// No sessions.
+    #[must_use]
+    pub fn new(rng: &mut Rng) -> Self {
+        Self { shards: core::array::from_fn(|_| RwLock::new(Lookup::new(rng))) }
+    }
+
+    /// The session of this index.
+    #[inline]
+    #[must_use]
+    pub fn get(&self, index: u32) -> Option<Arc<ReceiveSession>> {
+        self.shard(index).read().unwrap_or_else(PoisonError::into_inner).get(&index).cloned()
+    }
+
+    /// Adds a session.
+    pub fn insert(&self, session: ReceiveSession) {
+        let index = session.index;
+        self.shard(index).write().unwrap_or_else(PoisonError::into_inner).insert(index, Arc::new(session));
+    }
+
+    /// Removes a session. A reader in the middle of a run may still use it.
+    pub fn remove(&self, index: u32) {
+        self.shard(index).write().unwrap_or_else(PoisonError::into_inner).remove(&index);
+    }
+
+    fn shard(&self, index: u32) -> &RwLock<Lookup<u32, Arc<ReceiveSession>>> {
+        &self.shards[index as usize % SHARDS]
+    }
+}

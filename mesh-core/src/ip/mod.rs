@@ -1,0 +1,6 @@
+//! IP packets and addresses, as far as a data plane looks into them.
+
+pub mod checksum;
+pub mod icmp;
+pub mod packet;
+pub mod prefix;

@@ -1,0 +1,46 @@
+//! Every bound of the crate: the number, why it is that number, and what happens at the bound.
+
+use core::time::Duration;
+
+/// Packets that wait for a peer's session. Enough for the first flight of a few TCP connections; more
+/// would be stale by the time a handshake is through. At the bound: drop the oldest, counted.
+pub const QUEUED_PACKETS_PER_PEER: usize = 32;
+
+/// Punts that wait for the owner when workers and owner are apart. A router's slow path: at the bound new
+/// punts are dropped and counted, and the sender repeats what mattered.
+pub const PUNTS: usize = 1024;
+
+/// Peers of one node. wireguard-go's bound. At the bound: the configuration is refused.
+pub const PEERS: usize = 65_536;
+
+/// Routes of one peer. At the bound: the configuration is refused.
+pub const ROUTES_PER_PEER: usize = 4_096;
+
+/// Handshake messages with a right first MAC that are opened in one burst before the node counts as
+/// under load and asks for cookies. wireguard-go: an eighth of its handshake queue of 1,024.
+pub const HANDSHAKE_BURST: u32 = 128;
+
+/// Handshake messages a second that the node opens for ever without asking for cookies. At about 100 µs
+/// each this is a twentieth of a core.
+pub const HANDSHAKES_PER_SECOND: u32 = 512;
+
+/// How long the node stays under load after the budget ran out. wireguard-go: 1 s.
+pub const UNDER_LOAD_FOR: Duration = Duration::from_secs(1);
+
+/// Handshake messages a second from one source address while under load, with a right cookie.
+/// wireguard-go: 20/s, burst 5.
+pub const HANDSHAKES_PER_SECOND_PER_SOURCE: u32 = 20;
+
+/// Burst for [`HANDSHAKES_PER_SECOND_PER_SOURCE`].
+pub const HANDSHAKE_BURST_PER_SOURCE: u32 = 5;
+
+/// Source addresses that the rate limiter remembers. At the bound: the address idle longest is forgotten,
+/// which can only let one more burst through.
+pub const RATE_LIMITED_SOURCES: usize = 4_096;
+
+/// Pings of `mesh ping` under way at once. At the bound: the command is refused.
+pub const PINGS: usize = 64;
+
+/// Largest IP packet the node carries, and so the largest TUN MTU: a datagram of 65,507 bytes less 32 of
+/// WireGuard, rounded down to the padding of 16.
+pub const PACKET_BYTES: usize = 65_472;

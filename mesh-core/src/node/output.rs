@@ -1,0 +1,104 @@
+//! What a node wants done.
+
+use core::{net::IpAddr, time::Duration};
+
+use crate::{key::NodePublic, path::PathAddr};
+
+use super::{CommandId, ConfigError, HostConfig, SocketPlan};
+
+/// One thing that the driver should do. An output may fail later; failure is not reported back for datagrams.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Output {
+    /// A datagram of the owner's own: handshake, keepalive, packets that had waited for a session.
+    Transmit(Transmit),
+    /// A packet of the owner's own for the host.
+    TunWrite(Vec<u8>),
+    /// Which UDP sockets should be open now.
+    Sockets(SocketPlan),
+    /// Addresses and routes as they should be now.
+    Configure(HostConfig),
+    /// The answer to a command.
+    Reply(CommandId, Result<Reply, CommandError>),
+    /// For the log and for whoever watches.
+    Event(Event),
+}
+
+/// A datagram of the owner's own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Transmit {
+    /// Where to.
+    pub to: PathAddr,
+    /// The datagram.
+    pub payload: Vec<u8>,
+}
+
+/// A command that was done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reply {
+    /// A ping was answered.
+    Pong {
+        /// By whom.
+        peer: NodePublic,
+        /// The overlay address that was pinged.
+        address: IpAddr,
+        /// From request to answer.
+        round_trip: Duration,
+        /// Where the peer's datagrams come from.
+        via: Option<PathAddr>,
+    },
+    /// The peers are as wanted.
+    PeersSet,
+}
+
+/// A command that was not done, and what to do about it.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CommandError {
+    /// No peer has this address.
+    #[error("no peer has the address {0} among its allowed IPs")]
+    NoRoute(IpAddr),
+    /// No peer has this key.
+    #[error("no peer has the key {0}")]
+    UnknownPeer(NodePublic),
+    /// The peer has no allowed IPs that are addresses of its own.
+    #[error("peer {0} has no single address among its allowed IPs; ping an address instead")]
+    NoAddress(NodePublic),
+    /// We have no address of the family that is pinged.
+    #[error("this node has no address of the family of {0}")]
+    NoSource(IpAddr),
+    /// Too many pings under way.
+    #[error("{limit} pings are under way already; wait for them", limit = crate::limits::PINGS)]
+    TooManyPings,
+    /// No answer in time.
+    #[error("no answer from {address} within {} ms", waited.as_millis())]
+    TimedOut {
+        /// The overlay address that was pinged.
+        address: IpAddr,
+        /// How long it was waited for.
+        waited: Duration,
+    },
+    /// The configuration is not usable.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+}
+
+/// For the log and for whoever watches.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// A session with a peer is ready for use.
+    SessionEstablished {
+        /// With whom.
+        peer: NodePublic,
+    },
+    /// A peer is now answered at another address.
+    PathChanged {
+        /// Who.
+        peer: NodePublic,
+        /// Where.
+        path: PathAddr,
+    },
+    /// A peer did not answer any initiation of an attempt.
+    HandshakeGivenUp {
+        /// Who.
+        peer: NodePublic,
+    },
+}
