@@ -8,6 +8,7 @@
 //! * [`batch`]: [`batch::SendBatch`], where the fast path seals into, and [`batch::RecvBatch`], which it opens in place
 //! * [`udp`]: sockets of both families behind one port; sends a `SendBatch`, fills a `RecvBatch`
 //! * [`tun`]: IP packets from and to the host
+//! * [`entropy`]: the seed of everything random
 //! * [`host`]: makes addresses, routes and rules look as [`mesh_core::node::HostConfig`] says
 //!
 //! Left to the caller: threads, loops, budgets, and what to do about errors. Unsafe code lives here only, each
@@ -15,6 +16,7 @@
 
 pub mod batch;
 pub mod clock;
+pub mod entropy;
 pub mod host;
 pub mod tun;
 pub mod udp;
