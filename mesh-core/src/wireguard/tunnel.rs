@@ -432,7 +432,11 @@ impl Tunnel {
     /// Sends what has waited; false when there was nothing.
     fn flush_queue(&mut self, now: Instant) -> bool {
         let queue = core::mem::take(&mut self.queue);
-        queue.iter().fold(false, |sent, packet| self.send_data(packet, now) || sent)
+        let mut sent = false;
+        for packet in &queue {
+            sent |= self.send_data(packet, now);
+        }
+        sent
     }
 
     fn check_keepalive(&mut self, local: &mut Local, now: Instant) {
