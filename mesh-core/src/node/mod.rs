@@ -1,9 +1,8 @@
 //! A member of the network: owns keys, peers, tunnels and tables, and decides.
 //!
-//! [`Node`] is a [`Machine`](crate::machine::Machine). Data packets do not pass through it: every driver
-//! holds a [`DataPlane`](crate::dataplane::DataPlane) handle ([`Node::data_plane`]), calls
-//! [`Fib::outbound`](crate::dataplane::Fib::outbound) and [`Fib::inbound`](crate::dataplane::Fib::inbound)
-//! with its own sink, and hands what they report to the node as [`Input::Punt`] and [`Input::Notice`].
+//! [`Node`] is a [`Machine`]. Data packets do not pass through it: every driver holds a [`DataPlane`] handle
+//! ([`Node::data_plane`]), calls [`Fib::outbound`] and [`Fib::inbound`] with its own sink, and hands what they report
+//! to the node as [`Input::Punt`] and [`Input::Notice`].
 //!
 //! Peers are static in this form: keys, allowed addresses and a first endpoint come from the configuration,
 //! and a peer is answered where its last authenticated packet came from. A tunnel exists only for peers with
@@ -13,11 +12,290 @@ mod config;
 mod host;
 mod input;
 mod output;
-
+mod ping;
 mod status;
+mod table;
+mod timers;
+mod wire_peers;
+
+use core::{net::IpAddr, time::Duration};
+use std::{collections::VecDeque, sync::Arc};
+
+use crate::{
+    dataplane::{DataPlane, DropCounts, Fib, LocalAddrs, PeerId, Receivers},
+    limits,
+    machine::{Deadline, Machine},
+    rng::Seed,
+    time::{Instant, earliest},
+    wireguard::{Identity, Local, cookie::Gatekeeper, index::IndexTable},
+};
 
 pub use config::{ConfigError, NodeConfig, PeerConfig};
 pub use host::{HostConfig, SocketPlan};
 pub use input::{Command, CommandId, HostEvent, Input, PingTarget};
 pub use output::{CommandError, Event, Output, Reply, Transmit};
 pub use status::{PeerStatus, Status};
+
+use ping::Pings;
+use table::{PeerTable, TableChange};
+use timers::TimerQueue;
+
+/// A member of the network.
+#[derive(Debug)]
+pub struct Node {
+    local: Local,
+    addresses: Vec<(IpAddr, u8)>,
+    mtu_bytes: usize,
+    seed: Seed,
+    gate: Gatekeeper,
+    peers: PeerTable,
+    /// Tunnels made so far; each draws from a stream of its own.
+    tunnels_made: u64,
+    fib: Fib,
+    receivers: Arc<Receivers>,
+    plane: DataPlane,
+    pings: Pings,
+    timers: TimerQueue,
+    outbox: VecDeque<Output>,
+    drops: DropCounts,
+    /// The newest time seen.
+    now: Instant,
+}
+
+impl Node {
+    /// A node with its configuration. It wants its sockets and its addresses at once.
+    ///
+    /// # Errors
+    /// When the configuration contradicts itself or is beyond a limit.
+    pub fn new(config: NodeConfig, now: Instant) -> Result<Self, ConfigError> {
+        let identity = Arc::new(Identity::new(config.key));
+        if !(576..=limits::PACKET_BYTES).contains(&config.mtu_bytes) {
+            return Err(ConfigError::Mtu(config.mtu_bytes));
+        }
+        PeerTable::check(identity.public(), &config.peers)?;
+
+        let seed = config.seed;
+        let pings = Pings::new(seed.stream("ping", 0));
+        let receivers = Arc::new(Receivers::new(&mut seed.stream("receivers", 0)));
+        let addresses = LocalAddrs { mtu_bytes: config.mtu_bytes, ping_id: pings.id };
+        let fib = Fib::new(Arc::clone(&identity), Arc::clone(&receivers), addresses);
+        let mut node = Self {
+            local: Local { identity, indices: IndexTable::new(seed.stream("index", 0)), clock: config.epoch },
+            addresses: config.addresses,
+            mtu_bytes: config.mtu_bytes,
+            gate: Gatekeeper::new(seed.stream("cookie", 0)),
+            seed,
+            peers: PeerTable::default(),
+            tunnels_made: 0,
+            plane: DataPlane::new(fib.clone()),
+            fib,
+            receivers,
+            pings,
+            timers: TimerQueue::default(),
+            outbox: VecDeque::new(),
+            drops: DropCounts::default(),
+            now,
+        };
+        node.outbox.push_back(Output::Sockets(SocketPlan { port: config.listen_port }));
+        node.set_peers(config.peers, now);
+        Ok(node)
+    }
+
+    /// The fast path's tables, for drivers and workers.
+    #[must_use]
+    pub fn data_plane(&self) -> DataPlane {
+        self.plane.clone()
+    }
+
+    /// What the node looks like at `now`.
+    #[must_use]
+    pub fn status(&self, now: Instant) -> Status {
+        let peer = |peer: &table::Peer| {
+            let (counters, activity) = (peer.adjacency.counters(), peer.adjacency.activity());
+            PeerStatus {
+                key: peer.config.key,
+                allowed_ips: peer.config.allowed_ips.clone(),
+                path: peer.path.map(|path| path.to),
+                has_session: peer.sealer.as_ref().is_some_and(|sealer| !sealer.is_spent(now)),
+                last_handshake: peer.last_handshake.map(|at| self.local.clock.wall_at(at)),
+                last_sent: activity.last_sent(),
+                last_received: activity.last_received(),
+                sent_bytes: counters.sent_bytes(),
+                received_bytes: counters.received_bytes(),
+            }
+        };
+        Status {
+            key: self.local.identity.public(),
+            addresses: self.addresses.iter().map(|(address, _)| *address).collect(),
+            peers: self.peers.iter().map(peer).collect(),
+            drops: self.drops.clone(),
+        }
+    }
+
+    /// How many peers have a tunnel: those with traffic in the last minutes.
+    #[must_use]
+    pub fn tunnel_count(&self) -> usize {
+        self.peers.iter().filter(|peer| peer.tunnel.is_some()).count()
+    }
+
+    fn handle_host_event(&mut self, event: HostEvent, now: Instant) {
+        match event {
+            // Sessions that ran out while asleep are found spent by the stamps; timers that came due act now.
+            HostEvent::Resumed { .. } | HostEvent::LinkChanged => self.handle_due(now),
+            HostEvent::ClockStepped(anchor) => self.local.clock = anchor,
+        }
+    }
+
+    fn handle_command(&mut self, id: CommandId, command: Command, now: Instant) {
+        let result = match command {
+            Command::Ping { target, timeout } => match self.start_ping(id, target, timeout, now) {
+                Ok(()) => return,
+                Err(error) => Err(error),
+            },
+            Command::SetPeers(peers) => match PeerTable::check(self.local.identity.public(), &peers) {
+                Ok(()) => {
+                    self.set_peers(peers, now);
+                    Ok(Reply::PeersSet)
+                }
+                Err(error) => Err(CommandError::Config(error)),
+            },
+        };
+        self.outbox.push_back(Output::Reply(id, result));
+    }
+
+    fn start_ping(
+        &mut self,
+        id: CommandId,
+        target: PingTarget,
+        timeout: Duration,
+        now: Instant,
+    ) -> Result<(), CommandError> {
+        let address = match target {
+            PingTarget::Address(address) => address,
+            PingTarget::Key(key) => {
+                let peer = self.peers.by_key(&key).and_then(|id| self.peers.get(id));
+                let peer = peer.ok_or(CommandError::UnknownPeer(key))?;
+                let host = peer.config.allowed_ips.iter().find(|prefix| prefix.is_host());
+                host.ok_or(CommandError::NoAddress(key))?.address()
+            }
+        };
+        let peer = self.fib.routes().lookup(address).ok_or(CommandError::NoRoute(address))?.peer();
+        let source = self.addresses.iter().find(|(own, _)| own.is_ipv4() == address.is_ipv4());
+        let (source, _) = source.ok_or(CommandError::NoSource(address))?;
+        if self.pings.is_full() {
+            return Err(CommandError::TooManyPings);
+        }
+        let packet = self.pings.start(id, *source, address, timeout, now);
+        self.send_packet(peer, packet.ok_or(CommandError::NoSource(address))?, now);
+        Ok(())
+    }
+
+    fn handle_echo_reply(&mut self, id: PeerId, packet: Vec<u8>, now: Instant) {
+        let Some(peer) = self.peers.get(id) else { return };
+        match self.pings.finish(&packet, now) {
+            Some(ended) => {
+                let via = peer.path.map(|path| path.to);
+                let pong =
+                    Reply::Pong { peer: peer.config.key, address: ended.address, round_trip: ended.elapsed, via };
+                self.outbox.push_back(Output::Reply(ended.command, Ok(pong)));
+            }
+            // Another program on this host happens to use our identifier.
+            None => self.outbox.push_back(Output::TunWrite(packet)),
+        }
+    }
+
+    /// Makes the peers those of `configs`, which have been checked.
+    fn set_peers(&mut self, configs: Vec<PeerConfig>, now: Instant) {
+        let change = self.peers.apply(configs);
+        self.publish_routes(&change);
+        for mut peer in change.removed {
+            if let Some(tunnel) = &mut peer.tunnel {
+                tunnel.close(&mut self.local);
+                while let Some(output) = tunnel.poll_output() {
+                    if let crate::wireguard::tunnel::Output::Forget { index } = output {
+                        self.receivers.remove(index);
+                    }
+                }
+            }
+            self.timers.set(peer.id, None);
+        }
+        for id in change.rekeyed {
+            if self.peers.get(id).is_some_and(|peer| peer.tunnel.is_some()) {
+                self.with_tunnel(id, now, |tunnel, local| tunnel.close(local));
+            }
+        }
+        for id in change.added.into_iter().chain(change.keepalive_changed) {
+            let Some(peer) = self.peers.get(id) else { continue };
+            let interval = peer.config.persistent_keepalive.filter(|interval| !interval.is_zero());
+            if interval.is_some() || peer.tunnel.is_some() {
+                self.with_tunnel(id, now, |tunnel, local| {
+                    tunnel.set_persistent_keepalive(interval, now);
+                    tunnel.handle_timeout(local, now);
+                });
+            }
+        }
+        self.outbox.push_back(Output::Configure(HostConfig {
+            mtu_bytes: self.mtu_bytes,
+            addresses: self.addresses.clone(),
+            routes: self.peers.prefixes().collect(),
+        }));
+    }
+
+    /// Publishes a new snapshot that shares all unchanged rows with the one before.
+    fn publish_routes(&mut self, change: &TableChange) {
+        for prefix in &change.routes_removed {
+            self.fib.routes_mut().remove(*prefix);
+        }
+        for (prefix, id) in &change.routes_set {
+            if let Some(peer) = self.peers.get(*id) {
+                self.fib.routes_mut().insert(*prefix, Arc::clone(&peer.adjacency));
+            }
+        }
+        self.plane.publish(self.fib.clone());
+    }
+
+    fn handle_due(&mut self, now: Instant) {
+        while let Some(id) = self.timers.pop_due(now) {
+            self.with_tunnel(id, now, |tunnel, local| tunnel.handle_timeout(local, now));
+        }
+        while let Some(ended) = self.pings.pop_timed_out(now) {
+            let error = CommandError::TimedOut { address: ended.address, waited: ended.elapsed };
+            self.outbox.push_back(Output::Reply(ended.command, Err(error)));
+        }
+    }
+
+    /// Time never runs backwards inside.
+    fn advance(&mut self, now: Instant) -> Instant {
+        self.now = self.now.max(now);
+        self.now
+    }
+}
+
+impl Machine for Node {
+    type Input<'a> = Input;
+    type Output = Output;
+
+    fn handle_input(&mut self, input: Input, now: Instant) {
+        let now = self.advance(now);
+        match input {
+            Input::Punt(punt) => self.handle_punt(punt, now),
+            Input::Notice(notice) => self.handle_notice(notice, now),
+            Input::Host(event) => self.handle_host_event(event, now),
+            Input::Command(id, command) => self.handle_command(id, command, now),
+        }
+        self.handle_due(now);
+    }
+
+    fn handle_timeout(&mut self, now: Instant) {
+        let now = self.advance(now);
+        self.handle_due(now);
+    }
+
+    fn poll_output(&mut self) -> Option<Output> {
+        self.outbox.pop_front()
+    }
+
+    fn poll_timeout(&self) -> Option<Deadline> {
+        earliest(self.timers.next(), self.pings.poll_timeout())
+    }
+}

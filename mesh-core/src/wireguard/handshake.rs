@@ -67,13 +67,10 @@ impl Tai64n {
     /// The stamp for `wall`, and in any case later than `last`, even when the wall clock was stepped back.
     #[must_use]
     pub fn after(last: Option<Self>, wall: WallTime) -> Self {
-        let coarse = |nanos: u64| nanos - nanos % Self::GRANULE_NANOS;
-        let next = Self::from_nanos(coarse(wall.as_unix_nanos()));
+        let next = Self::from_nanos(wall.as_unix_nanos());
         match last {
-            Some(last) if next <= last => {
-                Self::from_nanos(coarse(last.nanos().saturating_add(2 * Self::GRANULE_NANOS)))
-            }
-            _ => next,
+            Some(last) if next <= last => Self::from_nanos(last.nanos().saturating_add(Self::GRANULE_NANOS)),
+            Some(_) | None => next,
         }
     }
 

@@ -17,13 +17,17 @@
 //! [`Sealer`] and [`Opener`]. It never knows addresses: where a message goes is the node's business, and so
 //! are cryptokey routing and trimming of padding (`dataplane`).
 
+pub mod cookie;
 pub mod handshake;
 pub mod identity;
+pub mod index;
 pub mod message;
 pub mod replay;
 pub mod session;
 pub mod timers;
+pub mod tunnel;
 
 pub use identity::{Identity, OpenedInitiation};
 pub use message::Kind;
 pub use session::{OpenError, Opener, Sealer};
+pub use tunnel::{Local, Tunnel, TunnelConfig};

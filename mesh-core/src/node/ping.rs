@@ -1,0 +1,106 @@
+//! The node's own pings: ICMP echoes inside the tunnel.
+
+use core::{net::IpAddr, time::Duration};
+use std::collections::BTreeMap;
+
+use crate::{
+    ip::{
+        icmp::{Echo, EchoKind},
+        packet::IpPacket,
+    },
+    limits,
+    machine::Deadline,
+    rng::Rng,
+    time::Instant,
+};
+
+use super::CommandId;
+
+/// Pings that wait for their answer.
+#[derive(Debug)]
+pub(super) struct Pings {
+    rng: Rng,
+    /// Our ICMP identifier: the fast path punts replies that carry it.
+    pub(super) id: u16,
+    next_sequence: u16,
+    waiting: BTreeMap<u16, Waiting>,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    command: CommandId,
+    address: IpAddr,
+    cookie: [u8; 16],
+    sent_at: Instant,
+    timeout: Duration,
+}
+
+/// A ping that came to its end.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Ended {
+    pub(super) command: CommandId,
+    pub(super) address: IpAddr,
+    /// From request to now.
+    pub(super) elapsed: Duration,
+}
+
+impl Pings {
+    pub(super) fn new(mut rng: Rng) -> Self {
+        let id = rng.u32() as u16;
+        Self { rng, id, next_sequence: 0, waiting: BTreeMap::new() }
+    }
+
+    pub(super) fn is_full(&self) -> bool {
+        self.waiting.len() >= limits::PINGS
+    }
+
+    /// The echo request to send; `None` when the addresses are of two families.
+    pub(super) fn start(
+        &mut self,
+        command: CommandId,
+        source: IpAddr,
+        address: IpAddr,
+        timeout: Duration,
+        now: Instant,
+    ) -> Option<Vec<u8>> {
+        let cookie = self.rng.bytes();
+        let sequence = self.next_sequence;
+        let packet =
+            Echo { kind: EchoKind::Request, id: self.id, sequence, payload: &cookie }.packet(source, address)?;
+        self.next_sequence = self.next_sequence.wrapping_add(1);
+        self.waiting.insert(sequence, Waiting { command, address, cookie, sent_at: now, timeout });
+        Some(packet)
+    }
+
+    /// The ping that an echo reply answers; `None` when it is somebody else's.
+    pub(super) fn finish(&mut self, packet: &[u8], now: Instant) -> Option<Ended> {
+        let packet = IpPacket::parse(packet).ok()?;
+        let echo = Echo::parse(&packet)?;
+        let waiting = self.waiting.get(&echo.sequence)?;
+        if echo.payload != waiting.cookie || packet.source() != waiting.address {
+            return None;
+        }
+        self.waiting.remove(&echo.sequence).map(|waiting| waiting.end(now))
+    }
+
+    /// A ping whose time is up.
+    pub(super) fn pop_timed_out(&mut self, now: Instant) -> Option<Ended> {
+        let sequence = *self.waiting.iter().find(|(_, waiting)| waiting.deadline() <= now)?.0;
+        self.waiting.remove(&sequence).map(|waiting| waiting.end(now))
+    }
+
+    pub(super) fn poll_timeout(&self) -> Option<Deadline> {
+        let at = self.waiting.values().map(Waiting::deadline).min()?;
+        Some(Deadline::new(at, "ping"))
+    }
+}
+
+impl Waiting {
+    fn deadline(&self) -> Instant {
+        self.sent_at + self.timeout
+    }
+
+    fn end(self, now: Instant) -> Ended {
+        Ended { command: self.command, address: self.address, elapsed: now.since(self.sent_at) }
+    }
+}
