@@ -1,1 +1,12 @@
-//! control
+//! The coordination server: who is a member of the network, who may reach whom, and what every node is told.
+//!
+//! The crate has two halves. This one is pure: a `Coordinator` machine, policies, network maps; values in,
+//! values out, time and randomness as arguments, so that the simulator runs the same server as a daemon does.
+//! The other half, behind the feature `serve`, is the shell: listeners, the Noise connection, storage, and the
+//! program `mesh-control`.
+//!
+//! Neither half holds more than its shape yet: nodes are configured with static peers
+//! (`meshd --static`), and the program says so.
+
+#[cfg(feature = "serve")]
+pub mod serve;

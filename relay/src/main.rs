@@ -1,2 +1,7 @@
-//! relay
-fn main() {}
+//! `mesh-relay`: see the crate's documentation.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    relay::serve::run()
+}

@@ -1,5 +1,11 @@
 //! Two nodes and a pipe between them, driven inline: what a one-thread daemon does, without sockets.
-#![allow(dead_code, unreachable_pub, reason = "each test binary uses its part")]
+#![allow(
+    dead_code,
+    unreachable_pub,
+    missing_docs,
+    missing_debug_implementations,
+    reason = "each test binary uses its part"
+)]
 #![allow(clippy::unwrap_used, reason = "test support")]
 
 use std::{collections::VecDeque, net::SocketAddr, time::Duration};
