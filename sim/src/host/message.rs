@@ -160,10 +160,7 @@ impl Message {
             }
             _ => return None,
         };
-        let ([f0, f1, f2, f3, s0, s1, s2, s3, a0, a1, a2, a3], pattern) = payload.split_first_chunk::<HEAD_BYTES>()?
-        else {
-            return None;
-        };
+        let ([f0, f1, f2, f3, s0, s1, s2, s3, a0, a1, a2, a3], pattern) = payload.split_first_chunk::<HEAD_BYTES>()?;
         marker.fills(pattern).then_some(Self {
             flow: u32::from_be_bytes([*f0, *f1, *f2, *f3]),
             sequence: u32::from_be_bytes([*s0, *s1, *s2, *s3]),
