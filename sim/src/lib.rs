@@ -63,7 +63,23 @@ pub fn seeds(range: Range<u64>, test: impl Fn(&World)) {
 /// Runs a scenario with a seed.
 #[must_use]
 pub fn run(scenario: &Scenario, seed: u64) -> RunReport {
-    let mut simulation = Simulation::new(scenario, seed);
+    run_within(scenario, seed, kernel::EVENTS_MAX)
+}
+
+/// Runs a scenario with a seed and gives up after so many events.
+///
+/// A run that failed is run again up to the moment at which that was clear: what came last before it explains
+/// more than what came last of all.
+#[must_use]
+pub fn run_within(scenario: &Scenario, seed: u64, events_max: u64) -> RunReport {
+    let mut simulation = Simulation::new(scenario, seed).with_events_max(events_max);
     let ended = simulation.run();
-    RunReport::new(scenario, &simulation, &ended)
+    let mut report = RunReport::new(scenario, &simulation, &ended);
+    let before_the_end = report.failed_at.filter(|at| ended == Ended::InTime && *at < report.simulated);
+    if let Some(at) = before_the_end {
+        let mut again = Simulation::new(scenario, seed).with_events_max(events_max);
+        again.run_until(at);
+        report.last = report::last_events(&again, &report.about);
+    }
+    report
 }

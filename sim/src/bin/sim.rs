@@ -17,7 +17,10 @@ use clap_complete::Shell;
 
 use sim::{
     RunReport, Scenario, Simulation, Verdict,
-    kernel::EVENTS_MAX,
+    kernel::{
+        EVENTS_MAX,
+        trace::{Names, Record},
+    },
     report::{self, json, junit, terminal},
     scenario,
 };
@@ -175,15 +178,16 @@ fn usage(error: &clap::Error) -> ExitCode {
         }
         return ExitCode::SUCCESS;
     }
-    let _ = error.print();
-    if std::env::args().any(|argument| argument == "--json") {
-        let text = error.to_string();
-        let first = text.lines().next().unwrap_or_default().trim_start_matches("error: ");
-        if let Ok(line) = json::error("usage", first, Some("see `mesh-sim --help`")) {
-            say(&line);
-        }
-    }
-    ExitCode::from(2)
+    // The first paragraph says what is wrong; the rest is help.
+    let text = error.to_string();
+    let paragraph = text.split("\n\n").next().unwrap_or_default().trim_start_matches("error: ");
+    let failure = Failure {
+        exit: 2,
+        code: "usage",
+        message: paragraph.split_whitespace().collect::<Vec<_>>().join(" "),
+        hint: Some("see `mesh-sim --help`".to_owned()),
+    };
+    failure.tell(std::env::args().any(|argument| argument == "--json"))
 }
 
 /// Runs all files and returns the highest exit status.
@@ -220,9 +224,7 @@ fn run_scenario(scenario: &Scenario, options: &Run) -> Vec<RunReport> {
         if progress {
             eprint!("\r{} {done}/{}\x1b[K", scenario.name, seeds.len());
         }
-        let mut simulation = Simulation::new(scenario, *seed).with_events_max(options.max_events);
-        let ended = simulation.run();
-        runs.push(RunReport::new(scenario, &simulation, &ended));
+        runs.push(sim::run_within(scenario, *seed, options.max_events));
     }
     if progress {
         eprint!("\r\x1b[K");
@@ -292,23 +294,21 @@ fn compare_with_second_process(file: &str, runs: &[RunReport], options: &Run) ->
 fn replay_seed(options: &Replay) -> Result<u8, Failure> {
     let scenario = read(&options.file)?;
     let mut out = io::BufWriter::new(io::stdout().lock());
-    let (simulation, ended) = {
-        let observer = Box::new(|record: &sim::kernel::trace::Record, names: &sim::kernel::trace::Names| {
+    let report = {
+        let observer = Box::new(|record: &Record, names: &Names| {
             // A closed pipe ends the printing, not the run: the exit status still counts.
             let _ = writeln!(out, "{}", record.line(names));
         });
         let mut simulation = Simulation::new(&scenario, options.seed).observed(observer);
         let ended = simulation.run();
-        let report = RunReport::new(&scenario, &simulation, &ended);
-        (report, ended)
+        RunReport::new(&scenario, &simulation, &ended)
     };
-    drop(ended);
-    let _ = writeln!(out, "digest {:032x}", simulation.digest);
+    let _ = writeln!(out, "digest {:032x}", report.digest);
     let _ = out.flush();
-    if simulation.verdict != Verdict::Pass {
-        eprint!("{}", terminal::failure(&scenario, &simulation, Some(&options.file)));
+    if report.verdict != Verdict::Pass {
+        eprint!("{}", terminal::failure(&scenario, &report, Some(&options.file)));
     }
-    Ok(match simulation.verdict {
+    Ok(match report.verdict {
         Verdict::Pass => 0,
         Verdict::Fail => 1,
         Verdict::Error => 4,

@@ -175,7 +175,12 @@ pub enum Verdict {
     /// It did.
     Held,
     /// It did not, and what happened instead.
-    Failed(String),
+    Failed {
+        /// When that was clear; `None` is the end.
+        at: Option<Instant>,
+        /// What happened instead.
+        why: String,
+    },
     /// There was nothing to look at, and what was missing.
     NotEvaluated(String),
 }
@@ -186,9 +191,26 @@ impl Verdict {
     pub fn complaint(&self) -> Option<String> {
         match self {
             Self::Held => None,
-            Self::Failed(why) => Some(why.clone()),
+            Self::Failed { why, .. } => Some(why.clone()),
             Self::NotEvaluated(why) => Some(format!("never evaluated: {why}")),
         }
+    }
+
+    /// When it was clear that it did not come true, if before the end.
+    #[must_use]
+    pub fn failed_at(&self) -> Option<Instant> {
+        match self {
+            Self::Failed { at, .. } => *at,
+            Self::Held | Self::NotEvaluated(_) => None,
+        }
+    }
+
+    fn failed(why: impl Into<String>) -> Self {
+        Self::Failed { at: None, why: why.into() }
+    }
+
+    fn failed_by(at: Instant, why: impl Into<String>) -> Self {
+        Self::Failed { at: Some(at), why: why.into() }
     }
 }
 
@@ -320,14 +342,15 @@ fn delivered(view: &View<'_>, pair: (HostId, HostId), after: Instant, within: Op
     let in_time = first.filter(|at| until.is_none_or(|until| *at <= until));
     match (held, in_time, first) {
         (Held::Once, Some(_), _) | (Held::Never, None, _) => Verdict::Held,
-        (Held::Never, Some(at), _) => Verdict::Failed(format!("a message was delivered at {at}")),
+        (Held::Never, Some(at), _) => Verdict::failed_by(at, format!("a message was delivered at {at}")),
         (Held::Once, None, Some(at)) => {
-            Verdict::Failed(format!("the first was delivered at {at}, {} late", millis(at.since(until.unwrap_or(at)))))
+            let late = millis(at.since(until.unwrap_or(at)));
+            Verdict::failed_by(at, format!("the first was delivered at {at}, {late} late"))
         }
         (Held::Once, None, None) if until.is_some_and(|until| until > view.end) => {
             Verdict::NotEvaluated("the run ended first".to_owned())
         }
-        (Held::Once, None, None) => Verdict::Failed("none was delivered".to_owned()),
+        (Held::Once, None, None) => Verdict::Failed { at: until, why: "none was delivered".to_owned() },
     }
 }
 
@@ -339,16 +362,16 @@ fn path(view: &View<'_>, between: [HostId; 2], is: PathIs, within: Option<Durati
     }
     match (is, firsts) {
         (PathIs::None, [None, None]) => Verdict::Held,
-        (PathIs::None, _) => Verdict::Failed("they speak directly".to_owned()),
+        (PathIs::None, _) => Verdict::failed("they speak directly".to_owned()),
         (PathIs::Direct, [Some(there), Some(back)]) => {
             let at = there.max(back);
             let used = technique(view.behind_nat, between);
             if within.is_some_and(|within| at > Instant::ZERO + within) {
-                return Verdict::Failed(format!("it is direct since {at}"));
+                return Verdict::failed_by(at, format!("it is direct since {at}"));
             }
             verdict(wanted.is_empty() || wanted.contains(&used), || format!("by {}", used.name()))
         }
-        (PathIs::Direct, _) => Verdict::Failed("nothing was delivered both ways".to_owned()),
+        (PathIs::Direct, _) => Verdict::failed("nothing was delivered both ways".to_owned()),
     }
 }
 
@@ -366,7 +389,10 @@ fn outage(view: &View<'_>, pair: (HostId, HostId), max: Duration, outside: &[(In
     let longest = edges.windows(2).flat_map(|pair| remaining((pair[0], pair[1]), outside)).max_by_key(|gap| gap.0);
     match longest {
         None => Verdict::NotEvaluated("no time is left outside".to_owned()),
-        Some((length, from)) => verdict(length <= max, || format!("{} from {from} on", millis(length))),
+        Some((length, _)) if length <= max => Verdict::Held,
+        Some((length, from)) => {
+            Verdict::failed_by(from + length, format!("nothing was delivered for {} from {from} on", millis(length)))
+        }
     }
 }
 
@@ -401,7 +427,7 @@ fn rtt(view: &View<'_>, pair: (HostId, HostId), after: Instant, limits: [(usize,
         let rank = (times.len() * percent).div_ceil(100).max(1);
         let time = times[rank - 1];
         if limit.is_some_and(|limit| time > limit) {
-            return Verdict::Failed(format!("{percent} % took up to {}", millis(time)));
+            return Verdict::failed(format!("{percent} % took up to {}", millis(time)));
         }
     }
     Verdict::Held
@@ -428,7 +454,8 @@ fn loss(
 
 fn invariants(view: &View<'_>, all: &[CheckId]) -> Verdict {
     if let Some(violation) = view.tally.violation().filter(|violation| all.contains(&violation.id)) {
-        return Verdict::Failed(format!("{} at {}: {}", violation.id.name(), violation.at, violation.message));
+        let text = format!("{} at {}: {}", violation.id.name(), violation.at, violation.message);
+        return Verdict::failed_by(violation.at, text);
     }
     match all.iter().find(|id| view.tally.checked(**id) == 0) {
         Some(id) => Verdict::NotEvaluated(format!("{} had nothing to look at", id.name())),
@@ -437,7 +464,7 @@ fn invariants(view: &View<'_>, all: &[CheckId]) -> Verdict {
 }
 
 fn verdict(held: bool, complaint: impl FnOnce() -> String) -> Verdict {
-    if held { Verdict::Held } else { Verdict::Failed(complaint()) }
+    if held { Verdict::Held } else { Verdict::failed(complaint()) }
 }
 
 fn bounds(min: Option<u64>, max: Option<u64>) -> String {

@@ -90,23 +90,15 @@ impl Flows {
     /// Messages from one host to another, questions and answers alike, as (sent, delivered). An answer counts as
     /// sent when its question was delivered; one to a question that was not, does not exist.
     pub fn between(&self, from: HostId, to: HostId) -> Vec<(Instant, Instant)> {
-        let mut messages: Vec<_> = self
-            .0
-            .iter()
-            .flat_map(|flow| {
-                let asks = flow.from == from && flow.to == to;
-                let answers = flow.from == to && flow.to == from;
-                flow.samples.iter().filter_map(move |sample| {
-                    if asks {
-                        Some((sample.sent, sample.delivered))
-                    } else if answers && sample.delivered != Instant::FAR_FUTURE {
-                        Some((sample.delivered, sample.answered))
-                    } else {
-                        None
-                    }
-                })
-            })
-            .collect();
+        let mut messages = Vec::new();
+        for flow in &self.0 {
+            if (flow.from, flow.to) == (from, to) {
+                messages.extend(flow.samples.iter().map(|sample| (sample.sent, sample.delivered)));
+            } else if (flow.to, flow.from) == (from, to) {
+                let asked = flow.samples.iter().filter(|sample| sample.delivered != Instant::FAR_FUTURE);
+                messages.extend(asked.map(|sample| (sample.delivered, sample.answered)));
+            }
+        }
         messages.sort_unstable();
         messages
     }

@@ -72,8 +72,8 @@ impl WireCheck {
         let receiver = u32::from_le_bytes([r0, r1, r2, r3]);
         let counter = counter_of(&head);
         let fresh = self.delivered[host.index()].entry((boot, receiver)).or_default().insert(counter);
-        let twice = (!fresh)
-            .then(|| format!("host {} delivered counter {counter} of session {receiver:08x} twice", host.0));
+        let twice =
+            (!fresh).then(|| format!("host {} delivered counter {counter} of session {receiver:08x} twice", host.0));
         tally.note(CheckId::S4, now, twice);
     }
 

@@ -254,7 +254,9 @@ impl NodeHost {
                 self.deliver(packet, now, effects);
             }
         }
-        effects.drops.merge(&core::mem::take(&mut self.reports.drops));
+        if self.reports.drops.total() > 0 {
+            effects.drops.merge(&core::mem::take(&mut self.reports.drops));
+        }
     }
 
     fn report(&mut self, now: Instant) {
@@ -320,4 +322,3 @@ fn node_event(event: Event, peers: &BTreeMap<NodePublic, HostId>) -> Option<Node
         Event::HandshakeGivenUp { peer } => NodeEvent::HandshakeGivenUp { peer: id(peer)? },
     })
 }
-

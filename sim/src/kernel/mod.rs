@@ -402,24 +402,17 @@ impl<'s> Simulation<'s> {
     }
 
     /// Calls a host, carries out what it wants done, and arms its timer.
-    fn call(
-        &mut self,
-        id: HostId,
-        sealed: Option<Sealed>,
-        act: impl FnOnce(&mut NodeHost, Instant, &mut Effects),
-    ) {
+    fn call(&mut self, id: HostId, sealed: Option<Sealed>, act: impl FnOnce(&mut NodeHost, Instant, &mut Effects)) {
         self.inside = Some(id);
         act(&mut self.hosts[id.index()], self.now, &mut self.effects);
         self.inside = None;
         self.tally.note_held(CheckId::S12);
 
         let mut effects = core::mem::take(&mut self.effects);
-        for (reason, count) in effects.drops.iter().filter(|(_, count)| *count > 0) {
-            for _ in 0..count {
-                self.record(Some(id), What::Refused(reason), 0);
-            }
+        if effects.drops.total() > 0 {
+            let drops = core::mem::take(&mut effects.drops);
+            self.note_refused(id, &drops);
         }
-        self.refused.merge(&core::mem::take(&mut effects.drops));
         for event in effects.events.drain(..) {
             self.node_events.push((self.now, id, event));
             self.record(Some(id), What::Node(event), 0);
@@ -432,6 +425,15 @@ impl<'s> Simulation<'s> {
         }
         self.effects = effects;
         self.arm(id);
+    }
+
+    fn note_refused(&mut self, id: HostId, drops: &DropCounts) {
+        self.refused.merge(drops);
+        for (reason, count) in drops.iter() {
+            for _ in 0..count {
+                self.record(Some(id), What::Refused(reason), 0);
+            }
+        }
     }
 
     fn send(&mut self, id: HostId, to: core::net::SocketAddr, payload: Vec<u8>) {
@@ -456,8 +458,7 @@ impl<'s> Simulation<'s> {
             let sealer = self.hosts[sealed.by.index()].overlay();
             let inner = IpPacket::parse(packet).map(|ip| ip.source()).ok();
             let forged = inner != Some(sealer.into());
-            let forged =
-                forged.then(|| format!("host {} delivered a packet from {inner:?} sealed by {sealer}", id.0));
+            let forged = forged.then(|| format!("host {} delivered a packet from {inner:?} sealed by {sealer}", id.0));
             self.tally.note(CheckId::S3, self.now, forged);
         }
         let Some(message) = message else { return };
@@ -519,7 +520,8 @@ impl<'s> Simulation<'s> {
         }
         let counts = self.network.counts();
         let in_flight = hops().count() as u64;
-        if counts.sent != self.sent || counts.sent + counts.copied != counts.delivered + counts.dropped.total() + in_flight
+        if counts.sent != self.sent
+            || counts.sent + counts.copied != counts.delivered + counts.dropped.total() + in_flight
         {
             wrong = Some(format!("the network has {counts:?} of {} and {in_flight} in flight", self.sent));
         }

@@ -57,7 +57,11 @@ pub struct RunReport {
     pub events: u64,
     /// How long the run was, in simulated time.
     pub simulated: Instant,
-    /// The last events that concern what did not hold.
+    /// Whom what did not hold is about; empty is everybody.
+    pub about: Vec<HostId>,
+    /// When the first of it was clear.
+    pub failed_at: Option<Instant>,
+    /// The last events before that.
     pub last: Vec<String>,
 }
 
@@ -93,7 +97,7 @@ impl RunReport {
             behind_nat: &behind_nat,
         };
         let mut failed = Vec::new();
-        let mut about = Vec::new();
+        let mut about: Vec<HostId> = Vec::new();
         match ended {
             Ended::InTime | Ended::Panicked => {}
             Ended::Fault(message) => failed.push(format!("the simulator failed: {message}")),
@@ -106,15 +110,20 @@ impl RunReport {
             failed.push(format!("invariant {id} at {at}: {message}{more}"));
         }
         // What was expected of a whole run is not judged by a part of one.
-        let complaints: Vec<_> = match ended {
-            Ended::InTime => {
-                scenario.expects.iter().map(|spec| check::evaluate(&spec.expectation, &view).complaint()).collect()
+        let verdicts: Vec<_> = match ended {
+            Ended::InTime => scenario.expects.iter().map(|spec| check::evaluate(&spec.expectation, &view)).collect(),
+            Ended::Panicked | Ended::Fault(_) | Ended::TooManyEvents => {
+                vec![check::Verdict::Held; scenario.expects.len()]
             }
-            Ended::Panicked | Ended::Fault(_) | Ended::TooManyEvents => vec![None; scenario.expects.len()],
         };
-        for (spec, complaint) in scenario.expects.iter().zip(&complaints) {
+        let complaints: Vec<_> = verdicts.iter().map(check::Verdict::complaint).collect();
+        let mut failed_at = simulation.tally().violation().map(|violation| violation.at);
+        for ((spec, verdict), complaint) in scenario.expects.iter().zip(&verdicts).zip(&complaints) {
             let Some(complaint) = complaint.as_ref().filter(|_| spec.is_for_every_seed()) else { continue };
-            about.extend(spec.expectation.hosts());
+            if failed_at.is_none() {
+                failed_at = Some(verdict.failed_at().unwrap_or(simulation.now()));
+                about = spec.expectation.hosts();
+            }
             let line = spec.line.map_or(String::new(), |line| format!("line {line}: "));
             failed.push(format!("{line}{}: {complaint}", spec.expectation.text(simulation.names())));
         }
@@ -123,12 +132,7 @@ impl RunReport {
             Ended::InTime | Ended::Panicked if failed.is_empty() => Verdict::Pass,
             Ended::InTime | Ended::Panicked => Verdict::Fail,
         };
-        let last = if failed.is_empty() {
-            Vec::new()
-        } else {
-            let records = simulation.trace().last(LAST_EVENTS, &about);
-            records.iter().map(|record| record.line(simulation.names())).collect()
-        };
+        let last = if failed.is_empty() { Vec::new() } else { last_events(simulation, &about) };
         Self {
             seed: simulation.seed(),
             digest: simulation.trace().digest(),
@@ -142,9 +146,17 @@ impl RunReport {
             faults: simulation.faults(),
             events: simulation.handled(),
             simulated: simulation.now(),
+            about,
+            failed_at,
             last,
         }
     }
+}
+
+/// The last events of a simulation that concern `about`.
+pub(crate) fn last_events(simulation: &Simulation<'_>, about: &[HostId]) -> Vec<String> {
+    let records = simulation.trace().last(LAST_EVENTS, about);
+    records.iter().map(|record| record.line(simulation.names())).collect()
 }
 
 fn pairs(scenario: &Scenario, simulation: &Simulation<'_>, behind_nat: &[bool]) -> Vec<PairReport> {

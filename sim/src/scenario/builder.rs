@@ -8,7 +8,7 @@ use mesh_core::time::Instant;
 use crate::{
     check::{Expectation, Held, PathIs},
     host::HostId,
-    kernel::{Simulation, dice::Probability},
+    kernel::dice::Probability,
     net::{NetId, link::LinkParams, nat::NatParams},
     report::{RunReport, Verdict, terminal},
 };
@@ -133,9 +133,7 @@ impl World {
     /// When an expectation or invariant did not hold; the message says which, and the seed.
     pub fn run_until(&self, until: Instant) -> RunReport {
         let scenario = self.scenario(until);
-        let mut simulation = Simulation::new(&scenario, self.seed);
-        let ended = simulation.run();
-        let report = RunReport::new(&scenario, &simulation, &ended);
+        let report = crate::run(&scenario, self.seed);
         assert!(report.verdict == Verdict::Pass, "{}", terminal::failure(&scenario, &report, None));
         report
     }

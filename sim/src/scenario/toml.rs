@@ -177,8 +177,7 @@ impl<'t> File<'t> {
         let (reader, fault) = match what {
             "link" => self.link_event(table)?,
             "restart" => {
-                let reader =
-                    Reader::of_value(self.source, table, "a restart", &["at", "do", "node", "for"])?;
+                let reader = Reader::of_value(self.source, table, "a restart", &["at", "do", "node", "for"])?;
                 let node = self.node_named(&reader, "node")?;
                 let off = reader.parsed("for", value::duration, DURATION)?.unwrap_or_default();
                 (reader, Fault::Restart { node, off })
@@ -264,7 +263,9 @@ impl<'t> File<'t> {
                 if let Some(via) = reader.get("via") {
                     let direct = via.get_ref().as_str() == Some("direct");
                     if !direct {
-                        return Err(reader.source.error(via.span(), "`via` can be `direct` alone: there are no relays yet"));
+                        return Err(reader
+                            .source
+                            .error(via.span(), "`via` can be `direct` alone: there are no relays yet"));
                     }
                 }
                 let (from, to) = self.pair(reader, "from", "to")?;
@@ -446,8 +447,7 @@ fn link<'t>(reader: &Reader<'_, 't>, value: &Value<'t>, base: LinkParams) -> Res
     if let Some(name) = value.get_ref().as_str() {
         return preset(value.span(), name);
     }
-    let keys =
-        ["preset", "delay", "jitter", "loss", "reorder", "duplicate", "corrupt", "rate", "queue", "mtu"];
+    let keys = ["preset", "delay", "jitter", "loss", "reorder", "duplicate", "corrupt", "rate", "queue", "mtu"];
     let table = Reader::of_value(reader.source, value, "a link", &keys)?;
     let mut params = match table.text("preset")? {
         Some(name) => preset(table.require("preset")?.span(), name)?,
@@ -534,11 +534,7 @@ fn nat<'t>(reader: &Reader<'_, 't>, value: &Value<'t>) -> Result<NatParams, Scen
     Ok(params)
 }
 
-fn technique(
-    reader: &Reader<'_, '_>,
-    span: core::ops::Range<usize>,
-    name: &str,
-) -> Result<Technique, ScenarioError> {
+fn technique(reader: &Reader<'_, '_>, span: core::ops::Range<usize>, name: &str) -> Result<Technique, ScenarioError> {
     let known = [Technique::Ordinary, Technique::Punch];
     known.into_iter().find(|technique| technique.name() == name).ok_or_else(|| {
         let mut error = reader.source.error(span, format!("no technique `{name}` is built yet"));

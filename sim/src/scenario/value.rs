@@ -131,7 +131,10 @@ mod tests {
 
     #[test]
     fn rates_sizes_and_shares() {
-        assert_eq!((rate("20Mbit"), rate("0.5kbit"), rate("20mbit"), rate("0bit")), (Some(20_000_000), Some(500), None, None));
+        assert_eq!(
+            (rate("20Mbit"), rate("0.5kbit"), rate("20mbit"), rate("0bit")),
+            (Some(20_000_000), Some(500), None, None)
+        );
         assert_eq!((bytes("1500"), bytes("200kB"), bytes("1KB")), (Some(1500), Some(200_000), None));
         assert_eq!(share("0.01"), Some(Probability::from_basis_points(100)));
         assert_eq!((share("1"), share("1.0"), share("1.1")), (Some(Probability::ONE), Some(Probability::ONE), None));
