@@ -1,6 +1,7 @@
 //! The same scenario and seed give the same digest in another process; another seed gives another one.
 
 #![allow(clippy::disallowed_types, clippy::disallowed_methods, reason = "shell")]
+#![allow(clippy::unwrap_used, reason = "helpers of tests too")]
 
 mod support;
 

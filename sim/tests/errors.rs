@@ -1,6 +1,7 @@
 //! What is wrong is said in one sentence, with its place, and told by the exit status.
 
 #![allow(clippy::disallowed_types, clippy::disallowed_methods, reason = "shell")]
+#![allow(clippy::unwrap_used, reason = "helpers of tests too")]
 
 mod support;
 

@@ -1,6 +1,7 @@
 //! Every scenario file passes, and shows what it is about.
 
 #![allow(clippy::disallowed_types, clippy::disallowed_methods, reason = "shell")]
+#![allow(clippy::unwrap_used, reason = "helpers of tests too")]
 
 mod support;
 

@@ -1,6 +1,7 @@
 //! Starting the built program.
 
 #![allow(clippy::disallowed_types, clippy::disallowed_methods, reason = "shell")]
+#![allow(clippy::unwrap_used, reason = "helpers of tests too")]
 #![allow(dead_code, reason = "each test program uses a part")]
 
 use std::{fs, path::Path, process::Command};
