@@ -1,0 +1,115 @@
+//! Every scenario file passes, and shows what it is about.
+
+#![allow(clippy::disallowed_types, clippy::disallowed_methods, reason = "shell")]
+#![allow(clippy::unwrap_used, reason = "helpers of tests too")]
+
+mod support;
+
+use core::time::Duration;
+
+use mesh_core::time::Instant;
+use sim::{LinkParams, NatParams, RunReport, Verdict, scenario::Endpoint};
+use support::{mesh_sim, scenario_files, scenario_text};
+
+#[test]
+fn every_scenario_passes_with_its_first_seeds() {
+    let mut arguments = vec!["run".to_owned()];
+    arguments.extend(scenario_files());
+    arguments.extend(["--seeds".to_owned(), "0..12".to_owned()]);
+    let output = mesh_sim(&arguments.iter().map(String::as_str).collect::<Vec<_>>());
+    assert_eq!(output.exit, 0, "{}{}", output.stdout, output.stderr);
+    assert_eq!(output.stdout.lines().filter(|line| line.starts_with("pass")).count(), scenario_files().len());
+}
+
+#[test]
+fn the_named_scenarios_exist() {
+    for name in [
+        "static-pair",
+        "nat-one-side",
+        "handshake-collision",
+        "rekey-under-loss",
+        "reorder-duplicate-corrupt",
+        "restart-one-end",
+        "router-reboot-same-ip",
+    ] {
+        assert_eq!(sim::scenario::parse(&scenario_text(name)).unwrap().name, name);
+    }
+}
+
+#[test]
+fn damage_copies_and_disorder_are_seen_by_the_nodes() {
+    let report = run("reorder-duplicate-corrupt", 1);
+    for reason in ["forged", "replayed", "wrong_mac1"] {
+        let seen = report.drops.contains_key(reason);
+        // A damaged handshake is rare: few are sent.
+        assert!(seen || reason == "wrong_mac1", "{reason} is not among {:?}", report.drops);
+    }
+}
+
+#[test]
+fn a_rebooted_router_lets_nothing_in_until_something_went_out() {
+    let report = run("router-reboot-same-ip", 1);
+    assert!(report.drops["nat_filtered"] > 5 && report.drops["link_down"] > 5, "{:?}", report.drops);
+    assert_eq!(report.faults, 2);
+}
+
+#[test]
+fn a_silent_restart_costs_the_time_that_the_paper_says() {
+    let text = scenario_text("restart-one-end");
+    let impatient = text.replace("within = \"16s\"", "within = \"14s\"");
+    assert_ne!(text, impatient);
+    let report = sim::run(&sim::scenario::parse(&impatient).unwrap(), 1);
+    assert_eq!(report.verdict, Verdict::Fail);
+}
+
+/// Without the keepalive the router forgets the laptop, which shows that the scenario is about the keepalive.
+#[test]
+fn without_keepalives_the_public_side_cannot_speak_first() {
+    let text = scenario_text("nat-one-side").replace("keepalive = \"25s\"\n", "");
+    let report = sim::run(&sim::scenario::parse(&text).unwrap(), 1);
+    assert_eq!(report.verdict, Verdict::Fail);
+    assert!(report.drops["nat_filtered"] > 0, "{:?}", report.drops);
+}
+
+#[test]
+fn two_home_routers_are_punched_when_both_sides_send() {
+    sim::seeds(0..10, |w| {
+        let home = w.net("home").nat(NatParams::LINUX_FILTERED).link(LinkParams::WIFI_GOOD);
+        let cafe = w.net("cafe").nat(NatParams::LINUX_FILTERED);
+        let (a, b) = (w.node("a", &home), w.node("b", &cafe));
+        let keepalive = Some(Duration::from_secs(25));
+        w.peer(a, b, Endpoint::Told, keepalive);
+        w.peer(b, a, Endpoint::Told, keepalive);
+        let _ = w.ping(a, b, Duration::from_millis(200)).start(Instant::from_secs(1));
+        let _ = w.request(b, a, Duration::from_millis(500)).sizes(100, 1000);
+        let _ = w.expect_delivery(a, b).within(Duration::from_secs(12));
+        w.expect_direct(a, b, Duration::from_secs(12));
+        let report = w.run_until(Instant::from_secs(30));
+        assert_eq!(report.pairs[0].technique.map(|technique| technique.name()), Some("punch"));
+    });
+}
+
+#[test]
+#[should_panic(expected = "failed with seed 3")]
+fn a_world_that_fails_says_with_which_seed() {
+    sim::seeds(3..4, |w| {
+        let net = w.net("net");
+        let (a, b) = (w.node("a", &net), w.node("b", &net));
+        w.peer(a, b, Endpoint::Unknown, None);
+        let _ = w.ping(a, b, Duration::from_secs(1));
+        let _ = w.expect_delivery(a, b).within(Duration::from_secs(2));
+        w.run_until(Instant::from_secs(5));
+    });
+}
+
+#[test]
+fn a_star_of_many_nodes_speaks() {
+    let scenario = sim::star(20, Duration::from_millis(100), Duration::from_secs(2));
+    let report = sim::run(&scenario, 0);
+    assert_eq!((report.verdict, report.pairs.len()), (Verdict::Pass, 19));
+    assert!(report.pairs.iter().all(|pair| pair.direct.is_some()));
+}
+
+fn run(name: &str, seed: u64) -> RunReport {
+    sim::run(&sim::scenario::parse(&scenario_text(name)).unwrap(), seed)
+}
