@@ -128,8 +128,9 @@ fn a_preshared_key_is_used_by_both() -> Result<()> {
 fn wireguard_go_moves_and_is_answered_where_it_is() -> Result<()> {
     let (_lab, ours, theirs) = pair(&[])?;
     reach(&ours.node, B[0])?;
-    theirs.node.run(&["ip", "addr", "add", "192.0.2.9/24", "dev", "eth0"])?;
+    // In this order: with the first address the kernel takes all others of its network away.
     theirs.node.run(&["ip", "addr", "del", "192.0.2.2/24", "dev", "eth0"])?;
+    theirs.node.run(&["ip", "addr", "add", "192.0.2.9/24", "dev", "eth0"])?;
     // It speaks first from its new address; from then on it is answered there.
     reach(&theirs.node, A[0])?;
     reach_all(&ours.node, B[0], 20)?;
@@ -199,10 +200,10 @@ fn tcp_flows_both_ways_for_ten_seconds() -> Result<()> {
 fn tcp_survives_one_percent_of_random_drops() -> Result<()> {
     let (_lab, ours, theirs) = pair(&[])?;
     reach(&ours.node, B[0])?;
-    let rule = "udp dport 51820 numgen random mod 100 < 1 counter drop";
-    let rules = format!("table inet loss {{ chain in {{ type filter hook input priority 0; {rule}; }} }}");
+    let rules = "table inet loss {\nchain in {\ntype filter hook input priority 0\n\
+                 udp dport 51820 numgen random mod 100 < 1 counter drop\n}\n}\n";
     for node in [&ours.node, &theirs.node] {
-        node.nft(&rules)?;
+        node.nft(rules)?;
     }
     for reverse in [false, true] {
         ensure!(transfer(&ours.node, &theirs.node, B[0], 4, reverse)? > 0.0);

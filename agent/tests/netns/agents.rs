@@ -1,6 +1,6 @@
 //! Agents in a lab: their files, their start, their answers.
 
-#![allow(dead_code, reason = "shared by two suites, neither of which needs all of it")]
+#![allow(dead_code, unreachable_pub, reason = "shared by two suites, neither of which needs all of it")]
 
 use std::{
     fmt::Write as _,

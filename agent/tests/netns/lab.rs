@@ -9,7 +9,7 @@
 //! are asked for. Self-contained: the standard library and `anyhow`, nothing of the workspace, so that others can use
 //! this file by path.
 
-#![allow(dead_code, reason = "not every user of this file needs all of it")]
+#![allow(dead_code, unreachable_pub, reason = "not every user of this file needs all of it")]
 
 use std::{
     env, fs,
@@ -144,6 +144,8 @@ impl Lab {
         let arguments = ["link", "add", a.1, "netns", &end_a, "type", "veth", "peer", "name", b.1, "netns", &end_b];
         checked(Command::new("ip").args(arguments))?;
         for (node, device, addresses) in [a, b] {
+            // Link-local addresses come a second later, when nobody expects another change.
+            node.run(&["ip", "link", "set", device, "addrgenmode", "none"])?;
             for address in addresses {
                 let mut add = vec!["ip", "addr", "add", address, "dev", device];
                 if address.contains(':') {
@@ -287,7 +289,7 @@ impl Node {
     pub fn masquerade(&self, device: &str) -> Result<()> {
         self.forward()?;
         self.nft(&format!(
-            "table ip nat {{ chain post {{ type nat hook postrouting priority srcnat; oifname \"{device}\" masquerade; }} }}"
+            "table ip nat {{\nchain post {{\ntype nat hook postrouting priority srcnat\noifname \"{device}\" masquerade\n}}\n}}\n"
         ))
     }
 }

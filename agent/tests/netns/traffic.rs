@@ -106,8 +106,9 @@ fn an_agent_that_moves_is_answered_at_its_new_address() -> Result<()> {
     let (_agent_a, agent_b) = (Agent::start(&a, &file_a)?, Agent::start(&b, &file_b)?);
     reach(&a, B[0])?;
     ensure!(agent_b.only_peer()?["CurAddr"] == "192.0.2.1:51820");
-    a.run(&["ip", "addr", "add", "192.0.2.7/24", "dev", "eth0"])?;
+    // In this order: with the first address the kernel takes all others of its network away.
     a.run(&["ip", "addr", "del", "192.0.2.1/24", "dev", "eth0"])?;
+    a.run(&["ip", "addr", "add", "192.0.2.7/24", "dev", "eth0"])?;
     reach(&a, B[0])?;
     reach_all(&b, A[0], 5)?;
     ensure!(agent_b.only_peer()?["CurAddr"] == "192.0.2.7:51820", "{}", agent_b.only_peer()?);
@@ -153,10 +154,10 @@ fn tcp_survives_one_percent_of_random_drops() -> Result<()> {
     let (file_a, file_b) = two_files("192.0.2.2:51820", &[])?;
     let (_agent_a, agent_b) = (Agent::start(&a, &file_a)?, Agent::start(&b, &file_b)?);
     reach(&a, B[0])?;
-    let rule = "udp dport 51820 numgen random mod 100 < 1 counter drop";
-    let rules = format!("table inet loss {{ chain in {{ type filter hook input priority 0; {rule}; }} }}");
-    a.nft(&rules)?;
-    b.nft(&rules)?;
+    let rules = "table inet loss {\nchain in {\ntype filter hook input priority 0\n\
+                 udp dport 51820 numgen random mod 100 < 1 counter drop\n}\n}\n";
+    a.nft(rules)?;
+    b.nft(rules)?;
     for reverse in [false, true] {
         ensure!(transfer(&a, &b, B[0], 4, reverse)? > 0.0);
     }
