@@ -40,8 +40,9 @@ pub(crate) fn tell(story: &Story, programs: &Path, seconds: u64, results: &mut M
     story.say("kernel", "alice's home 192.168.1.0/24 — router with nftables masquerade — bob's home 203.0.113.0/24");
 
     let started = Instant::now();
-    let alice = world.start_agent(&world.alice, ALICE, &world.alice_keys, &world.bob_keys, BOB, true)?;
-    let bob = world.start_agent(&world.bob, BOB, &world.bob_keys, &world.alice_keys, ALICE, false)?;
+    let bob = world.start_agent(&world.bob, BOB, &world.bob_keys, &world.alice_keys, ALICE, None)?;
+    let endpoint = Some(format!("{BOB_UNDERLAY}:41641"));
+    let alice = world.start_agent(&world.alice, ALICE, &world.alice_keys, &world.bob_keys, BOB, endpoint)?;
     story.say("agents", &format!("both ready, {:.0} ms after their start", started.elapsed().as_secs_f64() * 1e3));
 
     let first = world.ping(&world.alice)?;
@@ -83,7 +84,7 @@ struct World<'p> {
     demo: String,
 }
 
-/// A line of `mesh ping` and the time in it.
+/// An answer to `mesh ping`, in words and as a figure.
 struct Pong {
     line: String,
     milliseconds: f64,
@@ -109,13 +110,9 @@ impl<'p> World<'p> {
         own: &KeyPair,
         peer: &KeyPair,
         peer_address: &str,
-        knows_endpoint: bool,
+        endpoint: Option<String>,
     ) -> Result<Process> {
-        let endpoint = if knows_endpoint {
-            format!("Endpoint = {BOB_UNDERLAY}:41641\nPersistentKeepalive = 25\n")
-        } else {
-            String::new()
-        };
+        let endpoint = endpoint.map_or(String::new(), |endpoint| format!("Endpoint = {endpoint}\n"));
         let text = format!(
             "[Interface]\nPrivateKey = {}\nAddress = {address}/24\nListenPort = 41641\n\n\
              [Peer]\nPublicKey = {}\nAllowedIPs = {peer_address}/32\n{endpoint}",
@@ -138,12 +135,15 @@ impl<'p> World<'p> {
         let socket = from.path("meshd.sock").display().to_string();
         lab::until("a ping was not answered", PATIENCE, || {
             stop_here()?;
-            let output = from.try_run(&[&program, "--socket", &socket, "ping", "-c", "1", target])?;
-            let text = String::from_utf8_lossy(&output.stdout);
-            let Some(line) = text.lines().find(|line| line.starts_with("pong")) else { return Ok(None) };
-            let word = line.rsplit(' ').next().unwrap_or_default();
-            let milliseconds = parse_milliseconds(word).with_context(|| format!("no time in {line:?}"))?;
-            Ok(Some(Pong { line: line.to_owned(), milliseconds }))
+            let output = from.try_run(&[&program, "--socket", &socket, "--json", "ping", "-c", "1", target])?;
+            if !output.status.success() {
+                return Ok(None);
+            }
+            let pong: Value = serde_json::from_slice(&output.stdout).context("mesh ping answered no JSON")?;
+            let seconds = pong["LatencySeconds"].as_f64().context("no time in the answer to a ping")?;
+            let via = pong["Endpoint"].as_str().context("no path in the answer to a ping")?;
+            let milliseconds = seconds * 1e3;
+            Ok(Some(Pong { line: format!("pong from {target} via {via} in {milliseconds:.2} ms"), milliseconds }))
         })
     }
 
@@ -212,12 +212,6 @@ fn answers(probe: &Process) -> Vec<(u64, u64)> {
     let output = probe.output();
     let whole = output.rfind('\n').map_or("", |end| &output[..end]);
     whole.lines().filter_map(pair).collect()
-}
-
-/// Milliseconds of a duration as `mesh ping` prints it.
-fn parse_milliseconds(text: &str) -> Option<f64> {
-    let number = |unit: &str| text.strip_suffix(unit).and_then(|number| number.parse::<f64>().ok());
-    number("ms").or_else(|| number("µs").map(|us| us / 1e3)).or_else(|| number("s").map(|s| s * 1e3))
 }
 
 fn stop_here() -> Result<()> {
