@@ -55,6 +55,29 @@ impl Failure {
     }
 }
 
+impl Failure {
+    /// What clap says about arguments, in one sentence. Help and version are no failures: they are printed, and the
+    /// answer is `None`.
+    #[must_use]
+    pub fn of_arguments(error: &clap::Error, program: &str) -> Option<Self> {
+        use clap::error::ErrorKind;
+        if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
+            // Whoever reads may have closed the pipe.
+            let _ = error.print();
+            return None;
+        }
+        let text = error.to_string();
+        let mut lines = text.lines().take_while(|line| !line.is_empty()).map(str::trim);
+        let first = lines.next().unwrap_or_default();
+        let message = match first.strip_prefix("error: ") {
+            Some(first) => lines.fold(first.to_owned(), |message, line| message + " " + line),
+            // Without a verb clap shows its help instead of a sentence.
+            None => "no verb was given".to_owned(),
+        };
+        Some(Self::new(Exit::Usage, "usage", message).hint(format_args!("see {program} --help")))
+    }
+}
+
 impl From<&Failure> for ExitCode {
     fn from(failure: &Failure) -> Self {
         Self::from(failure.exit as u8)

@@ -13,7 +13,10 @@ use mesh_agent::{
 };
 
 fn main() -> ExitCode {
-    let arguments = Arguments::parse();
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => return Failure::of_arguments(&error, "meshd").map_or(ExitCode::SUCCESS, |failure| end(&failure)),
+    };
     if let Some(Verb::Completion { shell }) = arguments.command {
         clap_complete::generate(shell, &mut Arguments::command(), "meshd", &mut std::io::stdout());
         return ExitCode::SUCCESS;
@@ -21,15 +24,17 @@ fn main() -> ExitCode {
     // Unwinding lets drops take back what was done to the host.
     match std::panic::catch_unwind(AssertUnwindSafe(|| run(arguments))) {
         Ok(Ok(())) => ExitCode::SUCCESS,
-        Ok(Err(failure)) => {
-            #[expect(clippy::print_stderr, reason = "the one sentence that a failed start owes")]
-            {
-                eprintln!("meshd: {failure}");
-            }
-            ExitCode::from(&failure)
-        }
+        Ok(Err(failure)) => end(&failure),
         Err(_) => ExitCode::from(Exit::Bug as u8),
     }
+}
+
+fn end(failure: &Failure) -> ExitCode {
+    #[expect(clippy::print_stderr, reason = "the one sentence that a failed start owes")]
+    {
+        eprintln!("meshd: {failure}");
+    }
+    ExitCode::from(failure)
 }
 
 fn run(arguments: Arguments) -> Result<(), Failure> {

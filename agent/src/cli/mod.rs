@@ -9,7 +9,7 @@ mod status;
 
 use std::path::PathBuf;
 
-use clap::{Args, CommandFactory, Parser, Subcommand, error::ErrorKind};
+use clap::{Args, CommandFactory, Parser, Subcommand};
 use mesh_core::key::NodePublic;
 
 use crate::{
@@ -91,17 +91,7 @@ pub struct Anything {
 pub fn arguments() -> Result<Option<Arguments>, Failure> {
     match Arguments::try_parse() {
         Ok(arguments) => Ok(Some(arguments)),
-        Err(error) if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) => {
-            // Whoever reads may have closed the pipe.
-            let _ = error.print();
-            Ok(None)
-        }
-        Err(error) => {
-            let text = error.to_string();
-            let first = text.lines().next().unwrap_or_default().trim_start_matches("error: ").to_owned();
-            let message = if first.is_empty() || text.starts_with("Talks") { "which verb?".to_owned() } else { first };
-            Err(Failure::new(Exit::Usage, "usage", message).hint("see mesh --help"))
-        }
+        Err(error) => Failure::of_arguments(&error, "mesh").map_or(Ok(None), Err),
     }
 }
 

@@ -103,9 +103,8 @@ pub async fn run(config: Config) -> Result<(), Failure> {
         seed: entropy::seed().map_err(bug)?,
         epoch: clock.anchor(),
     };
-    let node = Node::new(node, clock.now()).map_err(|error| {
-        Failure::new(Exit::Usage, "bad-static-file", format!("{}: {error}", path.display()))
-    })?;
+    let node = Node::new(node, clock.now())
+        .map_err(|error| Failure::new(Exit::Usage, "bad-static-file", format!("{}: {error}", path.display())))?;
 
     let (sender, mut requests) = mpsc::channel(REQUESTS);
     let api = LocalApi::bind(&config.socket).await?;
