@@ -7,6 +7,7 @@ mod support;
 
 use std::{fs, path::PathBuf};
 
+use mesh_core::rng::Seed;
 use support::{Output, mesh_sim, scenario_text};
 
 #[test]
@@ -152,6 +153,33 @@ fn usage_help_and_version() {
     let version = mesh_sim(&["--version"]);
     assert!(version.exit == 0 && version.stdout.starts_with("mesh-sim 0."), "{}", version.stdout);
     assert!(mesh_sim(&["completion", "bash"]).stdout.contains("mesh-sim"));
+}
+
+/// Damaged scenarios are refused or read; none makes the reader panic, and every place is in the text.
+#[test]
+fn no_text_makes_the_reader_panic() {
+    let mut rng = Seed::from_number(1).stream("damage", 0);
+    let mut refused = 0;
+    for name in ["nat-one-side", "rekey-under-loss", "router-reboot-same-ip"] {
+        let text = scenario_text(name).replace("home", "h\u{f6}me");
+        for _ in 0..700 {
+            let mut bytes = text.clone().into_bytes();
+            for _ in 0..=rng.below(3) {
+                let at = rng.below(bytes.len() as u64) as usize;
+                match rng.below(3) {
+                    0 => bytes[at] = rng.u32() as u8,
+                    1 => drop(bytes.remove(at)),
+                    _ => bytes.truncate(at.max(1)),
+                }
+            }
+            let text = String::from_utf8_lossy(&bytes);
+            if let Err(error) = sim::scenario::parse(&text) {
+                refused += 1;
+                assert!((1..=text.lines().count() + 1).contains(&error.line) && error.column > 0, "{error}");
+            }
+        }
+    }
+    assert!(refused > 1000, "{refused}");
 }
 
 /// Runs `nat-one-side` after a change.

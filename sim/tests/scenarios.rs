@@ -110,6 +110,66 @@ fn a_star_of_many_nodes_speaks() {
     assert!(report.pairs.iter().all(|pair| pair.direct.is_some()));
 }
 
+/// A link that goes down, comes up and changes is seen by the traffic over it, when it happens.
+#[test]
+fn links_change_when_the_scenario_says_so() {
+    let events = r#"
+[[event]]
+at = "10s"
+do = "link"
+link = "left"
+state = "down"
+for = "2s"
+
+[[event]]
+at = "20s"
+do = "link"
+link = "left"
+set = { delay = "200ms" }
+
+[[event]]
+at = "30s"
+do = "link"
+link = "right"
+state = "down"
+
+[[event]]
+at = "31s"
+do = "link"
+link = "right"
+state = "up"
+"#;
+    let text = scenario_text("static-pair");
+    let (world, _) = text.split_once("[[expect]]").unwrap();
+    let expect = |expectation: &str| {
+        let pair = "from = \"alice\"\nto = \"bob\"";
+        let text = format!("{world}{events}\n[[expect]]\n{pair}\n{expectation}\n");
+        sim::run(&sim::scenario::parse(&text).unwrap(), 1).verdict
+    };
+    let outage = |max: &str, outside: &str| {
+        expect(&format!("that = \"outage\"\nmax = \"{max}\"\noutside = [\"0s..9s\", {outside}]"))
+    };
+    assert_eq!(outage("500ms", "\"10s..12300ms\", \"20s..21s\", \"30s..31300ms\""), Verdict::Pass);
+    assert_eq!(outage("1900ms", "\"20s..60s\""), Verdict::Fail);
+    assert_eq!(outage("900ms", "\"9s..29s\""), Verdict::Fail);
+    assert_eq!(expect("that = \"rtt\"\nafter = \"21s\"\np50 = \"380ms\""), Verdict::Fail);
+    assert_eq!(expect("that = \"rtt\"\nafter = \"21s\"\np50 = \"420ms\""), Verdict::Pass);
+}
+
+/// A panic inside a host is a broken invariant of that host, with the seed, and not the end of the program.
+#[test]
+fn a_panic_in_a_host_is_told_as_a_broken_invariant() {
+    let world = sim::World::new(1);
+    let net = world.net("net");
+    let (a, b) = (world.node("a", &net), world.node("b", &net));
+    world.befriend(a, b);
+    // A node refuses a peer that is listed twice; the file format does not let that through.
+    world.befriend(a, b);
+    let report = sim::run(&world.scenario(Instant::from_secs(1)), 1);
+    assert_eq!(report.verdict, Verdict::Fail);
+    assert!(report.failed[0].starts_with("invariant S12 at 0.000000s: a panicked"), "{:?}", report.failed);
+}
+
 fn run(name: &str, seed: u64) -> RunReport {
     sim::run(&sim::scenario::parse(&scenario_text(name)).unwrap(), seed)
 }

@@ -241,7 +241,7 @@ fn tell_results(
     options: &Run,
 ) -> Result<(), Failure> {
     if options.json {
-        say(&json::line(scenario, runs).map_err(|error| Failure {
+        say(&json::line(scenario, runs, failed).map_err(|error| Failure {
             exit: 4,
             code: "internal",
             message: format!("the result cannot be written as JSON: {error}"),

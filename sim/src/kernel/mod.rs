@@ -5,36 +5,31 @@
 //! but the agenda, so what is quiet costs nothing.
 
 pub mod agenda;
+mod build;
 pub mod clock;
+mod conservation;
 pub mod dice;
+mod fault;
 pub mod trace;
 
-use core::{net::Ipv4Addr, time::Duration};
+use core::{net::SocketAddr, time::Duration};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use mesh_core::{
-    dataplane::DropCounts,
-    ip::packet::IpPacket,
-    key::{NodePrivate, NodePublic},
-    time::Instant,
-};
+use mesh_core::{dataplane::DropCounts, ip::packet::IpPacket, time::Instant};
 
 use crate::{
     check::{CheckId, Flows, Tally, WireCheck},
     host::{
-        Effects, HostId, NodeEvent, NodeHost, NodeSetup, PeerSetup,
+        Effects, HostId, NodeEvent, NodeHost,
         message::{Carrier, Marker, Message, Role},
     },
     net::{DropCause, Forwarded, Hop, NetId, Network, Packet, PacketKind},
-    scenario::{Endpoint, Fault, LinkChange, PeerSpec, Scenario, TrafficKind},
+    scenario::{Scenario, TrafficKind},
 };
 
 use agenda::{Agenda, Class};
 use dice::Dice;
 use trace::{Names, Observer, Record, Trace, What, digest_of};
-
-/// The first overlay address that is given out.
-const OVERLAY: Ipv4Addr = Ipv4Addr::new(100, 64, 0, 1);
 
 /// The hop limit that hosts send with.
 const TTL: u8 = 64;
@@ -106,7 +101,7 @@ impl<'s> Simulation<'s> {
             network.add_net(net.link, net.nat, &dice);
         }
         let marker = Marker::new(&mut dice.stream("marker", 0));
-        let hosts = build_hosts(scenario, &mut network, &dice, marker);
+        let hosts = build::hosts(scenario, &mut network, &dice, marker);
         let mut about = seed.to_le_bytes().to_vec();
         about.extend(scenario.canonical());
         let mut simulation = Self {
@@ -371,36 +366,6 @@ impl<'s> Simulation<'s> {
         self.call(spec.from, None, |host, now, effects| host.handle_message(message, to, now, effects));
     }
 
-    fn fault(&mut self, event: u32) {
-        self.faults += 1;
-        self.record(None, What::Fault { event }, 0);
-        match &self.scenario.events[event as usize].fault {
-            Fault::Link { net, change: LinkChange::Set(params) } => self.network.set_link(*net, **params),
-            Fault::Link { net, change: LinkChange::Up } => self.network.set_link_up(*net, true),
-            Fault::Link { net, change: LinkChange::Down(down) } => self.link_down(*net, *down),
-            Fault::Reboot { net, renumber, down } => {
-                self.network.reboot_nat(*net, *renumber);
-                if !down.is_zero() {
-                    self.link_down(*net, Some(*down));
-                }
-            }
-            Fault::Restart { node, off } => {
-                if let Some(status) = self.hosts[node.index()].status(self.now) {
-                    self.refused.merge(&status.drops);
-                }
-                self.call(*node, None, |host, _, effects| host.stop(effects));
-                self.agenda.insert(self.now + *off, Class::Fault, Event::Start { host: *node });
-            }
-        }
-    }
-
-    fn link_down(&mut self, net: NetId, down: Option<Duration>) {
-        self.network.set_link_up(net, false);
-        if let Some(down) = down {
-            self.agenda.insert(self.now + down, Class::Fault, Event::LinkUp { net });
-        }
-    }
-
     /// Calls a host, carries out what it wants done, and arms its timer.
     fn call(&mut self, id: HostId, sealed: Option<Sealed>, act: impl FnOnce(&mut NodeHost, Instant, &mut Effects)) {
         self.inside = Some(id);
@@ -436,7 +401,7 @@ impl<'s> Simulation<'s> {
         }
     }
 
-    fn send(&mut self, id: HostId, to: core::net::SocketAddr, payload: Vec<u8>) {
+    fn send(&mut self, id: HostId, to: SocketAddr, payload: Vec<u8>) {
         let host = &self.hosts[id.index()];
         let Some(source) = host.socket() else { return };
         let net = host.net();
@@ -497,43 +462,6 @@ impl<'s> Simulation<'s> {
             observer(&record, &self.names);
         }
     }
-
-    /// Counts what is on its way anew, from the agenda.
-    fn check_conservation(&mut self) {
-        let hops = || {
-            self.agenda.iter().filter_map(|event| match event {
-                Event::Packet { hop, .. } => Some(*hop),
-                Event::Wake { .. }
-                | Event::Ask { .. }
-                | Event::Fault { .. }
-                | Event::LinkUp { .. }
-                | Event::Start { .. } => None,
-            })
-        };
-        let mut wrong = None;
-        for (net, far_end, link) in self.network.links() {
-            let counts = link.counts();
-            let in_flight = hops().filter(|hop| *hop == far_end).count() as u64;
-            if counts.offered + counts.duplicated != counts.delivered + counts.dropped.total() + in_flight {
-                wrong = Some(format!("a link of net {} has {counts:?} and {in_flight} in flight", net.0));
-            }
-        }
-        let counts = self.network.counts();
-        let in_flight = hops().count() as u64;
-        if counts.sent != self.sent
-            || counts.sent + counts.copied != counts.delivered + counts.dropped.total() + in_flight
-        {
-            wrong = Some(format!("the network has {counts:?} of {} and {in_flight} in flight", self.sent));
-        }
-        self.tally.note(CheckId::Conservation, self.now, wrong);
-
-        let shared: u64 = self.network.nats().map(|(_, nat)| nat.counts().shared_tuples).sum();
-        let strays = counts.strays;
-        for _ in self.network.nats() {
-            let wrong = (shared + strays > 0).then(|| format!("{shared} shared reply tuples, {strays} strays"));
-            self.tally.note(CheckId::Nat, self.now, wrong);
-        }
-    }
 }
 
 /// Who sealed a datagram, and how it began.
@@ -541,43 +469,4 @@ impl<'s> Simulation<'s> {
 struct Sealed {
     by: HostId,
     head: [u8; 16],
-}
-
-fn build_hosts(scenario: &Scenario, network: &mut Network, dice: &Dice, marker: Marker) -> Vec<NodeHost> {
-    let ids = || (0..scenario.nodes.len()).map(|number| HostId(number as u32));
-    let seed = |id: HostId| dice.seed("node", u64::from(id.0));
-    let keys: Vec<_> = ids().map(|id| NodePrivate::generate(&mut seed(id).stream("key", 0))).collect();
-    let publics: Vec<NodePublic> = keys.iter().map(NodePrivate::public).collect();
-    let addresses: Vec<_> = ids().map(|id| network.attach(scenario.nodes[id.index()].net, id)).collect();
-    let overlay = |id: HostId| Ipv4Addr::from_bits(OVERLAY.to_bits() + id.0);
-    let peer = |spec: &PeerSpec| {
-        let node = &scenario.nodes[spec.is.index()];
-        let inside = addresses[spec.is.index()];
-        // Neighbours know each other by their inner addresses: the NAT between them is not asked.
-        let neighbours = scenario.nodes[spec.of.index()].net == node.net;
-        let outer = if neighbours { inside } else { network.outer_address(node.net, inside) };
-        PeerSetup {
-            id: spec.is,
-            key: publics[spec.is.index()],
-            overlay: overlay(spec.is),
-            endpoint: (spec.endpoint == Endpoint::Told).then(|| (outer, node.port).into()),
-            keepalive: spec.keepalive,
-        }
-    };
-    ids()
-        .zip(keys)
-        .map(|(id, key)| {
-            NodeHost::new(NodeSetup {
-                id,
-                net: scenario.nodes[id.index()].net,
-                address: addresses[id.index()],
-                port: scenario.nodes[id.index()].port,
-                overlay: overlay(id),
-                key,
-                peers: scenario.peers.iter().filter(|spec| spec.of == id).map(peer).collect(),
-                seed: seed(id),
-                marker,
-            })
-        })
-        .collect()
 }

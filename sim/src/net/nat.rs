@@ -184,7 +184,10 @@ impl Nat {
     /// A packet from outside. Decrements `ttl` as the parameters say.
     pub fn handle_inbound(&mut self, from: SocketAddrV4, to: SocketAddrV4, ttl: &mut u8, now: Instant) -> Translated {
         self.table.expire(now);
-        let Some(session) = self.table.by_reply(to, from) else { return self.early(from, to, now) };
+        let session = match self.params.filter {
+            Filter::AddressAndPortDependent => self.table.by_reply(to, from),
+        };
+        let Some(session) = session else { return self.early(from, to, now) };
         self.table.note_replied(session);
         if self.params.refresh_in == Refresh::Yes {
             self.refresh(session, now);

@@ -14,6 +14,9 @@ struct File<'r> {
     schema: u32,
     scenario: &'r str,
     runs: Vec<Run<'r>>,
+    /// What was expected of a share of the seeds and did not hold; there is no one run to put it into.
+    #[serde(skip_serializing_if = "<[String]>::is_empty")]
+    failed: &'r [String],
 }
 
 #[derive(Serialize)]
@@ -56,13 +59,13 @@ struct Error<'e> {
     hint: Option<&'e str>,
 }
 
-/// The line of a scenario.
+/// The line of a scenario; `failed` is what all runs together did not reach.
 ///
 /// # Errors
 /// When JSON cannot be written, which these values do not bring about.
-pub fn line(scenario: &Scenario, runs: &[RunReport]) -> Result<String, serde_json::Error> {
+pub fn line(scenario: &Scenario, runs: &[RunReport], failed: &[String]) -> Result<String, serde_json::Error> {
     let runs = runs.iter().map(run).collect();
-    serde_json::to_string(&File { schema: 1, scenario: &scenario.name, runs })
+    serde_json::to_string(&File { schema: 1, scenario: &scenario.name, runs, failed })
 }
 
 /// The line of an error.

@@ -3,6 +3,7 @@
 mod builder;
 mod read;
 mod toml;
+mod toml_expect;
 mod value;
 
 use core::{fmt, time::Duration};

@@ -7,28 +7,26 @@ use ::toml::de::{DeTable, DeValue};
 use mesh_core::time::Instant;
 
 use crate::{
-    check::{CheckId, Expectation, Held, PathIs, Technique},
     host::{
-        HostId, NodeEvent,
+        HostId,
         message::{MAX_BYTES, MIN_BYTES},
     },
-    kernel::dice::Probability,
     net::{
-        NetId, PacketKind, Renumber,
+        NetId, Renumber,
         link::{LinkParams, Loss},
         nat::{NatParams, Refresh},
     },
 };
 
 use super::{
-    DEFAULT_PORT, Endpoint, EventSpec, ExpectSpec, Fault, LinkChange, NetSpec, NodeSpec, PeerSpec, Scenario,
-    ScenarioError, TrafficKind, TrafficSpec,
+    DEFAULT_PORT, Endpoint, EventSpec, Fault, LinkChange, NetSpec, NodeSpec, PeerSpec, Scenario, ScenarioError,
+    TrafficKind, TrafficSpec,
     read::{Reader, Source, Value, nearest},
     value,
 };
 
-const DURATION: &str = "a duration as \"250ms\", \"1.5s\" or \"10m\"";
-const SHARE: &str = "a share from 0 to 1";
+pub(super) const DURATION: &str = "a duration as \"250ms\", \"1.5s\" or \"10m\"";
+pub(super) const SHARE: &str = "a share from 0 to 1";
 
 /// Keys at the top that the format has and this build has not.
 const NOT_BUILT: &[(&str, &str)] = &[
@@ -39,10 +37,6 @@ const NOT_BUILT: &[(&str, &str)] = &[
     ("generate", "generated worlds"),
     ("phases", "phases"),
 ];
-
-/// Expectations that the format has and this build has not.
-const EXPECTATIONS_NOT_BUILT: &[&str] =
-    &["goodput", "probe_delay", "converged", "resource", "acl", "dns", "trace", "matrix"];
 
 /// Events that the format has and this build has not.
 const EVENTS_NOT_BUILT: &[&str] = &["move", "suspend", "login"];
@@ -97,9 +91,10 @@ pub fn parse(text: &str) -> Result<Scenario, ScenarioError> {
     Ok(file.scenario)
 }
 
-struct File<'t> {
-    source: Source<'t>,
-    scenario: Scenario,
+/// A file that is being read.
+pub(super) struct File<'t> {
+    pub(super) source: Source<'t>,
+    pub(super) scenario: Scenario,
 }
 
 impl<'t> File<'t> {
@@ -224,147 +219,7 @@ impl<'t> File<'t> {
         Ok((reader, Fault::Link { net, change }))
     }
 
-    fn expect(&mut self, table: &Value<'t>) -> Result<(), ScenarioError> {
-        const COMMON: [&str; 2] = ["that", "min_rate"];
-        let source = self.source;
-        let DeValue::Table(entries) = table.get_ref() else {
-            return Err(source.error(table.span(), "an expectation is a table"));
-        };
-        let Some(that) = entries.get("that") else {
-            let mut error = source.error(table.span(), "an expectation needs the key `that`");
-            error.hint = entries.keys().next().map(|key| nearest(key.get_ref(), &["that"]));
-            return Err(error);
-        };
-        let kind = that.get_ref().as_str().unwrap_or_default();
-        if EXPECTATIONS_NOT_BUILT.contains(&kind) {
-            return Err(source.error(that.span(), format!("expectations of `{kind}` are not built yet")));
-        }
-        let Some((_, keys)) = EXPECTATIONS.iter().find(|(name, _)| *name == kind) else {
-            let names: Vec<_> = EXPECTATIONS.iter().map(|(name, _)| *name).collect();
-            let mut error = source.error(that.span(), format!("nothing is known about `that = \"{kind}\"`"));
-            error.hint = Some(nearest(kind, &names));
-            return Err(error);
-        };
-        let keys: Vec<_> = keys.iter().chain(&COMMON).copied().collect();
-        let reader = Reader::of_value(source, table, "this expectation", &keys)?;
-        let expectation = self.expectation(&reader, kind)?;
-        let min_rate = reader.number("min_rate", value::share, SHARE)?.unwrap_or(Probability::ONE);
-        self.scenario.expects.push(ExpectSpec { line: Some(reader.line()), expectation, min_rate });
-        Ok(())
-    }
-
-    fn expectation(&self, reader: &Reader<'_, '_>, kind: &str) -> Result<Expectation, ScenarioError> {
-        let after = || Ok(reader.parsed("after", value::instant, DURATION)?.unwrap_or(Instant::ZERO));
-        let within = || reader.parsed("within", value::duration, DURATION);
-        let duration = |key| reader.parsed(key, value::duration, DURATION);
-        let count = |key| reader.integer(key, 0..1 << 53);
-        Ok(match kind {
-            "delivered" => {
-                if let Some(via) = reader.get("via") {
-                    let direct = via.get_ref().as_str() == Some("direct");
-                    if !direct {
-                        return Err(reader
-                            .source
-                            .error(via.span(), "`via` can be `direct` alone: there are no relays yet"));
-                    }
-                }
-                let (from, to) = self.pair(reader, "from", "to")?;
-                let held = if reader.bool("never")? { Held::Never } else { Held::Once };
-                Expectation::Delivered { from, to, after: after()?, within: within()?, held }
-            }
-            "path" => {
-                let nodes = reader.texts("between")?;
-                let [(first_at, first), (second_at, second)] = nodes.as_slice() else {
-                    return Err(reader.error("`between` names two nodes"));
-                };
-                let between = [
-                    self.node_called(reader, first_at.clone(), first)?,
-                    self.node_called(reader, second_at.clone(), second)?,
-                ];
-                reader.require("is")?;
-                let is = reader.choice("is", &[("direct", PathIs::Direct), ("none", PathIs::None)])?;
-                let technique = reader
-                    .texts("technique")?
-                    .into_iter()
-                    .map(|(span, name)| technique(reader, span, name))
-                    .collect::<Result<_, _>>()?;
-                Expectation::Path { between, is: is.unwrap_or(PathIs::Direct), within: within()?, technique }
-            }
-            "outage" => {
-                let (from, to) = self.pair(reader, "from", "to")?;
-                reader.require("max")?;
-                let max = duration("max")?.unwrap_or_default();
-                let outside = reader
-                    .texts("outside")?
-                    .into_iter()
-                    .map(|(span, text)| {
-                        value::window(text).ok_or_else(|| reader.source.error(span, "a window is \"180s..275s\""))
-                    })
-                    .collect::<Result<_, _>>()?;
-                Expectation::Outage { from, to, max, outside }
-            }
-            "rtt" => {
-                let (from, to) = self.pair(reader, "from", "to")?;
-                let (p50, p99, max) = (duration("p50")?, duration("p99")?, duration("max")?);
-                if p50.is_none() && p99.is_none() && max.is_none() {
-                    return Err(reader.error("an expectation of `rtt` needs `p50`, `p99` or `max`"));
-                }
-                Expectation::Rtt { from, to, after: after()?, p50, p99, max }
-            }
-            "loss" => {
-                let (from, to) = self.pair(reader, "from", "to")?;
-                let max = reader.number("max", value::share, SHARE)?;
-                let min = reader.number("min", value::share, SHARE)?;
-                if max.is_none() && min.is_none() {
-                    return Err(reader.error("an expectation of `loss` needs `max` or `min`"));
-                }
-                Expectation::Loss { from, to, after: after()?, max, min }
-            }
-            "packets" => {
-                reader.require("kind")?;
-                let kinds = [
-                    ("wireguard_handshake", PacketKind::WireguardHandshake),
-                    ("wireguard_data", PacketKind::WireguardData),
-                ];
-                let kind = reader.choice("kind", &kinds)?.unwrap_or(PacketKind::WireguardData);
-                let of = reader.get("of").map(|_| self.node_named(reader, "of")).transpose()?;
-                let (min, max) = (count("min")?, count("max")?);
-                if min.is_none() && max.is_none() {
-                    return Err(reader.error("an expectation of `packets` needs `min` or `max`"));
-                }
-                Expectation::Packets { kind, of, min, max }
-            }
-            "event" => {
-                reader.require("is")?;
-                let names: Vec<_> = NodeEvent::NAMES.iter().map(|name| (*name, *name)).collect();
-                let is = reader.choice("is", &names)?.unwrap_or_default();
-                let node = reader.get("node").map(|_| self.node_named(reader, "node")).transpose()?;
-                let peer = reader.get("peer").map(|_| self.node_named(reader, "peer")).transpose()?;
-                let max = if reader.bool("never")? { Some(0) } else { count("max")? };
-                let min = count("min")?.unwrap_or(u64::from(max != Some(0)));
-                Expectation::Event { node, is, peer, after: after()?, within: within()?, min, max }
-            }
-            _ => {
-                let mut all = Vec::new();
-                for (span, pattern) in reader.texts("all")? {
-                    let ids = CheckId::matching(pattern);
-                    if ids.is_empty() {
-                        let names: Vec<_> = CheckId::ALL.iter().map(|id| id.name()).collect();
-                        let mut error = reader.source.error(span, format!("no invariant is called `{pattern}`"));
-                        error.hint = Some(format!("there are: {}", names.join(", ")));
-                        return Err(error);
-                    }
-                    all.extend(ids);
-                }
-                if all.is_empty() {
-                    return Err(reader.error("`all` lists at least one invariant"));
-                }
-                Expectation::Invariants { all }
-            }
-        })
-    }
-
-    fn pair(&self, reader: &Reader<'_, '_>, a: &str, b: &str) -> Result<(HostId, HostId), ScenarioError> {
+    pub(super) fn pair(&self, reader: &Reader<'_, '_>, a: &str, b: &str) -> Result<(HostId, HostId), ScenarioError> {
         let pair = (self.node_named(reader, a)?, self.node_named(reader, b)?);
         if pair.0 == pair.1 {
             return Err(reader.source.error(reader.require(b)?.span(), format!("`{a}` and `{b}` are one node")));
@@ -372,12 +227,12 @@ impl<'t> File<'t> {
         Ok(pair)
     }
 
-    fn node_named(&self, reader: &Reader<'_, '_>, key: &str) -> Result<HostId, ScenarioError> {
+    pub(super) fn node_named(&self, reader: &Reader<'_, '_>, key: &str) -> Result<HostId, ScenarioError> {
         let name = reader.require_text(key)?;
         self.node_called(reader, reader.require(key)?.span(), name)
     }
 
-    fn node_called(
+    pub(super) fn node_called(
         &self,
         reader: &Reader<'_, '_>,
         span: core::ops::Range<usize>,
@@ -406,18 +261,6 @@ impl<'t> File<'t> {
         Ok(())
     }
 }
-
-/// The expectations of this build with their keys.
-const EXPECTATIONS: &[(&str, &[&str])] = &[
-    ("delivered", &["from", "to", "after", "within", "never", "via"]),
-    ("path", &["between", "is", "within", "technique"]),
-    ("outage", &["from", "to", "max", "outside"]),
-    ("rtt", &["from", "to", "after", "p50", "p99", "max"]),
-    ("loss", &["from", "to", "after", "max", "min"]),
-    ("packets", &["kind", "of", "min", "max"]),
-    ("event", &["node", "is", "peer", "after", "within", "min", "max", "never"]),
-    ("invariants", &["all"]),
-];
 
 fn seeds(top: &Reader<'_, '_>) -> Result<Vec<u64>, ScenarioError> {
     let value = top.require("seeds")?;
@@ -532,15 +375,6 @@ fn nat<'t>(reader: &Reader<'_, 't>, value: &Value<'t>) -> Result<NatParams, Scen
         params.table_max = sessions as usize;
     }
     Ok(params)
-}
-
-fn technique(reader: &Reader<'_, '_>, span: core::ops::Range<usize>, name: &str) -> Result<Technique, ScenarioError> {
-    let known = [Technique::Ordinary, Technique::Punch];
-    known.into_iter().find(|technique| technique.name() == name).ok_or_else(|| {
-        let mut error = reader.source.error(span, format!("no technique `{name}` is built yet"));
-        error.hint = Some("there are: ordinary, punch".to_owned());
-        error
-    })
 }
 
 fn found(
