@@ -16,6 +16,7 @@
 use std::{collections::BTreeSet, net::SocketAddr, time::Duration};
 
 use mesh_core::{
+    crypto::hash::blake2s,
     limits,
     node::{Command, CommandId, HostEvent, Input, Reply},
     rng::Seed,
@@ -88,6 +89,7 @@ pub struct World {
     sent: Vec<(Side, Vec<u8>)>,
     nonces: BTreeSet<(u8, u32, u64)>,
     flood: Vec<u8>,
+    trace: [u8; 32],
 }
 
 /// One end, and what is on its way to it.
@@ -113,7 +115,7 @@ impl World {
             inbound: Vec::new(),
             delivered: BTreeSet::new(),
         };
-        Self { a: place(1), b: place(2), now, sent: Vec::new(), nonces: BTreeSet::new(), flood }
+        Self { a: place(1), b: place(2), now, sent: Vec::new(), nonces: BTreeSet::new(), flood, trace: [0; 32] }
     }
 
     /// Does one step and checks what must hold.
@@ -219,6 +221,19 @@ impl World {
         self.a.delivered.len() + self.b.delivered.len()
     }
 
+    /// A hash over all that was sent and delivered, in order.
+    pub fn trace(&self) -> [u8; 32] {
+        self.trace
+    }
+
+    /// Lets timers act at both ends.
+    pub fn timeout_both(&mut self, now: Instant) {
+        for side in [Side::A, Side::B] {
+            self.place(side).end.timeout(now);
+            self.collect(side);
+        }
+    }
+
     fn talk_for_a_second(&mut self) {
         let end = self.now + Duration::from_secs(1);
         self.send(Side::A, 40, self.now);
@@ -246,11 +261,7 @@ impl World {
             None if until == Instant::FAR_FUTURE => return,
             None => until,
         };
-        let now = self.now;
-        for side in [Side::A, Side::B] {
-            self.place(side).end.timeout(now);
-            self.collect(side);
-        }
+        self.timeout_both(self.now);
     }
 
     /// A worker's stamp may be old, but only the driver knows the time: before a stamp that is older than any batch, the
@@ -295,7 +306,7 @@ impl World {
 
     /// Puts what an end has sent on its way, takes what it has delivered, and checks both.
     fn collect(&mut self, side: Side) {
-        let Self { a, b, sent, nonces, .. } = self;
+        let Self { a, b, sent, nonces, trace, .. } = self;
         let (here, there) = if side == Side::A { (a, b) } else { (b, a) };
         let count = here.end.sent.len();
         assert!(count <= limits::QUEUED_PACKETS_PER_PEER + BESIDE_QUEUE, "{count} datagrams at once");
@@ -305,12 +316,14 @@ impl World {
                 let counter = u64::from_le_bytes(datagram[8..16].try_into().expect("eight bytes"));
                 assert!(nonces.insert((here.number, receiver, counter)), "{receiver:08x}:{counter} is used twice");
             }
+            *trace = blake2s(&[&*trace, &[here.number], &datagram]);
             there.inbound.push(datagram);
         }
         let excess = there.inbound.len().saturating_sub(IN_FLIGHT);
         there.inbound.drain(..excess);
 
         for packet in here.end.delivered.drain(..) {
+            *trace = blake2s(&[&*trace, &[here.number + 10], &packet]);
             let number = packet.get(20..24).map(|n| u32::from_be_bytes(n.try_into().expect("four bytes")));
             let original = number.and_then(|number| sent.get(number as usize));
             let (from, original) = original.expect("what is delivered was sent");
