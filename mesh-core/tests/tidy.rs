@@ -39,7 +39,19 @@ const LAYERS: &[&[&str]] = &[
 const NEIGHBOURS: &[(&str, &str, &str)] = &[];
 
 /// Files of the deterministic crates that may touch the operating system. Each opens with [`SHELL_ATTRIBUTE`].
-const SHELL_FILES: &[&str] = &["mesh-core/tests/captured.rs", "mesh-core/tests/tidy.rs"];
+const SHELL_FILES: &[&str] = &[
+    "control/src/serve/mod.rs",
+    "control/tests/program.rs",
+    "mesh-core/tests/captured.rs",
+    "mesh-core/tests/tidy.rs",
+    "relay/src/serve/mod.rs",
+    "relay/tests/program.rs",
+    "sim/src/bin/sim.rs",
+    "sim/tests/determinism.rs",
+    "sim/tests/errors.rs",
+    "sim/tests/scenarios.rs",
+    "sim/tests/support/mod.rs",
+];
 const SHELL_ATTRIBUTE: &str = "#![allow(clippy::disallowed_types, clippy::disallowed_methods, reason = \"shell\")]";
 
 /// Crates whose clippy.toml bans clocks, sockets and hash maps.
@@ -48,14 +60,20 @@ const DETERMINISTIC: &[&str] = &["mesh-core", "control", "relay", "sim"];
 /// The top level of the repository: what must be there, and what may.
 const TOP_LEVEL: &[&str] = &[
     ".cargo",
+    ".ci",
+    ".github",
     ".gitignore",
+    "ARCHITECTURE.md",
+    "CHANGELOG.md",
     "Cargo.lock",
     "Cargo.toml",
     "LICENSE",
+    "README.md",
     "agent",
     "benches",
     "clippy.toml",
     "control",
+    "deny.toml",
     "fuzz",
     "mesh-core",
     "relay",
@@ -63,8 +81,7 @@ const TOP_LEVEL: &[&str] = &[
     "sim",
     "transports",
 ];
-const TOP_LEVEL_OPTIONAL: &[&str] =
-    &["ARCHITECTURE.md", "CHANGELOG.md", "README.md", "SECURITY.md", "check.sh", "deny.toml", "docs"];
+const TOP_LEVEL_OPTIONAL: &[&str] = &["CONTRIBUTING.md", "SECURITY.md"];
 /// Not part of the repository: version control, and what builds leave.
 const TOP_LEVEL_IGNORED: &[&str] = &[".git", "target"];
 

@@ -25,14 +25,9 @@ use sim::{
     scenario,
 };
 
-const VERSION: &str = match option_env!("MESH_COMMIT") {
-    Some(commit) => commit,
-    None => "unknown commit",
-};
-
 /// Runs whole overlay networks in virtual time.
 #[derive(Parser)]
-#[command(name = "mesh-sim", version = concat!(env!("CARGO_PKG_VERSION")), subcommand_required = true)]
+#[command(name = "mesh-sim", version = env!("MESH_VERSION"), subcommand_required = true)]
 struct Cli {
     #[command(subcommand)]
     verb: Verb,
@@ -170,12 +165,7 @@ impl Failure {
 
 fn usage(error: &clap::Error) -> ExitCode {
     if !error.use_stderr() {
-        let version = error.kind() == clap::error::ErrorKind::DisplayVersion;
-        if version {
-            say(&format!("mesh-sim {} ({VERSION})", env!("CARGO_PKG_VERSION")));
-        } else {
-            let _ = error.print();
-        }
+        let _ = error.print();
         return ExitCode::SUCCESS;
     }
     // The first paragraph says what is wrong; the rest is help.
