@@ -6,7 +6,7 @@
     missing_debug_implementations,
     reason = "each test binary uses its part"
 )]
-#![allow(clippy::unwrap_used, reason = "test support")]
+#![allow(clippy::unwrap_used, clippy::new_without_default, reason = "test support")]
 
 pub mod world;
 
