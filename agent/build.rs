@@ -5,13 +5,10 @@ use std::process::Command;
 fn main() {
     let commit = std::env::var("MESH_COMMIT").ok().or_else(|| git(&["rev-parse", "--short=12", "HEAD"]));
     let commit = commit.unwrap_or_else(|| "unknown".to_owned());
-    #[expect(clippy::print_stdout, reason = "how build scripts talk to Cargo")]
-    {
-        println!("cargo::rustc-env=MESH_COMMIT={commit}");
-        println!("cargo::rerun-if-env-changed=MESH_COMMIT");
-        if let Some(log) = git(&["rev-parse", "--path-format=absolute", "--git-path", "logs/HEAD"]) {
-            println!("cargo::rerun-if-changed={log}");
-        }
+    println!("cargo::rustc-env=MESH_COMMIT={commit}");
+    println!("cargo::rerun-if-env-changed=MESH_COMMIT");
+    if let Some(log) = git(&["rev-parse", "--path-format=absolute", "--git-path", "logs/HEAD"]) {
+        println!("cargo::rerun-if-changed={log}");
     }
 }
 

@@ -539,7 +539,9 @@ mod tests {
         for text in ["10.0.0.1:1", "[::1]:1", "host:1", "a-b.example.org:65535"] {
             assert!(endpoint(1, text).is_ok(), "{text}");
         }
-        for text in ["10.0.0.1", "10.0.0.1:0", "::1:1", "[::1]", "host", "host:", ":1", "300.1.1.1:1", "a b:1", "h:65536"] {
+        for text in
+            ["10.0.0.1", "10.0.0.1:0", "::1:1", "[::1]", "host", "host:", ":1", "300.1.1.1:1", "a b:1", "h:65536"]
+        {
             assert!(endpoint(1, text).is_err(), "{text}");
         }
     }

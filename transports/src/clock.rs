@@ -161,8 +161,9 @@ fn arm(fd: &Watched<OwnedFd>, deadline: Option<Instant>) -> io::Result<()> {
     };
     let spec = libc::itimerspec { it_interval: libc::timespec { tv_sec: 0, tv_nsec: 0 }, it_value: value };
     // SAFETY: `fd` is open, `spec` is a valid itimerspec to read from, and the old value is not asked for.
-    let result =
-        unsafe { libc::timerfd_settime(fd.as_raw_fd(), libc::TFD_TIMER_ABSTIME, &raw const spec, core::ptr::null_mut()) };
+    let result = unsafe {
+        libc::timerfd_settime(fd.as_raw_fd(), libc::TFD_TIMER_ABSTIME, &raw const spec, core::ptr::null_mut())
+    };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 

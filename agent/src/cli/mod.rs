@@ -182,7 +182,6 @@ fn peer_parameter(name: &str) -> Result<String, Failure> {
 }
 
 /// One line on stdout. A reader that is gone ends the program quietly, as it does with other tools.
-#[expect(clippy::needless_pass_by_value, reason = "called with temporaries")]
 fn print(line: impl core::fmt::Display) {
     use std::io::Write;
     if writeln!(std::io::stdout().lock(), "{line}").is_err() {

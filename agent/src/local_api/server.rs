@@ -71,8 +71,7 @@ impl LocalApi {
     /// When another daemon listens there, or the path cannot be used.
     pub async fn bind(path: &Path) -> Result<Self, Failure> {
         let refuse = |error: io::Error| {
-            let exit =
-                if error.kind() == io::ErrorKind::PermissionDenied { Exit::NotPermitted } else { Exit::Refused };
+            let exit = if error.kind() == io::ErrorKind::PermissionDenied { Exit::NotPermitted } else { Exit::Refused };
             Failure::new(exit, "socket", format!("cannot open the socket {}: {error}", path.display()))
                 .hint("choose another with --socket")
         };
@@ -264,9 +263,9 @@ fn refused(error: &CommandError) -> (StatusCode, Failure) {
 }
 
 fn json(value: &impl serde::Serialize) -> Answered {
-    serde_json::to_string(value).map(Answer::Json).map_err(|error| {
-        (StatusCode::INTERNAL_SERVER_ERROR, Failure::new(Exit::Bug, "json", error))
-    })
+    serde_json::to_string(value)
+        .map(Answer::Json)
+        .map_err(|error| (StatusCode::INTERNAL_SERVER_ERROR, Failure::new(Exit::Bug, "json", error)))
 }
 
 fn unknown() -> (StatusCode, Failure) {

@@ -144,7 +144,9 @@ fn both_keep_a_silent_tunnel_alive() -> Result<()> {
     // Nothing was sent through it: the keepalive alone calls.
     until("a handshake", Duration::from_secs(10), || Ok((theirs.last_handshake()? > 0).then_some(())))?;
     let before = theirs.received_bytes()?;
-    until("keepalives of ours", Duration::from_secs(10), || Ok((theirs.received_bytes()? >= before + 64).then_some(())))?;
+    until("keepalives of ours", Duration::from_secs(10), || {
+        Ok((theirs.received_bytes()? >= before + 64).then_some(()))
+    })?;
 
     let (_lab, ours_called, _theirs) = pair_called(&["PersistentKeepalive = 1"])?;
     let received = || anyhow::Ok(ours_called.only_peer()?["RxBytes"].as_u64().unwrap_or(0));

@@ -2,13 +2,7 @@
 
 #![allow(dead_code, unreachable_pub, reason = "shared by two suites, neither of which needs all of it")]
 
-use std::{
-    fmt::Write as _,
-    fs,
-    path::PathBuf,
-    process::Output,
-    time::Duration,
-};
+use std::{fmt::Write as _, fs, path::PathBuf, process::Output, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
@@ -143,10 +137,7 @@ pub fn reach_all(node: &Node, address: &str, count: u32) -> Result<()> {
 pub fn two_hosts() -> Result<(Lab, Node, Node)> {
     let mut lab = Lab::new()?;
     let (a, b) = (lab.node("a")?, lab.node("b")?);
-    lab.cable(
-        (&a, "eth0", &["192.0.2.1/24", "2001:db8::1/64"]),
-        (&b, "eth0", &["192.0.2.2/24", "2001:db8::2/64"]),
-    )?;
+    lab.cable((&a, "eth0", &["192.0.2.1/24", "2001:db8::1/64"]), (&b, "eth0", &["192.0.2.2/24", "2001:db8::2/64"]))?;
     Ok((lab, a, b))
 }
 

@@ -1,5 +1,7 @@
 //! Strangers that know our public key and ask for handshakes faster than they can be opened.
 
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "the stranger is a program of its own")]
+
 use std::{
     net::UdpSocket,
     process::ExitCode,
@@ -39,7 +41,8 @@ fn an_honest_peer_is_served_while_strangers_ask() -> Result<()> {
     let own = std::env::current_exe()?;
     let mut flood = stranger.spawn(&[&own.to_string_lossy(), WORD, "198.51.100.2:51820", &key])?;
     flood.wait_for("sending", Duration::from_secs(10))?;
-    let is_loaded = || Ok((agent_b.metric("mesh_dropped_packets_total{reason=\"cookie_demanded\"}")? > 0).then_some(()));
+    let is_loaded =
+        || Ok((agent_b.metric("mesh_dropped_packets_total{reason=\"cookie_demanded\"}")? > 0).then_some(()));
     until("cookies are asked for", Duration::from_secs(10), is_loaded)?;
     // A peer that begins in the middle of it needs a cookie, and gets through with it.
     let _agent_a = Agent::start(&a, &file_a)?;

@@ -51,7 +51,9 @@ pub fn built(name: &str) -> Result<PathBuf> {
     let own = env::current_exe()?;
     let directories = own.ancestors().skip(1).take(2);
     let found = directories.map(|directory| directory.join(name)).find(|path| path.is_file());
-    found.with_context(|| format!("the program {name} is not built; run: cargo build -p agent (with --release if this is)"))
+    found.with_context(|| {
+        format!("the program {name} is not built; run: cargo build -p agent (with --release if this is)")
+    })
 }
 
 /// A program on the search path, which services do not always have all of.

@@ -10,7 +10,10 @@ use crate::Test;
 
 pub(crate) const TESTS: &[Test] = &[
     ("two_agents_reach_each_other_both_ways", two_agents_reach_each_other_both_ways),
-    ("an_agent_behind_a_masquerading_router_is_answered_there", an_agent_behind_a_masquerading_router_is_answered_there),
+    (
+        "an_agent_behind_a_masquerading_router_is_answered_there",
+        an_agent_behind_a_masquerading_router_is_answered_there,
+    ),
     ("an_ipv6_underlay_carries_both_overlay_families", an_ipv6_underlay_carries_both_overlay_families),
     ("a_default_route_goes_through_the_tunnel_and_the_tunnel_does_not", a_default_route_goes_through_the_tunnel),
     ("an_agent_that_moves_is_answered_at_its_new_address", an_agent_that_moves_is_answered_at_its_new_address),

@@ -289,7 +289,11 @@ mod tests {
     fn one_family_is_enough_and_none_is_too_few() {
         let host = |families: &'static [Family]| {
             move |family, port| {
-                if families.contains(&family) { Ok(port) } else { Err(io::Error::from_raw_os_error(libc::EAFNOSUPPORT)) }
+                if families.contains(&family) {
+                    Ok(port)
+                } else {
+                    Err(io::Error::from_raw_os_error(libc::EAFNOSUPPORT))
+                }
             }
         };
         let bind = |families| bind_both(7, host(families), |port| *port);

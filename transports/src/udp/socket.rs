@@ -103,7 +103,8 @@ impl FamilySocket {
     /// `WouldBlock` when the socket's buffer is full and nothing was sent. Other errors are of the path; they are
     /// counted, and the train is lost as datagrams are.
     pub(super) fn send(&mut self, train: &Train, bytes: &[u8], counts: &mut SendCounts) -> io::Result<()> {
-        let as_train = train.segments > 1 && self.state.max_gso_segments() >= SEGMENTS && !self.plain.contains(&train.to);
+        let as_train =
+            train.segments > 1 && self.state.max_gso_segments() >= SEGMENTS && !self.plain.contains(&train.to);
         if as_train {
             match self.send_once(train.to, bytes, Some(train.segment_bytes)) {
                 Ok(()) => {
