@@ -20,4 +20,4 @@ pub mod nearest;
 pub mod static_file;
 
 /// Version and commit, as `--version` shows them.
-pub const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " ", env!("MESH_COMMIT"));
+pub const VERSION: &str = env!("MESH_VERSION");

@@ -1,5 +1,8 @@
 //! What several benches need: two nodes with a session, and packets.
 
+pub mod keys;
+#[path = "../../agent/tests/netns/lab.rs"]
+pub mod lab;
 #[path = "../../mesh-core/tests/support/mod.rs"]
 pub mod support;
 

@@ -105,6 +105,38 @@ fn who_only_receives_on_a_session_that_it_began_rekeys_at_165_seconds() {
 }
 
 #[test]
+fn a_session_whose_response_was_long_on_its_way_is_not_sealed_with_for_longer_than_it_is_opened() {
+    let mut pair = Pair::new();
+    pair.a.send(&packet(1, 2, b"first"), pair.now);
+    let initiation = pair.a.sent.pop_front().unwrap().1;
+    pair.b.receive(initiation, pair.a.address, pair.now);
+    let response = pair.b.sent.pop_front().unwrap().1;
+    // A sleeps, and the response is the first thing that it sees.
+    pair.now += 145 * SECOND;
+    pair.a.receive(response, pair.b.address, pair.now);
+    for second in 0..60u8 {
+        pair.a.send(&packet(1, 2, &[second]), pair.now);
+        pair.run_for(SECOND);
+    }
+    assert_eq!(pair.b.delivered.len(), 61);
+    assert_eq!(pair.b.drops.total(), 0);
+}
+
+#[test]
+fn a_response_that_comes_when_its_session_is_over_is_refused_and_the_packet_waits_on() {
+    let mut pair = Pair::new();
+    pair.a.send(&packet(1, 2, b"first"), pair.now);
+    let initiation = pair.a.sent.pop_front().unwrap().1;
+    pair.b.receive(initiation, pair.a.address, pair.now);
+    let response = pair.b.sent.pop_front().unwrap().1;
+    pair.now += 181 * SECOND;
+    pair.a.receive(response, pair.b.address, pair.now);
+    assert_eq!(pair.a.node.status(pair.now).drops.get(DropReason::UnexpectedResponse), 1);
+    pair.settle();
+    assert_eq!(pair.b.delivered, [packet(1, 2, b"first")]);
+}
+
+#[test]
 fn both_beginning_at_once_ends_with_one_session_used_by_both() {
     let mut pair = Pair::new();
     pair.a.send(&packet(1, 2, b"a"), pair.now);

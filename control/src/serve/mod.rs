@@ -4,7 +4,12 @@
 
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{CommandFactory, Parser, Subcommand};
+use clap_complete::Shell;
+
+const HINT: &str = "static peers need no coordination server: give each node a file with meshd --static";
+
+const NAME: &str = "mesh-control";
 
 /// Usage or configuration is wrong, or names something that this build does not have.
 const EXIT_USAGE: u8 = 2;
@@ -13,35 +18,47 @@ const EXIT_USAGE: u8 = 2;
 #[must_use]
 pub fn run() -> ExitCode {
     let arguments = Arguments::parse();
-    let message = format!(
-        "this build of mesh-control cannot run \"{}\" yet: it has no coordination server",
-        arguments.command.join(" ")
-    );
-    report(
-        &message,
-        "static peers need no coordination server: give each node a file with meshd --static",
-        arguments.json,
-    );
-    ExitCode::from(EXIT_USAGE)
+    match arguments.verb {
+        Verb::Completion { shell } => {
+            clap_complete::generate(shell, &mut Arguments::command(), NAME, &mut std::io::stdout());
+            ExitCode::SUCCESS
+        }
+        Verb::Other(words) => {
+            let message = format!("this build cannot run \"{}\" yet: it has no coordination server", words.join(" "));
+            report(&message, arguments.json);
+            ExitCode::from(EXIT_USAGE)
+        }
+    }
 }
 
 /// The coordination server of a mesh VPN. This build holds its shape alone.
 #[derive(Debug, Parser)]
-#[command(name = "mesh-control", version = env!("MESH_VERSION"))]
+#[command(name = NAME, version = env!("MESH_VERSION"))]
 struct Arguments {
     /// Print errors as JSON on standard output as well.
     #[arg(long, global = true)]
     json: bool,
-    /// A verb and its arguments.
-    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
-    command: Vec<String>,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Print a completion script.
+    Completion {
+        /// For which shell.
+        shell: Shell,
+    },
+    /// Anything else, to be named in the refusal.
+    #[command(external_subcommand)]
+    Other(Vec<String>),
 }
 
 #[expect(clippy::print_stderr, clippy::print_stdout, reason = "this is what the program has to say")]
-fn report(message: &str, hint: &str, json: bool) {
-    eprintln!("mesh-control: {message}; {hint}");
+fn report(message: &str, json: bool) {
+    eprintln!("{NAME}: {message}; {HINT}");
     if json {
-        let error = serde_json::json!({ "error": { "code": "not_available", "message": message, "hint": hint } });
+        let error = serde_json::json!({ "error": { "code": "not_available", "message": message, "hint": HINT } });
         println!("{error}");
     }
 }

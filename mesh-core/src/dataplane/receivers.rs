@@ -52,6 +52,18 @@ impl Receivers {
         self.shard(index).write().unwrap_or_else(PoisonError::into_inner).remove(&index);
     }
 
+    /// How many sessions there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.shards.iter().map(|shard| shard.read().unwrap_or_else(PoisonError::into_inner).len()).sum()
+    }
+
+    /// Whether there are no sessions.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
     fn shard(&self, index: u32) -> &RwLock<Lookup<u32, Arc<ReceiveSession>>> {
         &self.shards[index as usize % SHARDS]
     }

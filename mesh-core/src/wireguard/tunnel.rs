@@ -31,8 +31,8 @@ use super::{
     message::{CookieReply, Response},
     session::{Opener, Sealer},
     timers::{
-        Activity, ERASE_AFTER_TIME, Edge, INITIATION_SPACING, KEEPALIVE_TIMEOUT, NO_ANSWER_TIMEOUT, REKEY_ATTEMPTS,
-        REKEY_TIMEOUT, REKEY_TIMEOUT_JITTER,
+        Activity, ERASE_AFTER_TIME, Edge, INITIATION_SPACING, KEEPALIVE_TIMEOUT, NO_ANSWER_TIMEOUT, REJECT_AFTER_TIME,
+        REKEY_ATTEMPTS, REKEY_TIMEOUT, REKEY_TIMEOUT_JITTER,
     },
 };
 use sessions::{Role, Session, Sessions};
@@ -244,7 +244,9 @@ impl Tunnel {
     /// # Errors
     /// When it does not answer the newest one, or is not by this peer.
     pub fn handle_response(&mut self, response: &Response, local: &mut Local, now: Instant) -> Result<(), Rejection> {
-        let pending = self.pending.as_ref().filter(|p| p.index == response.receiver).ok_or(Rejection::Unexpected)?;
+        // Past its session's life an answer is of no use, and the repeated initiation is due long since.
+        let is_awaited = |p: &&Pending| p.index == response.receiver && now.since(p.sent_at) < REJECT_AFTER_TIME;
+        let pending = self.pending.as_ref().filter(is_awaited).ok_or(Rejection::Unexpected)?;
         let keys = pending.initiator.finish(&local.identity, &self.remote, response).ok_or(Rejection::Malformed)?;
         let session = Session::new(Role::Initiator, pending.index, response.sender, &keys, pending.sent_at, now);
 
@@ -278,6 +280,10 @@ impl Tunnel {
                 if let Some(session) = self.sessions.take_confirmed() {
                     self.begin(session, local, now);
                     self.flush_queue(now);
+                    if !self.queue.is_empty() {
+                        // Confirmed in its last moment.
+                        self.initiate(local, now);
+                    }
                 }
             }
             Edge::Rekey if self.sessions.current().is_some_and(|current| current.wants_rekey(now)) => {
@@ -429,12 +435,15 @@ impl Tunnel {
         }
     }
 
-    /// Sends what has waited; false when there was nothing.
+    /// Sends what has waited, as far as the current session allows; false when nothing was sent.
     fn flush_queue(&mut self, now: Instant) -> bool {
-        let queue = core::mem::take(&mut self.queue);
         let mut sent = false;
-        for packet in &queue {
-            sent |= self.send_data(packet, now);
+        while let Some(packet) = self.queue.pop_front() {
+            if !self.send_data(&packet, now) {
+                self.queue.push_front(packet);
+                break;
+            }
+            sent = true;
         }
         sent
     }

@@ -4,7 +4,12 @@
 
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{CommandFactory, Parser, Subcommand};
+use clap_complete::Shell;
+
+const HINT: &str = "nodes with static peers reach each other over UDP: give at least one of each pair an address that the other can reach";
+
+const NAME: &str = "mesh-relay";
 
 /// Usage or configuration is wrong, or names something that this build does not have.
 const EXIT_USAGE: u8 = 2;
@@ -13,33 +18,47 @@ const EXIT_USAGE: u8 = 2;
 #[must_use]
 pub fn run() -> ExitCode {
     let arguments = Arguments::parse();
-    let message =
-        format!("this build of mesh-relay cannot run \"{}\" yet: it has no relay", arguments.command.join(" "));
-    report(
-        &message,
-        "nodes with static peers reach each other over UDP: give at least one of each pair an address that the other can reach",
-        arguments.json,
-    );
-    ExitCode::from(EXIT_USAGE)
+    match arguments.verb {
+        Verb::Completion { shell } => {
+            clap_complete::generate(shell, &mut Arguments::command(), NAME, &mut std::io::stdout());
+            ExitCode::SUCCESS
+        }
+        Verb::Other(words) => {
+            let message = format!("this build cannot run \"{}\" yet: it has no relay", words.join(" "));
+            report(&message, arguments.json);
+            ExitCode::from(EXIT_USAGE)
+        }
+    }
 }
 
 /// The relay of a mesh VPN. This build holds its shape alone.
 #[derive(Debug, Parser)]
-#[command(name = "mesh-relay", version = env!("MESH_VERSION"))]
+#[command(name = NAME, version = env!("MESH_VERSION"))]
 struct Arguments {
     /// Print errors as JSON on standard output as well.
     #[arg(long, global = true)]
     json: bool,
-    /// A verb and its arguments.
-    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
-    command: Vec<String>,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Print a completion script.
+    Completion {
+        /// For which shell.
+        shell: Shell,
+    },
+    /// Anything else, to be named in the refusal.
+    #[command(external_subcommand)]
+    Other(Vec<String>),
 }
 
 #[expect(clippy::print_stderr, clippy::print_stdout, reason = "this is what the program has to say")]
-fn report(message: &str, hint: &str, json: bool) {
-    eprintln!("mesh-relay: {message}; {hint}");
+fn report(message: &str, json: bool) {
+    eprintln!("{NAME}: {message}; {HINT}");
     if json {
-        let error = serde_json::json!({ "error": { "code": "not_available", "message": message, "hint": hint } });
+        let error = serde_json::json!({ "error": { "code": "not_available", "message": message, "hint": HINT } });
         println!("{error}");
     }
 }
