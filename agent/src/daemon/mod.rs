@@ -88,9 +88,9 @@ impl Drop for HostGuard {
 pub async fn run(config: Config) -> Result<(), Failure> {
     let path = what_to_run(&config)?;
     let file = peers::load(&path)?;
+    let reload = peers::Reload { path: path.clone(), fixed: peers::Fixed::of(&file) };
     let peers = peers::resolve(file.peers).await?;
     let mtu_bytes = file.mtu_bytes.unwrap_or(MTU_BYTES);
-    let own = file.private_key.public();
 
     let clock = Clock::new();
     let bug = |error| Failure::new(Exit::Refused, "entropy", format!("the system has no randomness: {error}"));
@@ -118,8 +118,8 @@ pub async fn run(config: Config) -> Result<(), Failure> {
     link.repair().map_err(host)?;
     let mut driver = Basic::start(node, clock, tun, Some(HostGuard(link)), mtu_bytes)?;
 
-    let server = tokio::spawn(api.serve(sender.clone(), peers::Reload { path: path.clone(), own }));
-    let signals = signals::listen(sender, peers::Reload { path, own })?;
+    let server = tokio::spawn(api.serve(sender.clone(), reload.clone()));
+    let signals = signals::listen(sender, reload)?;
     announce(&config, driver.port());
     let result = driver.run(&mut requests).await;
     notify::stopping();

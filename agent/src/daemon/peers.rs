@@ -1,7 +1,7 @@
 //! From the static file to the peers of the node, at start and again on request.
 
 use std::{
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
 };
 
@@ -23,19 +23,41 @@ const FILE_BYTES: u64 = 64 << 20;
 pub struct Reload {
     /// The file.
     pub path: PathBuf,
-    /// Whom it must be about.
-    pub own: NodePublic,
+    /// What cannot change while the node runs.
+    pub fixed: Fixed,
+}
+
+/// The part of a static file that holds from start to end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fixed {
+    own: NodePublic,
+    addresses: Vec<(IpAddr, u8)>,
+    listen_port: Option<u16>,
+    mtu_bytes: Option<usize>,
+}
+
+impl Fixed {
+    /// That part of `file`.
+    #[must_use]
+    pub fn of(file: &StaticFile) -> Self {
+        Self {
+            own: file.private_key.public(),
+            addresses: file.addresses.clone(),
+            listen_port: file.listen_port,
+            mtu_bytes: file.mtu_bytes,
+        }
+    }
 }
 
 impl Reload {
-    /// Makes the peers those of the file. Keys, addresses and MTU of this node are those it started with.
+    /// Makes the peers those of the file. What is in `[Interface]` must be what it was.
     ///
     /// # Errors
     /// When the file is wrong; nothing changes then.
     pub async fn run(&self, requests: &mpsc::Sender<Request>) -> Result<(), Failure> {
         let file = load(&self.path)?;
-        if file.private_key.public() != self.own {
-            let message = format!("{} has another PrivateKey now", self.path.display());
+        if Fixed::of(&file) != self.fixed {
+            let message = format!("{} has another [Interface] now", self.path.display());
             return Err(Failure::new(Exit::Usage, "restart-needed", message).hint("restart meshd to use it"));
         }
         let peers = resolve(file.peers).await?;

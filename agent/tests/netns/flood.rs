@@ -1,5 +1,7 @@
 //! Strangers that know our public key and ask for handshakes faster than they can be opened.
 
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "the stranger is a program of its own")]
+
 use std::{
     net::UdpSocket,
     process::ExitCode,

@@ -59,11 +59,16 @@ impl HostLink {
     }
 
     /// Takes away what earlier processes left: routes in table 52 that lead to no device, and rules that are there
-    /// more than once. Call once, before the first [`Self::apply`].
+    /// more than once. While another program has routes to a device of its own in the table, nothing there counts as
+    /// left. Call once, before the first [`Self::apply`].
     ///
     /// # Errors
     /// When the process may not.
     pub fn repair(&mut self) -> Result<(), HostError> {
+        let used = routes::is_used_by_others(&mut self.netlink, self.index);
+        if used.map_err(HostError::new("list the routes of table 52"))? {
+            return Ok(());
+        }
         routes::remove_stale(&mut self.netlink)?;
         rules::remove(&mut self.netlink)
     }
