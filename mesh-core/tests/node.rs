@@ -300,7 +300,7 @@ fn a_flood_of_strangers_leaves_an_honest_peer_served() {
     assert!(drops.get(DropReason::UnknownPeer) < 1_000, "{drops:?}");
 
     // Still under load: the honest peer is asked for a cookie and is in with its second initiation.
-    pair.now = pair.now + SECOND;
+    pair.now += SECOND;
     pair.a.send(&packet(1, 2, b"honest"), pair.now);
     pair.settle();
     assert_eq!(pair.carried_of_type(3), 1);
@@ -323,7 +323,7 @@ fn a_response_is_answered_with_a_cookie_under_load_too() {
     let mut pair = Pair::new();
     pair.a.send(&packet(1, 2, b"x"), pair.now);
     let initiation = pair.a.sent.pop_front().unwrap().1;
-    pair.b.receive(initiation.clone(), pair.a.address, pair.now);
+    pair.b.receive(initiation, pair.a.address, pair.now);
     let response = pair.b.sent.pop_front().unwrap().1;
     let mut stranger = support::End::new(9, config(9, vec![peer(1)]), pair.now);
     stranger.send(&packet(9, 1, b"y"), pair.now);
@@ -350,7 +350,7 @@ fn pings_are_answered_or_time_out() {
     let view = mesh_core::ip::packet::IpPacket::parse(&request).unwrap();
     let echo = mesh_core::ip::icmp::Echo::parse(&view).unwrap();
     let reply = mesh_core::ip::icmp::Echo { kind: mesh_core::ip::icmp::EchoKind::Reply, ..echo };
-    pair.now = pair.now + Duration::from_millis(42);
+    pair.now += Duration::from_millis(42);
     pair.b.send(&reply.packet(view.destination(), view.source()).unwrap(), pair.now);
     pair.settle();
     let pong = Reply::Pong {
