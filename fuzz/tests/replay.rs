@@ -80,7 +80,10 @@ fn random(rng: &mut Rng, corpus: &[Vec<u8>]) -> Vec<u8> {
 }
 
 fn files(folder: &str) -> Vec<PathBuf> {
-    let mut files: Vec<_> = fs::read_dir(root().join(folder)).unwrap().map(|entry| entry.unwrap().path()).collect();
+    let mut files: Vec<_> = fs::read_dir(root().join(folder))
+        .expect("a folder of the crate")
+        .map(|entry| entry.expect("its entry").path())
+        .collect();
     files.sort();
     files
 }

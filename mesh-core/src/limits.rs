@@ -27,8 +27,8 @@ pub const HANDSHAKES_PER_SECOND: u32 = 512;
 /// How long the node stays under load after the budget ran out. wireguard-go: 1 s.
 pub const UNDER_LOAD_FOR: Duration = Duration::from_secs(1);
 
-/// Handshake messages a second from one source address while under load, with a right cookie.
-/// wireguard-go: 20/s, burst 5.
+/// Handshake messages a second from one source (an IPv4 address or an IPv6 /64) while under load, with a right
+/// cookie. wireguard-go: 20/s, burst 5.
 pub const HANDSHAKES_PER_SECOND_PER_SOURCE: u32 = 20;
 
 /// Burst for [`HANDSHAKES_PER_SECOND_PER_SOURCE`].

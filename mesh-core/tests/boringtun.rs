@@ -548,7 +548,7 @@ impl Lab {
         change(&mut settings);
         let mut stranger = End::new(9, config(9, vec![peer(1)]), now);
         stranger.send(&packet(9, 1, b"x"), now);
-        let stranger = stranger.sent.pop_front().unwrap().1;
+        let (_, stranger) = stranger.sent.pop_front().expect("a first packet makes an initiation");
         let (ours, theirs) = (End::new(1, settings, now), Theirs::new(psk, None, None));
         Self { ours, theirs, now, carried: Vec::new(), lose: Vec::new(), lost_data: 0, stranger }
     }
@@ -647,7 +647,7 @@ fn public(number: u8) -> x25519::PublicKey {
 fn packet_v6(from: u8, to: u8, payload: &[u8]) -> Vec<u8> {
     let mut bytes = vec![0; 40];
     bytes[0] = 0x60;
-    bytes[4..6].copy_from_slice(&u16::try_from(payload.len()).unwrap().to_be_bytes());
+    bytes[4..6].copy_from_slice(&u16::try_from(payload.len()).expect("a short payload").to_be_bytes());
     bytes[6] = 17;
     (bytes[8], bytes[23], bytes[24], bytes[39]) = (0xfd, from, 0xfd, to);
     bytes.extend_from_slice(payload);

@@ -175,6 +175,26 @@ fn a_handshake_without_answer_is_given_up_after_twenty_initiations() {
 }
 
 #[test]
+fn a_repeated_initiation_keeps_its_distance_from_an_answer_too() {
+    let mut pair = Pair::new();
+    pair.a.send(&packet(1, 2, b"x"), pair.now);
+    pair.a.sent.clear();
+    pair.now += Duration::from_millis(4_900);
+    pair.b.send(&packet(2, 1, b"y"), pair.now);
+    let initiation = pair.b.sent.pop_front().unwrap().1;
+    pair.a.receive(initiation, pair.b.address, pair.now);
+    assert_eq!(pair.a.sent.pop_front().unwrap().1[0], 2);
+    // The answer is lost. WireGuard sends its next initiation five seconds after the last message of a handshake.
+    let answered = pair.now;
+    pair.is_cut = true;
+    pair.run_for(Duration::from_millis(4_900));
+    assert_eq!(pair.carried.iter().filter(|(from, _)| *from == pair.a.key).count(), 0);
+    assert!(pair.a.deadline().is_some_and(|at| at >= answered + 5 * SECOND));
+    pair.run_for(SECOND);
+    assert_eq!(pair.carried.iter().filter(|(from, d)| *from == pair.a.key && d[0] == 1).count(), 1);
+}
+
+#[test]
 fn an_idle_peer_has_no_tunnel_and_its_keys_are_gone() {
     let mut pair = established();
     pair.run_for(541 * SECOND);

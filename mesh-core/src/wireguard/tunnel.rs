@@ -192,14 +192,7 @@ impl Tunnel {
     /// Wants a new session: sends an initiation, or plans one when the last handshake message is too recent.
     pub fn initiate(&mut self, local: &mut Local, now: Instant) {
         self.attempts = 0;
-        match self.last_handshake_sent {
-            Some(last) if now.since(last) < REKEY_TIMEOUT => {
-                if self.timers.retransmit.is_none() {
-                    self.timers.retransmit = Some(last + REKEY_TIMEOUT + self.jitter());
-                }
-            }
-            Some(_) | None => self.send_initiation(local, now),
-        }
+        self.send_or_plan_initiation(local, now);
     }
 
     /// The peer wants a session.
@@ -303,7 +296,8 @@ impl Tunnel {
             if self.attempts >= REKEY_ATTEMPTS {
                 self.give_up(local, now);
             } else {
-                self.send_initiation(local, now);
+                // Planned again when we have answered an initiation meanwhile: that session may be ready in a moment.
+                self.send_or_plan_initiation(local, now);
             }
         }
         if due(&mut self.timers.no_answer) {
@@ -387,6 +381,17 @@ impl Tunnel {
         let sealer = self.sessions.current().map(|current| Arc::clone(&current.sealer));
         self.outbox.push_back(Output::Seal(sealer));
         self.outbox.push_back(Output::Established);
+    }
+
+    fn send_or_plan_initiation(&mut self, local: &mut Local, now: Instant) {
+        match self.last_handshake_sent {
+            Some(last) if now.since(last) < REKEY_TIMEOUT => {
+                if self.timers.retransmit.is_none() {
+                    self.timers.retransmit = Some(last + REKEY_TIMEOUT + self.jitter());
+                }
+            }
+            Some(_) | None => self.send_initiation(local, now),
+        }
     }
 
     fn send_initiation(&mut self, local: &mut Local, now: Instant) {
