@@ -1,6 +1,3 @@
-<<<<<<< HEAD
-fn main() {}
-=======
 //! Our agent against programs of others.
 //!
 //! Needs root and wireguard-go; without them every test is reported as ignored, with the reason in its line.
@@ -41,4 +38,3 @@ fn main() -> ExitCode {
     arguments.test_threads.get_or_insert(threads + 1);
     libtest_mimic::run(&arguments, trials.collect()).exit_code()
 }
->>>>>>> agent
