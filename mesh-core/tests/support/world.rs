@@ -4,6 +4,7 @@
 //! Checked after every step, by [`World::apply`]:
 //!
 //! * nothing is delivered that was not sent to that end, nothing changed, nothing twice
+//! * no initiation is answered twice by a node that remembers it
 //! * no two datagrams carry one receiver index and counter, which would be one nonce used twice
 //! * no deadline lies in the past (in [`End`])
 //! * one call sends no more than its queue may hold
@@ -88,6 +89,8 @@ pub struct World {
     /// Packets sent so far, each with a number of its own.
     sent: Vec<(Side, Vec<u8>)>,
     nonces: BTreeSet<(u8, u32, u64)>,
+    /// Which initiations were answered: by whom, with which memory, and the index that they named.
+    answered: BTreeSet<(u8, u64, u32)>,
     flood: Vec<u8>,
     trace: [u8; 32],
 }
@@ -97,6 +100,8 @@ struct Place {
     end: End,
     number: u8,
     starts: u64,
+    /// How often it has forgotten its peer, by a restart or otherwise.
+    memory: u64,
     inbound: Vec<Vec<u8>>,
     /// Numbers of the packets delivered here.
     delivered: BTreeSet<u32>,
@@ -112,10 +117,20 @@ impl World {
             end: start(number, 0, now),
             number,
             starts: 0,
+            memory: 0,
             inbound: Vec::new(),
             delivered: BTreeSet::new(),
         };
-        Self { a: place(1), b: place(2), now, sent: Vec::new(), nonces: BTreeSet::new(), flood, trace: [0; 32] }
+        Self {
+            a: place(1),
+            b: place(2),
+            now,
+            sent: Vec::new(),
+            nonces: BTreeSet::new(),
+            answered: BTreeSet::new(),
+            flood,
+            trace: [0; 32],
+        }
     }
 
     /// Does one step and checks what must hold.
@@ -171,10 +186,12 @@ impl World {
                 let now = self.now;
                 let place = self.place(*side);
                 place.starts += 1;
+                place.memory += 1;
                 place.end = start(place.number, place.starts, now);
             }
             Step::Reconfigure { side } => {
                 let other = 3 - self.place(*side).number;
+                self.place(*side).memory += 1;
                 for peers in [vec![], vec![peer(other)]] {
                     self.input(*side, Input::Command(CommandId(1), Command::SetPeers(peers)));
                 }
@@ -306,7 +323,7 @@ impl World {
 
     /// Puts what an end has sent on its way, takes what it has delivered, and checks both.
     fn collect(&mut self, side: Side) {
-        let Self { a, b, sent, nonces, trace, .. } = self;
+        let Self { a, b, sent, nonces, answered, trace, .. } = self;
         let (here, there) = if side == Side::A { (a, b) } else { (b, a) };
         let count = here.end.sent.len();
         assert!(count <= limits::QUEUED_PACKETS_PER_PEER + BESIDE_QUEUE, "{count} datagrams at once");
@@ -315,6 +332,10 @@ impl World {
                 let receiver = u32::from_le_bytes(datagram[4..8].try_into().expect("four bytes"));
                 let counter = u64::from_le_bytes(datagram[8..16].try_into().expect("eight bytes"));
                 assert!(nonces.insert((here.number, receiver, counter)), "{receiver:08x}:{counter} is used twice");
+            }
+            if datagram[0] == 2 {
+                let initiation = u32::from_le_bytes(datagram[8..12].try_into().expect("four bytes"));
+                assert!(answered.insert((here.number, here.memory, initiation)), "an initiation is answered twice");
             }
             *trace = blake2s(&[&*trace, &[here.number], &datagram]);
             there.inbound.push(datagram);
