@@ -78,13 +78,15 @@ impl Default for Scratch {
 }
 
 impl TransmitSink for Scratch {
-    fn datagram(&mut self, _path: &SendPath, len: usize, fill: impl FnOnce(&mut [u8]) -> bool) {
+    fn datagram(&mut self, _path: &SendPath, len: usize, fill: impl FnOnce(&mut [u8]) -> bool) -> bool {
         if self.1 + len > self.0.len() {
             self.1 = 0;
         }
-        if fill(&mut self.0[self.1..self.1 + len]) {
+        let filled = fill(&mut self.0[self.1..self.1 + len]);
+        if filled {
             self.1 += len;
         }
+        filled
     }
 }
 

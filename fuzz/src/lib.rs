@@ -10,6 +10,7 @@
 //! cd fuzz && ./run.sh tunnel_pair 120
 //! ```
 
+pub mod config;
 pub mod ip;
 pub mod key;
 pub mod script;
@@ -29,6 +30,8 @@ pub const TARGETS: &[Target] = &[
     ("prefix_text", ip::prefix),
     ("replay_window", wireguard::replay_window),
     ("routes", ip::routes),
+    ("scenario", config::scenario),
+    ("static_file", config::static_file),
     ("tunnel_pair", wireguard::tunnel_pair),
     ("wireguard_inbound", wireguard::inbound),
     ("wireguard_messages", wireguard::messages),

@@ -13,6 +13,10 @@ pub const PUNTS: usize = 1024;
 /// Peers of one node. wireguard-go's bound. At the bound: the configuration is refused.
 pub const PEERS: usize = 65_536;
 
+/// Peers that were removed and whose handshake stamps are kept, so that an initiation of before cannot be replayed when
+/// they come back. At the bound: the one removed longest ago is forgotten.
+pub const DEPARTED_PEERS: usize = 1_024;
+
 /// Routes of one peer. At the bound: the configuration is refused.
 pub const ROUTES_PER_PEER: usize = 4_096;
 

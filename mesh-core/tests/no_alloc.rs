@@ -130,11 +130,13 @@ impl ReusedSink {
 }
 
 impl TransmitSink for ReusedSink {
-    fn datagram(&mut self, _: &SendPath, len: usize, fill: impl FnOnce(&mut [u8]) -> bool) {
-        if fill(&mut self.buffer[self.used..self.used + len]) {
+    fn datagram(&mut self, _: &SendPath, len: usize, fill: impl FnOnce(&mut [u8]) -> bool) -> bool {
+        let filled = fill(&mut self.buffer[self.used..self.used + len]);
+        if filled {
             self.used += len;
             self.ends.push(self.used);
         }
+        filled
     }
 }
 

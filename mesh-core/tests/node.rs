@@ -217,6 +217,30 @@ fn an_old_initiation_is_no_use_after_the_tunnel_is_gone() {
 }
 
 #[test]
+fn an_old_initiation_is_no_use_after_the_peer_was_removed_and_came_back() {
+    let mut pair = established();
+    let old = pair.carried[0].1.clone();
+    for peers in [vec![], vec![peer(1)]] {
+        pair.b.input(Input::Command(CommandId(1), Command::SetPeers(peers)), pair.now);
+    }
+    pair.b.receive(old, address(66), pair.now);
+    assert_eq!(pair.b.sent.len(), 0);
+    assert_eq!(pair.b.node.status(pair.now).drops.get(DropReason::ReplayedHandshake), 1);
+}
+
+#[test]
+fn answers_to_nothing_end_in_the_fast_path() {
+    let mut pair = established();
+    for (kind, bytes) in [(2, 92), (3, 64)] {
+        let mut answer = vec![0x77; bytes];
+        answer[..4].copy_from_slice(&[kind, 0, 0, 0]);
+        pair.b.receive(answer, address(66), pair.now);
+    }
+    assert_eq!(pair.b.drops.get(DropReason::UnexpectedResponse), 2);
+    assert_eq!(pair.b.node.status(pair.now).drops.total(), 0, "the node did not hear of them");
+}
+
+#[test]
 fn persistent_keepalives_hold_their_interval() {
     let mut pair = Pair::with(|a, _| a.peers[0].persistent_keepalive = Some(25 * SECOND));
     pair.run_for(SECOND);

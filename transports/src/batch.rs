@@ -92,17 +92,17 @@ impl SendBatch {
 
 impl TransmitSink for SendBatch {
     #[inline]
-    fn datagram(&mut self, path: &SendPath, len: usize, fill: impl FnOnce(&mut [u8]) -> bool) {
+    fn datagram(&mut self, path: &SendPath, len: usize, fill: impl FnOnce(&mut [u8]) -> bool) -> bool {
         let PathAddr::Udp(to) = path.to;
         let (start, end) = (self.used, self.used + len);
         if end > self.buffer.len() {
             if end > BATCH_BYTES {
-                return;
+                return false;
             }
             self.buffer.resize(end.next_power_of_two().min(BATCH_BYTES), 0);
         }
         if !fill(&mut self.buffer[start..end]) {
-            return;
+            return false;
         }
         self.used = end;
         if let Some(train) = self.trains[self.sent..].last_mut()
@@ -111,9 +111,10 @@ impl TransmitSink for SendBatch {
             train.segments += 1;
             train.end = end;
             train.closed = len < train.segment_bytes;
-            return;
+        } else {
+            self.trains.push(Train { to, segment_bytes: len, segments: 1, start, end, closed: false });
         }
-        self.trains.push(Train { to, segment_bytes: len, segments: 1, start, end, closed: false });
+        true
     }
 }
 
@@ -240,13 +241,20 @@ mod tests {
     #[test]
     fn what_is_refused_by_its_filler_is_not_kept() {
         let mut batch = SendBatch::new();
-        batch.datagram(&path(1), 10, |_| false);
+        assert!(!batch.datagram(&path(1), 10, |_| false));
         assert!(batch.is_empty());
         push(&mut batch, 1, 10);
-        batch.datagram(&path(1), 10, |_| false);
+        assert!(!batch.datagram(&path(1), 10, |_| false));
         push(&mut batch, 1, 10);
         let (train, bytes) = batch.front().unwrap();
         assert_eq!((train.segments, bytes.len()), (2, 20));
+    }
+
+    #[test]
+    fn a_full_batch_says_so() {
+        let mut batch = SendBatch::new();
+        let kept = (0..70).filter(|_| batch.datagram(&path(1), 65_000, |_| true)).count();
+        assert_eq!(kept, BATCH_BYTES / 65_000);
     }
 
     #[test]
@@ -281,10 +289,11 @@ mod tests {
     }
 
     fn push(batch: &mut SendBatch, port: u16, len: usize) {
-        batch.datagram(&path(port), len, |room| {
+        let kept = batch.datagram(&path(port), len, |room| {
             room.fill(port as u8);
             true
         });
+        assert!(kept);
     }
 
     fn drain(batch: &mut SendBatch) -> Vec<(u16, usize, usize)> {

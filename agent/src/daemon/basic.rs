@@ -15,7 +15,7 @@ use core::{
 use std::{collections::BTreeMap, io};
 
 use mesh_core::{
-    dataplane::{DataPlane, DropCounts, Inbound, ReportBuffer, TransmitSink},
+    dataplane::{DataPlane, DropCounts, DropReason, Inbound, ReportBuffer, Reports, TransmitSink},
     machine::Machine,
     node::{Command, CommandError, CommandId, Event, Input, Node, Output, PeerConfig, PingTarget, Reply},
     path::{PathAddr, SendPath},
@@ -282,10 +282,13 @@ impl<T: Tun> Basic<T> {
                 let PathAddr::Udp(to) = transmit.to;
                 trace!(%to, bytes = transmit.payload.len(), "own datagram");
                 // Behind what is waiting, so that datagrams stay in order.
-                self.outgoing.datagram(&SendPath::udp(to), transmit.payload.len(), |room| {
+                let kept = self.outgoing.datagram(&SendPath::udp(to), transmit.payload.len(), |room| {
                     room.copy_from_slice(&transmit.payload);
                     true
                 });
+                if !kept {
+                    self.reports.dropped(DropReason::BatchFull);
+                }
             }
             Output::TunWrite(packet) => match self.tun.send(&packet) {
                 Ok(()) => self.tun_counts.written += 1,

@@ -76,6 +76,11 @@ pub struct Stamps {
 pub enum Output {
     /// Send this to the peer: a handshake message, a keepalive, or a packet that had waited.
     Send(Vec<u8>),
+    /// A response or cookie reply with this receiver index is awaited.
+    Await {
+        /// The receiver index.
+        index: u32,
+    },
     /// Datagrams with this receiver index are opened with this from now on.
     Receive {
         /// The receiver index.
@@ -83,7 +88,7 @@ pub enum Output {
         /// Opens its datagrams.
         opener: Arc<Opener>,
     },
-    /// Datagrams with this receiver index are no longer opened.
+    /// Datagrams with this receiver index are no longer opened, and nothing is awaited for it.
     Forget {
         /// The receiver index.
         index: u32,
@@ -94,6 +99,11 @@ pub enum Output {
     Established,
     /// The peer answered none of the initiations of an attempt; so many packets had waited and were dropped.
     GaveUp {
+        /// Packets dropped.
+        packets: usize,
+    },
+    /// The tunnel was closed while so many packets waited; they were dropped.
+    Discarded {
         /// Packets dropped.
         packets: usize,
     },
@@ -340,8 +350,13 @@ impl Tunnel {
 
     /// Ends the tunnel: wipes all keys, drops what waited, gives all indices back.
     pub fn close(&mut self, local: &mut Local) {
+        self.drop_pending(local);
         self.erase(local);
         self.timers = Timers::default();
+        let packets = core::mem::take(&mut self.queue).len();
+        if packets > 0 {
+            self.outbox.push_back(Output::Discarded { packets });
+        }
     }
 
     /// Whether the tunnel holds nothing but its stamps and can be dropped.
@@ -395,9 +410,7 @@ impl Tunnel {
     }
 
     fn send_initiation(&mut self, local: &mut Local, now: Instant) {
-        if let Some(old) = self.pending.take() {
-            local.indices.release(old.index);
-        }
+        self.drop_pending(local);
         let timestamp = Tai64n::after(self.config.stamps.sent, local.clock.wall_at(now));
         let index = local.indices.allocate(self.config.owner);
         let started = Initiator::start(&local.identity, &self.remote, index, timestamp, &mut self.config.rng);
@@ -409,6 +422,7 @@ impl Tunnel {
         self.pending = Some(Pending { index, initiator, sent_at: now });
         self.attempts += 1;
         self.timers.retransmit = Some(now + REKEY_TIMEOUT + self.jitter());
+        self.outbox.push_back(Output::Await { index });
         self.send_handshake(message.emit(), now);
     }
 
@@ -493,9 +507,7 @@ impl Tunnel {
     }
 
     fn give_up(&mut self, local: &mut Local, now: Instant) {
-        if let Some(old) = self.pending.take() {
-            local.indices.release(old.index);
-        }
+        self.drop_pending(local);
         self.attempts = 0;
         self.activity.lower(Edge::Rekey);
         self.timers.erase.get_or_insert(now + ERASE_AFTER_TIME);
@@ -503,18 +515,18 @@ impl Tunnel {
         self.outbox.push_back(Output::GaveUp { packets });
     }
 
+    /// Wipes all session keys. A handshake under way goes on: it has keys of its own.
     fn erase(&mut self, local: &mut Local) {
-        if let Some(old) = self.pending.take() {
-            local.indices.release(old.index);
-        }
-        self.timers.retransmit = None;
         self.cookies = CookieJar::default();
         let old = self.sessions.clear();
         self.forget(old, local);
         self.outbox.push_back(Output::Seal(None));
-        let packets = core::mem::take(&mut self.queue).len();
-        if packets > 0 {
-            self.outbox.push_back(Output::GaveUp { packets });
+    }
+
+    fn drop_pending(&mut self, local: &mut Local) {
+        if let Some(old) = self.pending.take() {
+            local.indices.release(old.index);
+            self.outbox.push_back(Output::Forget { index: old.index });
         }
     }
 

@@ -60,8 +60,8 @@ impl WireCheck {
                 (!fresh).then(|| format!("host {} sent counter {counter} to receiver {receiver:08x} twice", host.0))
             }
             Some(Kind::Initiation) => self.ephemeral(host, payload, 8),
-            Some(Kind::Response) => self.ephemeral(host, payload, 12),
-            Some(Kind::CookieReply) | None => return,
+            Some(Kind::Response { .. }) => self.ephemeral(host, payload, 12),
+            Some(Kind::CookieReply { .. }) | None => return,
         };
         tally.note(CheckId::S5, now, used_again);
     }

@@ -65,7 +65,7 @@ impl PacketKind {
     #[must_use]
     pub fn of(payload: &[u8]) -> Self {
         match Kind::of(payload) {
-            Some(Kind::Initiation | Kind::Response | Kind::CookieReply) => Self::WireguardHandshake,
+            Some(Kind::Initiation | Kind::Response { .. } | Kind::CookieReply { .. }) => Self::WireguardHandshake,
             Some(Kind::Transport { .. }) => Self::WireguardData,
             None => Self::Other,
         }

@@ -250,10 +250,11 @@ mod tests {
             let mut batch = SendBatch::new();
             for index in 0..50_u8 {
                 let len = if index == 49 { 40 } else { 1000 };
-                batch.datagram(&SendPath::udp(to), len, |room| {
+                let kept = batch.datagram(&SendPath::udp(to), len, |room| {
                     room.fill(index);
                     true
                 });
+                assert!(kept);
             }
             assert!(sender.send(&mut batch));
             let mut got = Vec::new();
