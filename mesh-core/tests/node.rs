@@ -207,6 +207,19 @@ fn an_idle_peer_has_no_tunnel_and_its_keys_are_gone() {
 }
 
 #[test]
+fn a_handshake_that_the_peers_overtook_leaves_nothing_behind() {
+    let mut pair = Pair::new();
+    pair.a.send(&packet(1, 2, b"lost"), pair.now);
+    pair.a.sent.clear();
+    pair.b.send(&packet(2, 1, b"y"), pair.now);
+    pair.settle();
+    assert_eq!(pair.a.sessions_established(), 1);
+    pair.run_for(600 * SECOND);
+    assert_eq!((pair.a.node.tunnel_count(), pair.a.node.index_count()), (0, 0));
+    assert!(pair.a.plane.fib().receivers().is_empty());
+}
+
+#[test]
 fn an_old_initiation_is_no_use_after_the_tunnel_is_gone() {
     let mut pair = established();
     let old = pair.carried[0].1.clone();

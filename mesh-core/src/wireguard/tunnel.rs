@@ -515,8 +515,12 @@ impl Tunnel {
         self.outbox.push_back(Output::GaveUp { packets });
     }
 
-    /// Wipes all session keys. A handshake under way goes on: it has keys of its own.
+    /// Wipes all session keys. A handshake under way goes on, it has keys of its own; one that is not repeated any more,
+    /// because another session came first, is over.
     fn erase(&mut self, local: &mut Local) {
+        if self.timers.retransmit.is_none() {
+            self.drop_pending(local);
+        }
         self.cookies = CookieJar::default();
         let old = self.sessions.clear();
         self.forget(old, local);
