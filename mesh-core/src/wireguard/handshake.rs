@@ -1,5 +1,5 @@
 //! The handshake `Noise_IKpsk2_25519_ChaChaPoly_BLAKE2s` (WireGuard paper §5.4.2 and §5.4.3), as states that
-//! are consumed: an [`Initiator`] waits for a response; a responder is done with one call.
+//! are consumed: an `Initiator` waits for a response; a responder is done with one call.
 
 use core::fmt;
 

@@ -71,7 +71,9 @@ fn run(arguments: &Arguments) -> Result<()> {
         let mut figures = Vec::new();
         for driver in &chosen {
             note(&format!("round {round}: {}", driver.name));
-            figures.push(measure(driver, arguments.seconds)?);
+            let measured = measure(driver, arguments.seconds)?;
+            note(&format!("{measured:?}"));
+            figures.push(measured);
         }
         rounds.push(figures);
     }

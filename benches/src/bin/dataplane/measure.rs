@@ -122,8 +122,12 @@ fn lossless(from: &End, to: &End, payload: u32) -> Result<f64> {
         let middle = (low + high) / 2.0;
         let bits = format!("{:.0}", middle * 1e3 * f64::from(payload) * 8.0);
         let length = payload.to_string();
-        let result =
-            iperf(from, to, &["-u", "-b", &bits, "-l", &length, "-t", "1", "-w", "4M", "--pacing-timer", "100"])?;
+        let arguments = ["-u", "-b", &bits, "-l", &length, "-t", "1", "-w", "4M", "--pacing-timer", "100"];
+        // Past its limit a tunnel loses iperf3's control connection too: such a rate is not carried.
+        let Ok(result) = iperf(from, to, &arguments) else {
+            high = middle;
+            continue;
+        };
         let sum = &result["end"]["sum"];
         let sent = sum["packets"].as_f64().context("iperf3 counted no packets")?;
         let lost = sum["lost_packets"].as_f64().context("iperf3 counted no losses")?;
