@@ -63,16 +63,36 @@ struct Profile {
     params: NatParams,
     masquerade: &'static str,
     input: &'static str,
+    programs: Programs,
 }
+
+/// What programs of a profile do.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Programs {
+    /// Everything.
+    All,
+    /// Hosts have ports of their own, and nothing expires: rules that keep a map of their own beside the sessions know
+    /// a port's last host alone, and for as long as they like.
+    WithoutCollisionsAndWaits,
+}
+
+/// A map from ports to hosts that lets everybody in.
+const FULL_CONE: &str = "update @fc { udp sport timeout 300s : ip saddr . udp sport }; oifname \"wan\" masquerade";
 
 const DROP: &str = "iifname \"wan\" ct state established,related accept; iifname \"wan\" drop;";
 const REJECT: &str = "iifname \"wan\" ct state established,related accept; iifname \"wan\" reject;";
 
-const PROFILES: [Profile; 4] = [
-    Profile { params: NatParams::LINUX_FILTERED, masquerade: "masquerade", input: DROP },
-    Profile { params: NatParams::LINUX_REJECT, masquerade: "masquerade", input: REJECT },
-    Profile { params: NatParams::LINUX_OPEN, masquerade: "masquerade", input: "" },
-    Profile { params: NatParams::LINUX_RANDOM, masquerade: "masquerade random", input: DROP },
+const PROFILES: [Profile; 5] = [
+    Profile { params: NatParams::LINUX_FILTERED, masquerade: "masquerade", input: DROP, programs: Programs::All },
+    Profile { params: NatParams::LINUX_REJECT, masquerade: "masquerade", input: REJECT, programs: Programs::All },
+    Profile { params: NatParams::LINUX_OPEN, masquerade: "masquerade", input: "", programs: Programs::All },
+    Profile { params: NatParams::LINUX_RANDOM, masquerade: "masquerade random", input: DROP, programs: Programs::All },
+    Profile {
+        params: NatParams::LINUX_FULLCONE,
+        masquerade: FULL_CONE,
+        input: DROP,
+        programs: Programs::WithoutCollisionsAndWaits,
+    },
 ];
 
 fn main() -> ExitCode {
@@ -144,9 +164,21 @@ enum Step {
     Flush,
 }
 
-fn program(number: u64) -> Vec<Step> {
+fn program(number: u64, programs: Programs) -> Vec<Step> {
     let mut rng = Seed::from_number(number).stream("program", 0);
     let mut steps = Vec::new();
+    if programs == Programs::WithoutCollisionsAndWaits {
+        while steps.len() < 12 {
+            let own_port = |host: SocketAddrV4| (*host.ip() == HOSTS[0]) == (host.port() == PORTS[0]);
+            match step(&mut rng) {
+                Step::Wait | Step::Flush => {}
+                Step::Out { from: host, .. } | Step::In { host, .. } | Step::Hairpin { from: host, .. }
+                    if !own_port(host) => {}
+                step => steps.push(step),
+            }
+        }
+        return steps;
+    }
     for burst in 0..2 + rng.below(3) {
         if burst > 0 {
             steps.push(Step::Wait);
@@ -174,6 +206,7 @@ fn step(rng: &mut Rng) -> Step {
 /// A router between a network of hosts and one of remotes.
 struct Place {
     params: NatParams,
+    programs: Programs,
     router: Node,
     inside: Player,
     outside: Player,
@@ -193,13 +226,14 @@ impl Place {
         )?;
         inside.route("default via 192.168.1.1")?;
         router.forward()?;
-        let Profile { masquerade, input, .. } = profile;
+        let Profile { masquerade, input, programs, .. } = *profile;
         router.nft(&format!(
             "table ip t {{\n\
+             map fc {{ type inet_service : ipv4_addr . inet_service; flags dynamic,timeout; }}\n\
              chain post {{ type nat hook postrouting priority 100; oifname \"wan\" {masquerade}; }}\n\
-             chain pre {{ type nat hook prerouting priority -100; }}\n\
+             chain pre {{ type nat hook prerouting priority -100; iifname \"wan\" dnat ip to udp dport map @fc; }}\n\
              chain input {{ type filter hook input priority 0; {input} }}\n\
-             chain forw {{ type filter hook forward priority 0; {DROP} }}\n}}\n"
+             chain forw {{ type filter hook forward priority 0; iifname \"wan\" ct status dnat accept; {DROP} }}\n}}\n"
         ))?;
         let timers = format!(
             "cd /proc/sys/net/netfilter; echo {} > nf_conntrack_udp_timeout; echo {} > nf_conntrack_udp_timeout_stream",
@@ -215,7 +249,7 @@ impl Place {
         };
         let sockets: Vec<_> = HOSTS.iter().flat_map(|host| PORTS.map(|port| SocketAddrV4::new(*host, port))).collect();
         let players = (Player::new(&inside, &sockets)?, Player::new(&outside, &REMOTES)?);
-        let mut place = Self { params, router, inside: players.0, outside: players.1, _lab: lab };
+        let mut place = Self { params, programs, router, inside: players.0, outside: players.1, _lab: lab };
         place.warm()?;
         Ok(place)
     }
@@ -242,7 +276,7 @@ impl Place {
                 arrived: 0,
                 log: Vec::new(),
             };
-            if let Some(arrived) = run.run(self, &program(number))? {
+            if let Some(arrived) = run.run(self, &program(number, self.programs))? {
                 return Ok(arrived);
             }
         }
@@ -264,6 +298,7 @@ struct Run {
 impl Run {
     /// `None` when a burst took too long to mean anything.
     fn run(mut self, place: &mut Place, steps: &[Step]) -> Result<Option<u64>> {
+        place.router.run(&["nft", "flush", "map", "ip", "t", "fc"])?;
         place.router.run(&["conntrack", "-F"])?;
         place.inside.forget();
         place.outside.forget();
@@ -292,7 +327,14 @@ impl Run {
                 Step::In { remote, host } => self.back(place, REMOTES[*remote], *host, now)?,
             }
         }
-        Ok((burst.elapsed() <= BURST_MAX).then_some(self.arrived))
+        if burst.elapsed() > BURST_MAX {
+            return Ok(None);
+        }
+        for player in [&place.inside, &place.outside] {
+            let late = player.received(COMES_NOT)?;
+            ensure!(late.is_none(), "{late:?} arrived and should not\n{}", self.log.join("\n"));
+        }
+        Ok(Some(self.arrived))
     }
 
     fn out(&mut self, place: &mut Place, from: SocketAddrV4, to: SocketAddrV4, now: Instant) -> Result<()> {
