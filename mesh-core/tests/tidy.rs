@@ -49,6 +49,7 @@ const SHELL_FILES: &[&str] = &[
     "sim/src/bin/sim.rs",
     "sim/tests/determinism.rs",
     "sim/tests/errors.rs",
+    "sim/tests/nat_vs_linux.rs",
     "sim/tests/scenarios.rs",
     "sim/tests/support/mod.rs",
 ];

@@ -7,7 +7,7 @@
 //! Where to start reading:
 //!
 //! * [`kernel`]: the loop, the agenda, the dice, the trace
-//! * [`net`]: links, NATs, and the core between nets
+//! * [`net`]: links, NATs, firewalls, and the core between nets
 //! * [`host`]: simulated computers that run nodes and applications
 //! * [`scenario`]: what is simulated: files, and worlds written in Rust
 //! * [`check`]: invariants that always hold, and what a scenario expects

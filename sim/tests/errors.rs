@@ -23,8 +23,40 @@ fn a_misspelt_key_is_refused_with_its_place_and_the_nearest_key() {
 fn what_is_not_built_yet_is_said_to_be_so() {
     refused("relay", |text| format!("{text}\n[[relay]]\nname = \"r\"\n"), "", "relays are not built yet");
     refused("region", |text| format!("{text}\n[region.eu]\n"), "", "regions are not built yet");
-    refused("profile", |text| text.replace("linux-filtered", "linux-open"), "10:7", "there are: linux-filtered");
+    refused("profile", |text| text.replace("linux-filtered", "one2one"), "10:7", "there are: linux-filtered");
     refused("goodput", |text| text.replacen("\"path\"", "\"goodput\"", 1), "", "`goodput` are not built yet");
+}
+
+#[test]
+fn a_nat_says_which_of_its_parameters_is_wrong() {
+    let with = |nat: &str| format!("nat = {{ profile = \"linux-open\", {nat} }}");
+    let nat = |name: &str, nat: &str, place: &str, message: &str| {
+        refused(name, |text| text.replace("nat = \"linux-filtered\"", &with(nat)), place, message);
+    };
+    nat("nat-key", "maping = \"eim\"", "10:33", "did you mean `mapping`?");
+    nat("nat-word", "filter = \"eiff\"", "10:42", "did you mean `eif`?");
+    nat("nat-icmp", "icmp = false", "10:33", "`icmp` of a NAT is not built yet");
+    nat("nat-range", "port_range = \"9-8\"", "10:46", "a range of ports");
+    nat("nat-block", "port_block = { size = 1024, max_blocks = 64 }", "10:46", "more than the 64512 ports");
+    nat("nat-delta", "alloc = { kind = \"random\", delta = 2 }", "10:41", "only `sequential` has a `delta`");
+    let profile = |text: &str| text.replace("linux-filtered", "linux-opn");
+    refused("nat-profile", profile, "10:7", "did you mean `linux-open`?");
+}
+
+#[test]
+fn firewalls_are_known_by_name_and_some_are_not_built() {
+    let firewall = |name: &str, place: &str, message: &str| {
+        let line = format!("name = \"datacentre\"\nfirewall = \"{name}\"");
+        refused(name, |text| text.replace("name = \"datacentre\"", &line), place, message);
+    };
+    firewall("fw-captive", "15:12", "`fw-captive` is not built yet: it is about HTTP");
+    firewall("fw-hst", "15:12", "did you mean `fw-host`?");
+    refused(
+        "behind",
+        |text| text.replace("name = \"datacentre\"", "name = \"datacentre\"\nbehind = \"home\""),
+        "15:10",
+        "a net behind another needs a NAT",
+    );
 }
 
 #[test]

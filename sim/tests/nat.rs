@@ -8,7 +8,7 @@ use core::{
 use std::collections::BTreeSet;
 
 use mesh_core::{rng::Seed, time::Instant};
-use sim::net::nat::{Alloc, EarlyInbound, Mapping, Nat, NatParams, Refresh, Translated};
+use sim::net::nat::{EarlyInbound, Nat, NatParams, Refresh, Translated};
 
 const WAN: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 1);
 
@@ -56,9 +56,7 @@ fn a_replacement_comes_from_the_class_of_the_port() {
 
 #[test]
 fn random_allocation_shows_every_remote_another_port_and_keeps_it() {
-    let params =
-        NatParams { mapping: Mapping::AddressAndPortDependent, alloc: Alloc::Random, ..NatParams::LINUX_FILTERED };
-    let mut nat = lab(params);
+    let mut nat = lab(NatParams::LINUX_RANDOM);
     let ports: Vec<_> = (1..=4).map(|remote| nat.out(host(1, 40_000), remote, 0)).collect();
     assert_eq!(ports.iter().collect::<BTreeSet<_>>().len(), 4);
     let again: Vec<_> = (1..=4).map(|remote| nat.out(host(1, 40_000), remote, 1)).collect();
@@ -154,6 +152,7 @@ fn inbound_first_changes_the_port_only_when_the_router_accepts_it() {
         (early, nat.out(host(1, 40_000), 1, 1))
     };
     assert_eq!(port(EarlyInbound::Ignore), (Translated::Filtered, Some(40_000)));
+    assert_eq!(port(EarlyInbound::AnswerIcmp), (Translated::Rejected, Some(40_000)));
     let (early, moved) = port(EarlyInbound::Clash);
     assert!(early == Translated::Local && moved.is_some() && moved != Some(40_000));
 }
@@ -164,6 +163,24 @@ fn masquerading_alone_does_not_hairpin() {
     nat.out(host(1, 40_000), 1, 0);
     let result = nat.0.handle_outbound(host(2, 5), SocketAddrV4::new(WAN, 40_000), &mut 64, Instant::ZERO);
     assert_eq!(result, Translated::Hairpin);
+    // What stays in the router is no flow of the NAT's.
+    assert_eq!(nat.0.sessions(Instant::ZERO), 1);
+}
+
+/// Who probes an open router keeps the wrong session alive: trying again does not help.
+#[test]
+fn every_early_packet_refreshes_what_is_in_the_way() {
+    let mut nat = lab(NatParams::LINUX_OPEN);
+    for secs in [0, 20, 40] {
+        assert_eq!(nat.back(remote(1), 40_000, secs), Translated::Local);
+    }
+    let moved = nat.out(host(1, 40_000), 1, 69);
+    assert!(moved.is_some() && moved != Some(40_000));
+    // Nobody answered it, so 30 s of silence end it.
+    let mut nat = lab(NatParams::LINUX_OPEN);
+    nat.back(remote(1), 40_000, 0);
+    nat.back(remote(1), 40_000, 5);
+    assert_eq!(nat.out(host(1, 40_000), 1, 35), Some(40_000));
 }
 
 #[test]
@@ -179,7 +196,7 @@ fn a_reboot_forgets_everything() {
     let mut nat = lab(NatParams::LINUX_FILTERED);
     nat.out(host(1, 40_000), 1, 0);
     nat.out(host(2, 40_000), 1, 0);
-    nat.0.reboot(WAN);
+    nat.0.reboot(&[WAN]);
     assert_eq!(nat.back(remote(1), 40_000, 1), Translated::Filtered);
     assert_eq!(nat.out(host(2, 40_000), 1, 1), Some(40_000));
 }
@@ -214,7 +231,9 @@ impl Lab {
             | Translated::Exhausted
             | Translated::TtlExpired
             | Translated::Hairpin
-            | Translated::Local => None,
+            | Translated::Hairpinned { .. }
+            | Translated::Local
+            | Translated::Rejected => None,
         }
     }
 
@@ -224,7 +243,7 @@ impl Lab {
 }
 
 fn lab(params: NatParams) -> Lab {
-    Lab(Nat::new(params, WAN, Seed::from_number(7).stream("nat", 0)))
+    Lab(Nat::new(params, &[WAN], Seed::from_number(7).stream("nat", 0)))
 }
 
 fn host(number: u8, port: u16) -> SocketAddrV4 {

@@ -31,6 +31,9 @@ fn the_named_scenarios_exist() {
         "reorder-duplicate-corrupt",
         "restart-one-end",
         "router-reboot-same-ip",
+        "collision-same-port-lan",
+        "early-inbound-clash",
+        "crossing-window",
     ] {
         assert_eq!(sim::scenario::parse(&scenario_text(name)).unwrap().name, name);
     }
@@ -108,6 +111,113 @@ fn a_star_of_many_nodes_speaks() {
     let report = sim::run(&scenario, 0);
     assert_eq!((report.verdict, report.pairs.len()), (Verdict::Pass, 19));
     assert!(report.pairs.iter().all(|pair| pair.direct.is_some()));
+}
+
+/// What differs between two routers of one profile but for one parameter is what the parameter is about.
+#[test]
+fn an_open_router_is_what_keeps_the_two_apart_and_a_filtered_one_does_not() {
+    let text = scenario_text("early-inbound-clash").replace("linux-open", "linux-filtered");
+    let report = sim::run(&sim::scenario::parse(&text).unwrap(), 1);
+    assert_eq!(report.verdict, Verdict::Fail);
+    let clash = run("early-inbound-clash", 1);
+    assert!(clash.drops["nat_local"] > 0 && clash.drops["nat_filtered"] > 0, "{:?}", clash.drops);
+}
+
+#[test]
+fn a_firewall_that_blocks_udp_or_wireguard_lets_nothing_pass() {
+    let drops = |firewall: &str| {
+        let net = format!("name = \"left\"\nfirewall = \"{firewall}\"");
+        let text = scenario_text("static-pair").replace("name = \"left\"", &net);
+        let report = sim::run(&sim::scenario::parse(&text).unwrap(), 1);
+        (report.verdict, report.pairs[0].direct.is_some(), report.drops)
+    };
+    for firewall in ["fw-udp-blocked", "fw-https-only", "fw-dpi-wg"] {
+        let (verdict, is_direct, drops) = drops(firewall);
+        assert!(verdict == Verdict::Fail && !is_direct && drops["firewall_blocked"] > 5, "{firewall}: {drops:?}");
+    }
+    for firewall in ["fw-host", "fw-cloud", "fw-quic-blocked"] {
+        assert!(drops(firewall).1, "{firewall}");
+    }
+}
+
+/// Two homes of one carrier reach each other by the addresses that the carrier shows, if it turns packets round.
+#[test]
+fn homes_behind_one_carrier_need_its_hairpin() {
+    let world = r#"
+schema = 1
+name = "two-homes"
+seeds = [1]
+duration = "30s"
+
+[[net]]
+name = "carrier"
+nat = { profile = "linux-filtered", filter = "eif", pool = { addresses = 1 }, alloc = "preserve", port_range = "linux" }
+
+[[net]]
+name = "one"
+nat = "linux-filtered"
+behind = "carrier"
+
+[[net]]
+name = "other"
+nat = "linux-filtered"
+behind = "carrier"
+
+[[node]]
+name = "a"
+net = "one"
+port = 5001
+
+[[node]]
+name = "b"
+net = "other"
+port = 5002
+
+[[peer]]
+of = "a"
+is = "b"
+endpoint = true
+
+[[peer]]
+of = "b"
+is = "a"
+endpoint = true
+
+[[traffic]]
+kind = "ping"
+from = "a"
+to = "b"
+every = "500ms"
+
+[[traffic]]
+kind = "ping"
+from = "b"
+to = "a"
+every = "500ms"
+
+[[expect]]
+that = "delivered"
+from = "a"
+to = "b"
+within = "20s"
+"#;
+    let run = |text: &str| sim::run(&sim::scenario::parse(text).unwrap(), 1);
+    let turning = world.replace("pool =", "hairpin = \"external-src\", pool =");
+    assert_eq!(run(&turning).failed, Vec::<String>::new());
+    let apart = run(world);
+    assert!(apart.verdict == Verdict::Fail && apart.drops["nat_hairpin"] > 0, "{:?}", apart.drops);
+}
+
+/// A router that becomes a hard one keeps its sessions; after the next reboot it shows another port.
+#[test]
+fn a_nat_changes_its_behaviour_when_the_scenario_says_so() {
+    let text = scenario_text("router-reboot-same-ip");
+    let event =
+        "[[event]]\nat = \"20s\"\ndo = \"nat\"\nnat = \"home\"\nset = { mapping = \"apdm\", alloc = \"random\" }\n\n";
+    let changed = text.replacen("[[event]]", &format!("{event}[[event]]"), 1);
+    let report = sim::run(&sim::scenario::parse(&changed).unwrap(), 1);
+    assert_eq!((report.verdict, report.faults), (Verdict::Fail, 3));
+    assert!(report.failed.iter().all(|failed| failed.contains("path_changed")), "{:?}", report.failed);
 }
 
 /// A link that goes down, comes up and changes is seen by the traffic over it, when it happens.

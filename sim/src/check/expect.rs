@@ -223,7 +223,7 @@ pub(crate) struct View<'r> {
     pub(crate) packets: &'r [[u64; PacketKind::ALL.len()]],
     pub(crate) events: &'r [(Instant, HostId, NodeEvent)],
     /// Whether a host is behind a NAT.
-    pub(crate) behind_nat: &'r [bool],
+    pub(crate) guarded: &'r [bool],
 }
 
 impl Expectation {
@@ -329,8 +329,8 @@ pub(crate) fn first_delivery(flows: &Flows, pair: (HostId, HostId), after: Insta
 }
 
 /// What makes a direct path between two hosts possible.
-pub(crate) fn technique(behind_nat: &[bool], between: [HostId; 2]) -> Technique {
-    if between.iter().all(|host| behind_nat[host.index()]) { Technique::Punch } else { Technique::Ordinary }
+pub(crate) fn technique(guarded: &[bool], between: [HostId; 2]) -> Technique {
+    if between.iter().all(|host| guarded[host.index()]) { Technique::Punch } else { Technique::Ordinary }
 }
 
 fn delivered(view: &View<'_>, pair: (HostId, HostId), after: Instant, within: Option<Duration>, held: Held) -> Verdict {
@@ -365,7 +365,7 @@ fn path(view: &View<'_>, between: [HostId; 2], is: PathIs, within: Option<Durati
         (PathIs::None, _) => Verdict::failed("they speak directly".to_owned()),
         (PathIs::Direct, [Some(there), Some(back)]) => {
             let at = there.max(back);
-            let used = technique(view.behind_nat, between);
+            let used = technique(view.guarded, between);
             if within.is_some_and(|within| at > Instant::ZERO + within) {
                 return Verdict::failed_by(at, format!("it is direct since {at}"));
             }
@@ -495,8 +495,8 @@ mod tests {
 
     #[test]
     fn a_technique_follows_from_the_nats() {
-        let behind_nat = [true, true, false];
-        assert_eq!(technique(&behind_nat, [HostId(0), HostId(1)]), Technique::Punch);
-        assert_eq!(technique(&behind_nat, [HostId(0), HostId(2)]), Technique::Ordinary);
+        let guarded = [true, true, false];
+        assert_eq!(technique(&guarded, [HostId(0), HostId(1)]), Technique::Punch);
+        assert_eq!(technique(&guarded, [HostId(0), HostId(2)]), Technique::Ordinary);
     }
 }

@@ -23,6 +23,7 @@ impl Simulation<'_> {
                     self.link_down(*net, Some(*down));
                 }
             }
+            Fault::Nat { net, params } => self.network.set_nat(*net, **params),
             Fault::Restart { node, off } => {
                 if let Some(status) = self.hosts[node.index()].status(self.now) {
                     self.refused.merge(&status.drops);

@@ -98,7 +98,7 @@ impl<'s> Simulation<'s> {
         let dice = Dice::new(seed);
         let mut network = Network::new();
         for net in &scenario.nets {
-            network.add_net(net.link, net.nat, &dice);
+            network.add_net(net.setup, &dice);
         }
         let marker = Marker::new(&mut dice.stream("marker", 0));
         let hosts = build::hosts(scenario, &mut network, &dice, marker);

@@ -1,21 +1,27 @@
 //! The underlay: nets around a core.
 //!
-//! A net is a site: hosts, a switch between them, perhaps a NAT, and one access link to the core. The NAT stands
-//! between the hosts and the access link, so what the link's delay separates is NATs, not a NAT and its hosts.
+//! A net is a site: hosts, a switch between them, perhaps a firewall and a NAT, and one access link to the core. They
+//! stand between the hosts and the access link, so what the link's delay separates is NATs, not a NAT and its hosts.
 //! The core has no delay of its own.
 //!
 //! ```text
-//!  host ─┬─ NAT ── access link ──► core ── access link ──► NAT ─┬─ host
-//!  host ─┘                                                      └─ host
+//!  host ─┬─ firewall ── NAT ── access link ──► core ── access link ──► NAT ── firewall ─┬─ host
+//!  host ─┘                                                                              └─ host
 //! ```
+//!
+//! A net may be behind another: then its access link leads there, its NAT shows an address of that net
+//! (100.96.0.0/12), and what it sends passes that net's firewall, NAT and access link as well.
 //!
 //! The network decides one hop at a time and never waits: it says where a packet is next and when, and whoever
 //! owns the agenda comes back with it then.
 
+pub mod firewall;
 pub mod link;
 mod link_presets;
 pub mod nat;
-mod nat_presets;
+mod nat_params;
+mod nat_ports;
+pub mod nat_presets;
 mod nat_table;
 mod packet;
 
@@ -26,6 +32,7 @@ use mesh_core::time::Instant;
 
 use crate::{host::HostId, kernel::dice::Dice};
 
+use firewall::{Firewall, FirewallParams, Refusal};
 use link::{Carried, Link, LinkParams};
 use nat::{Nat, NatParams, Translated};
 
@@ -50,13 +57,31 @@ pub struct Network {
     /// Who announces which address to the core.
     routes: BTreeMap<Ipv4Addr, NetId>,
     outer_addresses: u32,
+    inner_addresses: u32,
     public_addresses: u32,
     counts: NetworkCounts,
+}
+
+/// What a net is made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NetSetup {
+    /// Both directions of the access link.
+    pub link: LinkParams,
+    /// Its NAT, if it has one.
+    pub nat: Option<NatParams>,
+    /// Its firewall, if it has one.
+    pub firewall: Option<FirewallParams>,
+    /// Where its access link leads to if not to the core. Only a net with a NAT may be behind another.
+    pub behind: Option<NetId>,
 }
 
 #[derive(Debug)]
 struct Net {
     nat: Option<Nat>,
+    firewall: Option<Firewall>,
+    behind: Option<NetId>,
+    /// The nets behind this one, by the addresses that they show.
+    within: BTreeMap<Ipv4Addr, NetId>,
     out: Link,
     back: Link,
     switch: Link,
@@ -85,7 +110,7 @@ pub enum Hop {
     Sent(NetId),
     /// Behind the switch of its own net.
     Switched(NetId),
-    /// In the core, having left this net.
+    /// Having left this net by its access link: in the core, or in the net that this one is behind.
     Core(NetId),
     /// At the edge of the destination's net.
     Edge(NetId),
@@ -117,22 +142,27 @@ impl Network {
             nets: Vec::new(),
             routes: BTreeMap::new(),
             outer_addresses: 0,
+            inner_addresses: 0,
             public_addresses: 0,
             counts: NetworkCounts::default(),
         }
     }
 
-    /// A net with its access link, and its NAT if it has one.
-    pub fn add_net(&mut self, link: LinkParams, nat: Option<NatParams>, dice: &Dice) -> NetId {
+    /// A new net.
+    pub fn add_net(&mut self, setup: NetSetup, dice: &Dice) -> NetId {
+        let NetSetup { link, nat, firewall, behind } = setup;
         let id = NetId(self.nets.len() as u32);
         let number = u64::from(id.0);
         let nat = nat.map(|params| {
-            let outer = self.next_outer();
-            self.routes.insert(outer, id);
-            Nat::new(params, outer, dice.stream("nat", number))
+            let outers: Vec<_> = (0..params.pool.addresses.max(1)).map(|_| self.next_outer(behind)).collect();
+            self.announce(id, behind, &outers);
+            Nat::new(params, &outers, dice.stream("nat", number))
         });
         self.nets.push(Net {
             nat,
+            firewall: firewall.map(Firewall::new),
+            behind,
+            within: BTreeMap::new(),
             out: Link::new(link, dice, "link-out", number),
             back: Link::new(link, dice, "link-back", number),
             switch: Link::new(LinkParams { rate: None, ..LinkParams::LAN }, dice, "switch", number),
@@ -167,7 +197,9 @@ impl Network {
             Hop::Switched(net) => {
                 let net = &mut self.nets[net.index()];
                 net.switch.note_delivered();
-                net.host(packet.destination)
+                let host = net.host(packet.destination);
+                self.counts.strays += u64::from(host.is_err());
+                host
             }
             Hop::Core(from) => self.cross(from, packet, now),
             Hop::Edge(net) => self.enter(net, packet, now),
@@ -208,18 +240,31 @@ impl Network {
         net.back.set_up(up);
     }
 
-    /// A net's NAT forgets everything, and shows another address afterwards when `renumber` says so.
+    /// A net's NAT forgets everything, and shows other addresses afterwards when `renumber` says so.
     pub fn reboot_nat(&mut self, net: NetId, renumber: Renumber) {
-        let new = match renumber {
-            Renumber::Keep => None,
-            Renumber::New => Some(self.next_outer()),
+        let behind = self.nets[net.index()].behind;
+        let Some(nat) = &self.nets[net.index()].nat else { return };
+        let old = nat.outers().to_vec();
+        let new: Vec<_> = match renumber {
+            Renumber::Keep => old.clone(),
+            Renumber::New => old.iter().map(|_| self.next_outer(behind)).collect(),
         };
-        let Some(nat) = &mut self.nets[net.index()].nat else { return };
-        let old = nat.outer();
-        nat.reboot(new.unwrap_or(old));
-        if let Some(new) = new {
-            self.routes.remove(&old);
-            self.routes.insert(new, net);
+        for address in &old {
+            self.routes.remove(address);
+            if let Some(parent) = behind {
+                self.nets[parent.index()].within.remove(address);
+            }
+        }
+        self.announce(net, behind, &new);
+        if let Some(nat) = &mut self.nets[net.index()].nat {
+            nat.reboot(&new);
+        }
+    }
+
+    /// A net's NAT behaves otherwise from now on.
+    pub fn set_nat(&mut self, net: NetId, params: NatParams) {
+        if let Some(nat) = &mut self.nets[net.index()].nat {
+            nat.set_params(params);
         }
     }
 
@@ -229,16 +274,19 @@ impl Network {
         self.nets[net.index()].out.params()
     }
 
-    /// Whether a net has a NAT.
+    /// Whether a net has a NAT or a firewall, so that its hosts cannot simply be sent to.
     #[must_use]
-    pub fn has_nat(&self, net: NetId) -> bool {
-        self.nets[net.index()].nat.is_some()
+    pub fn is_guarded(&self, net: NetId) -> bool {
+        let net = &self.nets[net.index()];
+        net.nat.is_some() || net.firewall.is_some()
     }
 
     /// The address under which the core knows a host that has `inside` in `net`.
     #[must_use]
     pub fn outer_address(&self, net: NetId, inside: Ipv4Addr) -> Ipv4Addr {
-        self.nets[net.index()].nat.as_ref().map_or(inside, Nat::outer)
+        let net = &self.nets[net.index()];
+        let outer = net.nat.as_ref().map_or(inside, Nat::outer);
+        net.behind.map_or(outer, |parent| self.outer_address(parent, outer))
     }
 
     /// What the network did.
@@ -261,26 +309,49 @@ impl Network {
     }
 
     fn leave(&mut self, id: NetId, packet: &mut Packet, now: Instant) -> Result<Forwarded, DropCause> {
-        let net = &mut self.nets[id.index()];
         let (from, to) = (v4(packet.source)?, v4(packet.destination)?);
+        let net = &mut self.nets[id.index()];
         if net.hosts.contains_key(to.ip()) {
             return travel(net.switch.carry(packet, now), Hop::Switched(id));
         }
+        if let Some(child) = net.within.get(to.ip()).copied() {
+            return self.descend(child, packet, now);
+        }
+        if let Some(firewall) = &mut net.firewall {
+            firewall.handle_outbound(from, to, &packet.payload, now).map_err(refusal)?;
+        }
         if let Some(nat) = &mut net.nat {
-            let mapped = outcome(nat.handle_outbound(from, to, &mut packet.ttl, now))?;
-            packet.source = mapped.into();
+            match outcome(nat.handle_outbound(from, to, &mut packet.ttl, now))? {
+                Rewritten::Source(mapped) => packet.source = mapped.into(),
+                Rewritten::Both { source, destination } => {
+                    (packet.source, packet.destination) = (source.into(), destination.into());
+                    if let Some(child) = net.within.get(destination.ip()).copied() {
+                        return self.descend(child, packet, now);
+                    }
+                    return travel(net.switch.carry(packet, now), Hop::Switched(id));
+                }
+            }
         }
         travel(net.out.carry(packet, now), Hop::Core(id))
     }
 
     fn cross(&mut self, from: NetId, packet: &mut Packet, now: Instant) -> Result<Forwarded, DropCause> {
-        self.nets[from.index()].out.note_delivered();
+        let net = &mut self.nets[from.index()];
+        net.out.note_delivered();
+        if let Some(parent) = net.behind {
+            return self.leave(parent, packet, now);
+        }
         packet.ttl = packet.ttl.saturating_sub(1);
         if packet.ttl == 0 {
             return Err(DropCause::TtlExpired);
         }
         let to = v4(packet.destination)?;
         let id = *self.routes.get(to.ip()).ok_or(DropCause::NoHost)?;
+        self.descend(id, packet, now)
+    }
+
+    /// Down the access link of a net.
+    fn descend(&mut self, id: NetId, packet: &mut Packet, now: Instant) -> Result<Forwarded, DropCause> {
         travel(self.nets[id.index()].back.carry(packet, now), Hop::Edge(id))
     }
 
@@ -288,16 +359,42 @@ impl Network {
         let net = &mut self.nets[id.index()];
         net.back.note_delivered();
         let (from, to) = (v4(packet.source)?, v4(packet.destination)?);
-        let Some(nat) = &mut net.nat else { return net.host(packet.destination) };
-        let inside = outcome(nat.handle_inbound(from, to, &mut packet.ttl, now))?;
-        packet.destination = inside.into();
+        if let Some(nat) = &mut net.nat {
+            let (Rewritten::Source(inside) | Rewritten::Both { destination: inside, .. }) =
+                outcome(nat.handle_inbound(from, to, &mut packet.ttl, now))?;
+            packet.destination = inside.into();
+        }
+        if let Some(firewall) = &mut net.firewall {
+            let to = v4(packet.destination)?;
+            firewall.handle_inbound(from, to, &packet.payload, now).map_err(refusal)?;
+        }
+        if let Some(child) = net.within.get(v4(packet.destination)?.ip()).copied() {
+            return self.descend(child, packet, now);
+        }
         let host = net.host(packet.destination);
-        self.counts.strays += u64::from(host.is_err());
+        // A NAT behind this one may have got another address since.
+        if host.is_err() && net.nat.is_some() && !self.nets.iter().any(|net| net.behind == Some(id)) {
+            self.counts.strays += 1;
+        }
         host
     }
 
-    /// Outer addresses of NATs: 198.18.0.0/16 (RFC 2544, for tests of networks).
-    fn next_outer(&mut self) -> Ipv4Addr {
+    /// Makes addresses that a net shows known to the core, or to the net that it is behind.
+    fn announce(&mut self, id: NetId, behind: Option<NetId>, outers: &[Ipv4Addr]) {
+        let routes = match behind {
+            Some(parent) => &mut self.nets[parent.index()].within,
+            None => &mut self.routes,
+        };
+        routes.extend(outers.iter().map(|outer| (*outer, id)));
+    }
+
+    /// Outer addresses of NATs: 198.18.0.0/16 (RFC 2544, for tests of networks), and shared ones (RFC 6598) where a
+    /// NAT is behind another.
+    fn next_outer(&mut self, behind: Option<NetId>) -> Ipv4Addr {
+        if behind.is_some() {
+            self.inner_addresses += 1;
+            return Ipv4Addr::from_bits(Ipv4Addr::new(100, 96, 0, 0).to_bits() + self.inner_addresses);
+        }
         self.outer_addresses += 1;
         Ipv4Addr::from_bits(Ipv4Addr::new(198, 18, 0, 0).to_bits() + self.outer_addresses)
     }
@@ -332,14 +429,29 @@ fn travel(carried: Carried, to: Hop) -> Result<Forwarded, DropCause> {
     }
 }
 
-fn outcome(translated: Translated) -> Result<SocketAddrV4, DropCause> {
+/// What a NAT wrote into a packet that goes on. Of an inbound packet the one address is its destination.
+enum Rewritten {
+    Source(SocketAddrV4),
+    Both { source: SocketAddrV4, destination: SocketAddrV4 },
+}
+
+fn outcome(translated: Translated) -> Result<Rewritten, DropCause> {
     match translated {
-        Translated::To(address) => Ok(address),
+        Translated::To(address) => Ok(Rewritten::Source(address)),
+        Translated::Hairpinned { source, destination } => Ok(Rewritten::Both { source, destination }),
         Translated::Filtered => Err(DropCause::NatFiltered),
         Translated::Exhausted => Err(DropCause::NatExhausted),
         Translated::TtlExpired => Err(DropCause::TtlExpired),
         Translated::Hairpin => Err(DropCause::NatHairpin),
         Translated::Local => Err(DropCause::NatLocal),
+        Translated::Rejected => Err(DropCause::NatRejected),
+    }
+}
+
+fn refusal(refusal: Refusal) -> DropCause {
+    match refusal {
+        Refusal::Blocked => DropCause::FirewallBlocked,
+        Refusal::Unsolicited => DropCause::FirewallUnsolicited,
     }
 }
 
@@ -352,80 +464,4 @@ fn v4(address: SocketAddr) -> Result<SocketAddrV4, DropCause> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::kernel::trace::digest_of;
-
-    #[test]
-    fn a_packet_crosses_a_nat_and_its_answer_comes_back() {
-        let dice = Dice::new(1);
-        let mut network = Network::new();
-        let home = network.add_net(LinkParams::PERFECT, Some(NatParams::LINUX_FILTERED), &dice);
-        let server = network.add_net(LinkParams::PERFECT, None, &dice);
-        let inside = network.attach(home, HostId(0));
-        let outside = network.attach(server, HostId(1));
-
-        let mut there = packet((inside, 41641), (outside, 41641));
-        assert_eq!(walk(&mut network, home, &mut there), Ok(HostId(1)));
-        assert_ne!(there.source.ip(), inside);
-        let mut back = packet((outside, 41641), v4(there.source).map(|s| (*s.ip(), s.port())).unwrap());
-        assert_eq!(walk(&mut network, server, &mut back), Ok(HostId(0)));
-        assert_eq!(back.destination.ip(), inside);
-        // Two routers and the core between them.
-        assert_eq!(back.ttl, 62);
-
-        let mut stranger = packet((outside, 9), (network.outer_address(home, inside), 41641));
-        assert_eq!(walk(&mut network, server, &mut stranger), Err(DropCause::NatFiltered));
-        let counts = network.counts();
-        assert_eq!((counts.sent, counts.delivered, counts.dropped.total(), counts.strays), (3, 2, 1, 0));
-    }
-
-    #[test]
-    fn neighbours_talk_through_the_switch_without_the_nat() {
-        let mut network = Network::new();
-        let home = network.add_net(LinkParams::PERFECT, Some(NatParams::LINUX_FILTERED), &Dice::new(1));
-        let (one, two) = (network.attach(home, HostId(0)), network.attach(home, HostId(1)));
-        network.set_link_up(home, false);
-        let mut packet = packet((one, 1), (two, 2));
-        assert_eq!(walk(&mut network, home, &mut packet), Ok(HostId(1)));
-        assert_eq!(packet.source.ip(), one);
-    }
-
-    #[test]
-    fn a_renumbered_nat_is_found_at_its_new_address_alone() {
-        let dice = Dice::new(1);
-        let mut network = Network::new();
-        let home = network.add_net(LinkParams::PERFECT, Some(NatParams::LINUX_FILTERED), &dice);
-        let server = network.add_net(LinkParams::PERFECT, None, &dice);
-        let inside = network.attach(home, HostId(0));
-        let outside = network.attach(server, HostId(1));
-        let old = network.outer_address(home, inside);
-        network.reboot_nat(home, Renumber::New);
-        assert_ne!(network.outer_address(home, inside), old);
-        assert_eq!(walk(&mut network, server, &mut packet((outside, 1), (old, 1))), Err(DropCause::NoHost));
-    }
-
-    fn walk(network: &mut Network, net: NetId, packet: &mut Packet) -> Result<HostId, DropCause> {
-        let mut hop = Hop::Sent(net);
-        loop {
-            match network.forward(hop, packet, Instant::ZERO) {
-                Forwarded::Dropped(cause) => return Err(cause),
-                Forwarded::Delivered(host) => return Ok(host),
-                Forwarded::Travels { to, .. } => hop = to,
-            }
-        }
-    }
-
-    fn packet(from: (Ipv4Addr, u16), to: (Ipv4Addr, u16)) -> Packet {
-        let payload = b"payload".to_vec();
-        Packet {
-            number: 0,
-            origin: HostId(0),
-            source: from.into(),
-            destination: to.into(),
-            ttl: 64,
-            digest: digest_of(&payload),
-            payload,
-        }
-    }
-}
+mod tests;

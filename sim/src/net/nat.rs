@@ -1,114 +1,32 @@
-//! A stateful NAT for UDP over IPv4: a record of parameters and the packet algorithm over it.
+//! A stateful NAT for UDP over IPv4: the packet algorithm over a record of parameters.
 //!
 //! What decides outcomes is modelled after Linux netfilter: a NAT does not have "a mapping type", it has sessions
 //! with reply tuples that must not collide. That a host shows one port to everybody is a statement about no
 //! collision; where two hosts want one tuple, the second gets another port for that remote, and reuses its
 //! newest port from then on. A session lives 30 s, or 120 s once it has been answered and is older than 2 s.
 //!
-//! The behaviours are data ([`NatParams`]); profiles are in `nat_presets`. Sessions and their expiry are in
-//! `nat_table`.
+//! The behaviours are data (`nat_params`); profiles are in `nat_presets`. Which port a flow gets is decided in
+//! `nat_ports`; sessions and their expiry are in `nat_table`.
 
-use core::{
-    net::{Ipv4Addr, SocketAddrV4},
-    time::Duration,
-};
+use core::net::{Ipv4Addr, SocketAddrV4};
 
 use mesh_core::{rng::Rng, time::Instant};
 
-use super::nat_table::{Flow, NatTable, Owner, SessionId};
+use super::{
+    nat_ports::Ports,
+    nat_table::{Flow, NatTable, NewSession, Owner, SessionId, Side},
+};
 
-/// Tries for a free replacement port before the NAT is exhausted for a flow. Linux scans a range as well, and
-/// gives up early when it is crowded.
-const PORT_TRIES: u32 = 65_536;
-
-/// How a NAT behaves. Times are simulated time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct NatParams {
-    /// The profile's name, in reports.
-    pub profile: &'static str,
-    /// Whether flows of one internal endpoint share a mapped endpoint.
-    pub mapping: Mapping,
-    /// Who may send to a mapped endpoint.
-    pub filter: Filter,
-    /// Which port a new mapping gets.
-    pub alloc: Alloc,
-    /// Sessions at most; a new one beyond that is dropped.
-    pub table_max: usize,
-    /// How long a session without an answer lives.
-    pub timeout_unreplied: Duration,
-    /// How long an answered session lives.
-    pub timeout_replied: Duration,
-    /// How long a session lives that was answered and is older than `stream_after`.
-    pub timeout_stream: Duration,
-    /// See `timeout_stream`.
-    pub stream_after: Duration,
-    /// Whether a packet from inside makes the session live longer.
-    pub refresh_out: Refresh,
-    /// Whether a packet from outside does.
-    pub refresh_in: Refresh,
-    /// What happens to an inbound packet that belongs to nothing.
-    pub early_inbound: EarlyInbound,
-    /// Whether the NAT counts as a router for the hop limit.
-    pub ttl: Ttl,
-}
-
-/// Whether flows of one internal endpoint share a mapped endpoint (RFC 4787 §4.1).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mapping {
-    /// Endpoint-independent: a new flow reuses the newest mapped port of its internal endpoint if that is free for it.
-    EndpointIndependent,
-    /// Address- and port-dependent: every remote sees a port of its own.
-    AddressAndPortDependent,
-}
-
-/// Who may send to a mapped endpoint (RFC 4787 §5).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Filter {
-    /// Only exact remotes that were sent to. Linux has no other: what is not the reply tuple of a session is nothing.
-    AddressAndPortDependent,
-}
-
-/// Which port a new mapping gets (RFC 4787 §4.2).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Alloc {
-    /// The internal port; when that would collide, a random one of its Linux class (1–511, 600–1023, 1024–65535).
-    PreserveOrRandom,
-    /// A random one of the class, always.
-    Random,
-}
-
-/// Whether a packet makes a session live longer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Refresh {
-    /// It does.
-    Yes,
-    /// It does not.
-    No,
-}
-
-/// What happens to an inbound packet that belongs to nothing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum EarlyInbound {
-    /// Dropped silently: WAN input is filtered.
-    Ignore,
-    /// Accepted by the router itself, which makes a session of it: a host inside then finds its tuple taken.
-    Clash,
-}
-
-/// Whether the NAT counts as a router for the hop limit.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ttl {
-    /// One less behind it.
-    Decrement,
-    /// Unchanged.
-    Keep,
-}
+pub use super::nat_params::{
+    Alloc, Assignment, Collision, EarlyInbound, Filter, FilterScope, FullPolicy, Hairpin, Mapping, NatParams, Pairing,
+    Pool, PortBlock, PortRange, Refresh, Ttl,
+};
 
 /// One NAT.
 #[derive(Debug)]
 pub struct Nat {
     params: NatParams,
-    outer: Ipv4Addr,
+    ports: Ports,
     table: NatTable,
     rng: Rng,
     counts: NatCounts,
@@ -121,6 +39,8 @@ pub struct NatCounts {
     pub sessions: u64,
     /// Flows for which there was no port or no room.
     pub exhausted: u64,
+    /// Sessions that ended because another needed their room.
+    pub evicted: u64,
     /// Mappings that did not keep the internal port.
     pub remapped: u64,
     /// Live sessions that shared a reply tuple with another. A bug of the model when it is not 0.
@@ -138,28 +58,41 @@ pub enum Translated {
     Exhausted,
     /// It had passed too many routers; the session was made nevertheless.
     TtlExpired,
-    /// It is for the NAT's own outer address, from inside.
+    /// It is for the NAT's own outer address, from inside, and the NAT has no use for that.
     Hairpin,
+    /// It is for the NAT's own outer address, from inside, and goes back in.
+    Hairpinned {
+        /// What it says that it comes from.
+        source: SocketAddrV4,
+        /// The internal endpoint that it is for.
+        destination: SocketAddrV4,
+    },
     /// It is for the NAT itself.
     Local,
+    /// There is no session or mapping that lets it in, and its sender is told.
+    Rejected,
 }
 
 impl Nat {
-    /// A NAT that shows `outer`.
+    /// A NAT that shows the addresses `outers`, of which there is at least one.
     #[must_use]
-    pub fn new(params: NatParams, outer: Ipv4Addr, rng: Rng) -> Self {
-        Self { params, outer, table: NatTable::new(), rng, counts: NatCounts::default() }
+    pub fn new(params: NatParams, outers: &[Ipv4Addr], rng: Rng) -> Self {
+        let ports = Ports::new(outers);
+        Self { params, ports, table: NatTable::new(), rng, counts: NatCounts::default() }
     }
 
     /// A packet from inside. Decrements `ttl` as the parameters say.
     pub fn handle_outbound(&mut self, from: SocketAddrV4, to: SocketAddrV4, ttl: &mut u8, now: Instant) -> Translated {
         self.table.expire(now);
+        let is_hairpin = self.ports.outers().contains(to.ip());
+        // To the router itself: nothing that it sends outside, so nothing that would be translated.
+        if is_hairpin && self.params.hairpin == Hairpin::Off {
+            return Translated::Hairpin;
+        }
         let flow = Flow { internal: from, remote: to };
         let session = match self.table.by_flow(flow) {
             Some(session) => {
-                if self.params.refresh_out == Refresh::Yes {
-                    self.refresh(session, now);
-                }
+                self.note_packet(session, Side::Inside, now);
                 session
             }
             None => match self.admit(flow, now) {
@@ -175,45 +108,47 @@ impl Nat {
         if !self.pass(ttl) {
             return Translated::TtlExpired;
         }
-        if *to.ip() == self.outer {
-            return Translated::Hairpin;
+        if !is_hairpin {
+            return Translated::To(mapped);
         }
-        Translated::To(mapped)
+        let source = if self.params.hairpin == Hairpin::InternalSource { from } else { mapped };
+        match self.accept(mapped, to, now) {
+            Ok(destination) => Translated::Hairpinned { source, destination },
+            Err(refused) => refused,
+        }
     }
 
     /// A packet from outside. Decrements `ttl` as the parameters say.
     pub fn handle_inbound(&mut self, from: SocketAddrV4, to: SocketAddrV4, ttl: &mut u8, now: Instant) -> Translated {
         self.table.expire(now);
-        let session = match self.params.filter {
-            Filter::AddressAndPortDependent => self.table.by_reply(to, from),
-        };
-        let Some(session) = session else { return self.early(from, to, now) };
-        self.table.note_replied(session);
-        if self.params.refresh_in == Refresh::Yes {
-            self.refresh(session, now);
-        }
-        match self.table.owner(session) {
-            Owner::Router => Translated::Local,
-            Owner::Inside(internal) => {
-                if self.pass(ttl) {
-                    Translated::To(internal)
-                } else {
-                    Translated::TtlExpired
-                }
-            }
+        match self.accept(from, to, now) {
+            Ok(internal) if self.pass(ttl) => Translated::To(internal),
+            Ok(_) => Translated::TtlExpired,
+            Err(refused) => refused,
         }
     }
 
-    /// Forgets everything, as a router does that lost its power.
-    pub fn reboot(&mut self, outer: Ipv4Addr) {
+    /// Forgets everything, as a router does that lost its power, and shows the addresses `outers` from then on.
+    pub fn reboot(&mut self, outers: &[Ipv4Addr]) {
         self.table.clear();
-        self.outer = outer;
+        self.ports = Ports::new(outers);
     }
 
-    /// The address that it shows.
+    /// Behaves otherwise from now on. Sessions go on as they are, and so do the addresses that it shows.
+    pub fn set_params(&mut self, params: NatParams) {
+        self.params = params;
+    }
+
+    /// The first address that it shows.
     #[must_use]
     pub fn outer(&self) -> Ipv4Addr {
-        self.outer
+        self.ports.outers()[0]
+    }
+
+    /// The addresses that it shows.
+    #[must_use]
+    pub fn outers(&self) -> &[Ipv4Addr] {
+        self.ports.outers()
     }
 
     /// How it behaves.
@@ -234,13 +169,79 @@ impl Nat {
         self.table.len()
     }
 
+    /// Whose a packet from outside is; otherwise what becomes of it.
+    fn accept(&mut self, from: SocketAddrV4, to: SocketAddrV4, now: Instant) -> Result<SocketAddrV4, Translated> {
+        let exact = self.table.by_reply(to, from);
+        if let Some(session) = exact
+            && self.table.owner(session) == Owner::Router
+        {
+            self.note_packet(session, Side::Outside, now);
+            return Err(Translated::Local);
+        }
+        let session = match exact.filter(|session| self.table.admits(*session, now)) {
+            Some(session) => session,
+            None => {
+                let Some(internal) = self.let_in(from, to, now) else { return Err(self.early(from, to, now)) };
+                match exact.or_else(|| self.table.by_flow(Flow { internal, remote: from })) {
+                    Some(session) => session,
+                    None => return self.open_from_outside(from, to, internal, now),
+                }
+            }
+        };
+        self.note_packet(session, Side::Outside, now);
+        match self.table.owner(session) {
+            Owner::Inside(internal) => Ok(internal),
+            Owner::Router => Err(Translated::Local),
+        }
+    }
+
+    /// Whose mapping lets a packet in that belongs to no session, or whose session is closed to its remote.
+    fn let_in(&self, from: SocketAddrV4, to: SocketAddrV4, now: Instant) -> Option<SocketAddrV4> {
+        let NatParams { filter, filter_scope, .. } = self.params;
+        if filter == Filter::AddressAndPortDependent && filter_scope == FilterScope::Mapping {
+            return None;
+        }
+        let is_open = |id: SessionId| match filter {
+            Filter::EndpointIndependent => true,
+            Filter::AddressDependent => self.table.remote(id).ip() == from.ip() && self.table.admits(id, now),
+            Filter::AddressAndPortDependent => self.table.remote(id) == from && self.table.admits(id, now),
+        };
+        let mut owners = self.table.of_mapped(to).rev().filter_map(|id| match self.table.owner(id) {
+            Owner::Inside(internal) => Some(internal),
+            Owner::Router => None,
+        });
+        owners.find(|internal| match filter_scope {
+            FilterScope::Mapping => {
+                self.table.of_mapped(to).any(|id| self.table.owner(id) == Owner::Inside(*internal) && is_open(id))
+            }
+            FilterScope::InternalEndpoint => self.table.of_internal(*internal).any(is_open),
+        })
+    }
+
+    fn open_from_outside(
+        &mut self,
+        from: SocketAddrV4,
+        to: SocketAddrV4,
+        internal: SocketAddrV4,
+        now: Instant,
+    ) -> Result<SocketAddrV4, Translated> {
+        if !self.has_room(*internal.ip()) {
+            self.counts.exhausted += 1;
+            return Err(Translated::Exhausted);
+        }
+        self.record(Flow { internal, remote: from }, to, Owner::Inside(internal), Side::Outside, now);
+        Ok(internal)
+    }
+
     fn early(&mut self, from: SocketAddrV4, to: SocketAddrV4, now: Instant) -> Translated {
         match self.params.early_inbound {
             EarlyInbound::Ignore => Translated::Filtered,
+            EarlyInbound::AnswerIcmp => Translated::Rejected,
             EarlyInbound::Clash => {
-                if self.table.len() < self.params.table_max {
+                // A tuple that is taken belongs to a host that does not let this remote in any more.
+                if self.table.len() < self.params.table_max && self.table.by_reply(to, from).is_none() {
                     let flow = Flow { internal: to, remote: from };
-                    self.record(flow, to, Owner::Router, now);
+                    self.record(flow, to, Owner::Router, Side::Outside, now);
                 }
                 Translated::Local
             }
@@ -249,51 +250,62 @@ impl Nat {
 
     /// A session for a new flow; `None` when there is no port or no room.
     fn admit(&mut self, flow: Flow, now: Instant) -> Option<SessionId> {
-        if self.table.len() >= self.params.table_max {
+        if !self.has_room(*flow.internal.ip()) {
             return None;
         }
-        let mapped = self.choose(flow)?;
+        let mapped = self.ports.choose(flow, &self.params, &self.table, &mut self.rng)?;
         self.counts.remapped += u64::from(mapped.port() != flow.internal.port());
-        Some(self.record(flow, mapped, Owner::Inside(flow.internal), now))
+        Some(self.record(flow, mapped, Owner::Inside(flow.internal), Side::Inside, now))
     }
 
-    fn choose(&mut self, flow: Flow) -> Option<SocketAddrV4> {
-        let newest = match self.params.mapping {
-            Mapping::EndpointIndependent => self.table.newest_mapped(flow.internal),
-            Mapping::AddressAndPortDependent => None,
+    /// Whether a host may have one more session. May end another.
+    fn has_room(&mut self, host: Ipv4Addr) -> bool {
+        if self.params.per_host_limit.is_some_and(|limit| self.table.of_host(host) >= limit) {
+            return false;
+        }
+        if self.table.len() < self.params.table_max {
+            return true;
+        }
+        let victim = match self.params.full_policy {
+            FullPolicy::DropNew => None,
+            FullPolicy::EvictLru => self.table.ids().min_by_key(|id| (self.table.used(*id), *id)),
+            FullPolicy::EvictUnreplied => self.table.ids().find(|id| !self.table.is_replied(*id)),
+            FullPolicy::EvictRandom => {
+                let number = self.rng.below(self.table.len() as u64) as usize;
+                self.table.ids().nth(number)
+            }
         };
-        if let Some(mapped) = newest.filter(|mapped| self.is_free(*mapped, flow.remote)) {
-            return Some(mapped);
-        }
-        let preserved = SocketAddrV4::new(self.outer, flow.internal.port());
-        if self.params.alloc == Alloc::PreserveOrRandom && self.is_free(preserved, flow.remote) {
-            return Some(preserved);
-        }
-        let (low, high) = port_class(flow.internal.port());
-        let ports = u32::from(high - low) + 1;
-        let start = self.rng.below(u64::from(ports)) as u32;
-        (0..ports.min(PORT_TRIES))
-            .map(|step| SocketAddrV4::new(self.outer, low + ((start + step) % ports) as u16))
-            .find(|mapped| self.is_free(*mapped, flow.remote))
+        let Some(victim) = victim else { return false };
+        self.table.remove(victim);
+        self.counts.evicted += 1;
+        true
     }
 
-    fn is_free(&self, mapped: SocketAddrV4, remote: SocketAddrV4) -> bool {
-        self.table.by_reply(mapped, remote).is_none()
-    }
-
-    fn record(&mut self, flow: Flow, mapped: SocketAddrV4, owner: Owner, now: Instant) -> SessionId {
+    fn record(&mut self, flow: Flow, mapped: SocketAddrV4, owner: Owner, opened: Side, now: Instant) -> SessionId {
         self.counts.sessions += 1;
-        self.counts.shared_tuples += u64::from(!self.is_free(mapped, flow.remote));
-        self.table.insert(flow, mapped, owner, now, now + self.params.timeout_unreplied)
+        self.counts.shared_tuples += u64::from(self.table.by_reply(mapped, flow.remote).is_some());
+        let deadline = now + self.params.timeout_unreplied;
+        self.table.insert(NewSession { flow, mapped, owner, opened, now, deadline })
     }
 
-    fn refresh(&mut self, session: SessionId, now: Instant) {
+    fn note_packet(&mut self, session: SessionId, from: Side, now: Instant) {
+        self.table.note_packet(session, from, now);
+        let refreshes = match from {
+            Side::Inside => self.params.refresh_out,
+            Side::Outside => self.params.refresh_in,
+        };
+        if refreshes == Refresh::No {
+            return;
+        }
         let timeout = match self.table.replied_for(session, now) {
             Some(age) if age > self.params.stream_after => self.params.timeout_stream,
             Some(_) => self.params.timeout_replied,
             None => self.params.timeout_unreplied,
         };
         self.table.set_deadline(session, now + timeout);
+        if from == Side::Inside || self.params.filter_refresh_in == Refresh::Yes {
+            self.table.set_admits(session, now + timeout);
+        }
     }
 
     fn pass(&self, ttl: &mut u8) -> bool {
@@ -301,14 +313,5 @@ impl Nat {
             *ttl = ttl.saturating_sub(1);
         }
         *ttl > 0
-    }
-}
-
-/// The class of ports that a replacement for `port` is drawn from, both ends included (measured on Linux 6.18).
-fn port_class(port: u16) -> (u16, u16) {
-    match port {
-        0..=511 => (1, 511),
-        512..=1023 => (600, 1023),
-        1024.. => (1024, 65_535),
     }
 }

@@ -4,7 +4,10 @@
 //! deadline came nearer. What turns up too early in the schedule is put back. So a packet costs lookups, not
 //! an ordered set's removal and insertion.
 
-use core::{net::SocketAddrV4, time::Duration};
+use core::{
+    net::{Ipv4Addr, SocketAddrV4},
+    time::Duration,
+};
 use std::collections::{BTreeMap, BTreeSet};
 
 use mesh_core::time::Instant;
@@ -27,14 +30,36 @@ pub(super) enum Owner {
     Router,
 }
 
+/// Which side a packet comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Side {
+    Inside,
+    Outside,
+}
+
+/// A session that begins.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct NewSession {
+    pub(super) flow: Flow,
+    pub(super) mapped: SocketAddrV4,
+    pub(super) owner: Owner,
+    pub(super) opened: Side,
+    pub(super) now: Instant,
+    pub(super) deadline: Instant,
+}
+
 #[derive(Debug)]
 struct Session {
     flow: Flow,
     mapped: SocketAddrV4,
     owner: Owner,
+    opened: Side,
     created: Instant,
+    used: Instant,
     replied: bool,
     deadline: Instant,
+    /// Until when the remote is let in.
+    admits: Instant,
     scheduled: Instant,
 }
 
@@ -45,6 +70,9 @@ pub(super) struct NatTable {
     by_flow: BTreeMap<Flow, SessionId>,
     by_reply: BTreeMap<(SocketAddrV4, SocketAddrV4), SessionId>,
     by_internal: BTreeSet<(SocketAddrV4, SessionId)>,
+    by_mapped: BTreeSet<(SocketAddrV4, SessionId)>,
+    /// How many sessions hosts inside have.
+    of_hosts: BTreeMap<Ipv4Addr, usize>,
     schedule: BTreeSet<(Instant, SessionId)>,
     inserted: u64,
 }
@@ -71,21 +99,30 @@ impl NatTable {
         }
     }
 
-    pub(super) fn insert(
-        &mut self,
-        flow: Flow,
-        mapped: SocketAddrV4,
-        owner: Owner,
-        now: Instant,
-        deadline: Instant,
-    ) -> SessionId {
+    pub(super) fn insert(&mut self, new: NewSession) -> SessionId {
         let id = SessionId(self.inserted);
         self.inserted += 1;
-        let session = Session { flow, mapped, owner, created: now, replied: false, deadline, scheduled: deadline };
+        let NewSession { flow, mapped, owner, opened, now, deadline } = new;
+        let session = Session {
+            flow,
+            mapped,
+            owner,
+            opened,
+            created: now,
+            used: now,
+            replied: false,
+            deadline,
+            admits: deadline,
+            scheduled: deadline,
+        };
         self.sessions.insert(id, session);
         self.by_flow.insert(flow, id);
         self.by_reply.insert((mapped, flow.remote), id);
         self.by_internal.insert((flow.internal, id));
+        self.by_mapped.insert((mapped, id));
+        if let Owner::Inside(internal) = owner {
+            *self.of_hosts.entry(*internal.ip()).or_default() += 1;
+        }
         self.schedule.insert((deadline, id));
         id
     }
@@ -98,11 +135,48 @@ impl NatTable {
         self.by_reply.get(&(mapped, remote)).copied()
     }
 
-    /// The mapped endpoint of the newest session of an internal endpoint.
-    pub(super) fn newest_mapped(&self, internal: SocketAddrV4) -> Option<SocketAddrV4> {
-        let range = (internal, SessionId(0))..=(internal, SessionId(u64::MAX));
-        let (_, id) = self.by_internal.range(range).next_back()?;
-        Some(self.mapped(*id))
+    /// The sessions of an internal endpoint, oldest first.
+    pub(super) fn of_internal(&self, internal: SocketAddrV4) -> impl DoubleEndedIterator<Item = SessionId> {
+        self.by_internal.range((internal, SessionId(0))..=(internal, SessionId(u64::MAX))).map(|(_, id)| *id)
+    }
+
+    /// The sessions of a mapped endpoint, oldest first.
+    pub(super) fn of_mapped(&self, mapped: SocketAddrV4) -> impl DoubleEndedIterator<Item = SessionId> {
+        self.by_mapped.range((mapped, SessionId(0))..=(mapped, SessionId(u64::MAX))).map(|(_, id)| *id)
+    }
+
+    /// How many sessions a host inside has.
+    pub(super) fn of_host(&self, host: Ipv4Addr) -> usize {
+        self.of_hosts.get(&host).copied().unwrap_or_default()
+    }
+
+    /// All sessions, oldest first.
+    pub(super) fn ids(&self) -> impl Iterator<Item = SessionId> {
+        self.sessions.keys().copied()
+    }
+
+    pub(super) fn remote(&self, id: SessionId) -> SocketAddrV4 {
+        self.sessions[&id].flow.remote
+    }
+
+    /// When a packet of it was seen last.
+    pub(super) fn used(&self, id: SessionId) -> Instant {
+        self.sessions[&id].used
+    }
+
+    pub(super) fn is_replied(&self, id: SessionId) -> bool {
+        self.sessions[&id].replied
+    }
+
+    /// Whether its remote is let in.
+    pub(super) fn admits(&self, id: SessionId, now: Instant) -> bool {
+        self.sessions[&id].admits > now
+    }
+
+    pub(super) fn set_admits(&mut self, id: SessionId, until: Instant) {
+        if let Some(session) = self.sessions.get_mut(&id) {
+            session.admits = until;
+        }
     }
 
     pub(super) fn mapped(&self, id: SessionId) -> SocketAddrV4 {
@@ -113,9 +187,11 @@ impl NatTable {
         self.sessions[&id].owner
     }
 
-    pub(super) fn note_replied(&mut self, id: SessionId) {
+    /// A packet was seen; one from the side that did not open the session answers it.
+    pub(super) fn note_packet(&mut self, id: SessionId, from: Side, now: Instant) {
         if let Some(session) = self.sessions.get_mut(&id) {
-            session.replied = true;
+            session.used = now;
+            session.replied |= session.opened != from;
         }
     }
 
@@ -144,11 +220,21 @@ impl NatTable {
         self.sessions.len()
     }
 
-    fn remove(&mut self, id: SessionId) {
+    pub(super) fn remove(&mut self, id: SessionId) {
         let Some(session) = self.sessions.remove(&id) else { return };
         self.by_flow.remove(&session.flow);
         self.by_reply.remove(&(session.mapped, session.flow.remote));
         self.by_internal.remove(&(session.flow.internal, id));
+        self.by_mapped.remove(&(session.mapped, id));
+        self.schedule.remove(&(session.scheduled, id));
+        if let Owner::Inside(internal) = session.owner
+            && let Some(count) = self.of_hosts.get_mut(internal.ip())
+        {
+            *count -= 1;
+            if *count == 0 {
+                self.of_hosts.remove(internal.ip());
+            }
+        }
     }
 }
 
@@ -161,16 +247,24 @@ mod tests {
         let mut table = NatTable::new();
         let flow = |port| Flow { internal: endpoint(port), remote: endpoint(9) };
         let secs = Instant::from_secs;
-        let one = table.insert(flow(1), endpoint(1), Owner::Inside(endpoint(1)), secs(0), secs(30));
-        let two = table.insert(flow(2), endpoint(2), Owner::Inside(endpoint(2)), secs(0), secs(30));
+        let new = |port| NewSession {
+            flow: flow(port),
+            mapped: endpoint(port),
+            owner: Owner::Inside(endpoint(port)),
+            opened: Side::Inside,
+            now: secs(0),
+            deadline: secs(30),
+        };
+        let (one, two) = (table.insert(new(1)), table.insert(new(2)));
         table.set_deadline(one, secs(120));
         table.set_deadline(two, secs(10));
         table.expire(secs(10));
         assert_eq!((table.by_flow(flow(1)), table.by_flow(flow(2))), (Some(one), None));
         table.expire(secs(119));
-        assert_eq!(table.len(), 1);
+        assert_eq!((table.len(), table.of_host(*endpoint(1).ip())), (1, 1));
         table.expire(secs(120));
         assert_eq!((table.len(), table.by_reply.len(), table.by_internal.len(), table.schedule.len()), (0, 0, 0, 0));
+        assert_eq!((table.by_mapped.len(), table.of_hosts.len()), (0, 0));
     }
 
     fn endpoint(port: u16) -> SocketAddrV4 {

@@ -130,6 +130,12 @@ drop_causes! {
     NatHairpin = "nat_hairpin",
     /// Meant for the NAT itself.
     NatLocal = "nat_local",
+    /// A NAT had no session or mapping that lets it in, and its sender was told.
+    NatRejected = "nat_rejected",
+    /// A firewall does not let this kind pass.
+    FirewallBlocked = "firewall_blocked",
+    /// A firewall had seen nothing that it answers.
+    FirewallUnsolicited = "firewall_unsolicited",
 }
 
 /// How often datagrams ended, by cause.

@@ -86,15 +86,15 @@ impl RunReport {
     /// The report of a simulation that has ended.
     #[must_use]
     pub fn new(scenario: &Scenario, simulation: &Simulation<'_>, ended: &Ended) -> Self {
-        let behind_nat: Vec<_> =
-            simulation.hosts().iter().map(|host| simulation.network().has_nat(host.net())).collect();
+        let guarded: Vec<_> =
+            simulation.hosts().iter().map(|host| simulation.network().is_guarded(host.net())).collect();
         let view = View {
             end: simulation.now(),
             flows: simulation.flows(),
             tally: simulation.tally(),
             packets: simulation.packets(),
             events: simulation.node_events(),
-            behind_nat: &behind_nat,
+            guarded: &guarded,
         };
         let mut failed = Vec::new();
         let mut about: Vec<HostId> = Vec::new();
@@ -140,7 +140,7 @@ impl RunReport {
             verdict,
             failed,
             complaints,
-            pairs: pairs(scenario, simulation, &behind_nat),
+            pairs: pairs(scenario, simulation, &guarded),
             packets: packets(simulation),
             drops: drops(simulation),
             faults: simulation.faults(),
@@ -159,7 +159,7 @@ pub(crate) fn last_events(simulation: &Simulation<'_>, about: &[HostId]) -> Vec<
     records.iter().map(|record| record.line(simulation.names())).collect()
 }
 
-fn pairs(scenario: &Scenario, simulation: &Simulation<'_>, behind_nat: &[bool]) -> Vec<PairReport> {
+fn pairs(scenario: &Scenario, simulation: &Simulation<'_>, guarded: &[bool]) -> Vec<PairReport> {
     let mut between: Vec<[HostId; 2]> = Vec::new();
     for traffic in &scenario.traffic {
         let pair = [traffic.from, traffic.to];
@@ -176,7 +176,7 @@ fn pairs(scenario: &Scenario, simulation: &Simulation<'_>, behind_nat: &[bool]) 
             a: name(a),
             b: name(b),
             path: if there.or(back).is_some() { PathIs::Direct } else { PathIs::None },
-            technique: there.or(back).map(|_| check::technique(behind_nat, [a, b])),
+            technique: there.or(back).map(|_| check::technique(guarded, [a, b])),
             first_delivery: mesh_core::time::earliest(there, back),
             direct,
         }

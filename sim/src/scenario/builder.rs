@@ -9,7 +9,7 @@ use crate::{
     check::{Expectation, Held, PathIs},
     host::HostId,
     kernel::dice::Probability,
-    net::{NetId, link::LinkParams, nat::NatParams},
+    net::{NetId, NetSetup, firewall::FirewallParams, link::LinkParams, nat::NatParams},
     report::{RunReport, Verdict, terminal},
 };
 
@@ -63,7 +63,8 @@ impl World {
     /// Adds a net with public addresses on a gigabit Ethernet.
     pub fn net(&self, name: &str) -> NetRef {
         let mut scenario = self.scenario.borrow_mut();
-        scenario.nets.push(NetSpec { name: name.to_owned(), link: LinkParams::LAN, nat: None });
+        let setup = NetSetup { link: LinkParams::LAN, nat: None, firewall: None, behind: None };
+        scenario.nets.push(NetSpec { name: name.to_owned(), setup });
         NetRef { world: self.clone(), id: NetId(scenario.nets.len() as u32 - 1) }
     }
 
@@ -158,14 +159,35 @@ impl NetRef {
     /// Puts a NAT between the net's hosts and its access link.
     #[must_use]
     pub fn nat(self, nat: NatParams) -> Self {
-        self.world.scenario.borrow_mut().nets[self.id.index()].nat = Some(nat);
+        self.world.scenario.borrow_mut().nets[self.id.index()].setup.nat = Some(nat);
+        self
+    }
+
+    /// Puts a firewall between the net's hosts and its NAT, or its access link.
+    #[must_use]
+    pub fn firewall(self, firewall: FirewallParams) -> Self {
+        self.world.scenario.borrow_mut().nets[self.id.index()].setup.firewall = Some(firewall);
+        self
+    }
+
+    /// Puts the net behind another that was there before it.
+    ///
+    /// # Panics
+    /// When it has no NAT.
+    #[must_use]
+    pub fn behind(self, other: &Self) -> Self {
+        let mut scenario = self.world.scenario.borrow_mut();
+        let setup = &mut scenario.nets[self.id.index()].setup;
+        assert!(setup.nat.is_some(), "a net behind another has a NAT");
+        setup.behind = Some(other.id);
+        drop(scenario);
         self
     }
 
     /// Gives the net another access link.
     #[must_use]
     pub fn link(self, link: LinkParams) -> Self {
-        self.world.scenario.borrow_mut().nets[self.id.index()].link = link;
+        self.world.scenario.borrow_mut().nets[self.id.index()].setup.link = link;
         self
     }
 

@@ -4,6 +4,7 @@ mod builder;
 mod read;
 mod toml;
 mod toml_expect;
+mod toml_nat;
 mod value;
 
 use core::{fmt, time::Duration};
@@ -14,7 +15,7 @@ use crate::{
     check::Expectation,
     host::HostId,
     kernel::{dice::Probability, trace::Names},
-    net::{NetId, Renumber, link::LinkParams, nat::NatParams},
+    net::{NetId, NetSetup, Renumber, link::LinkParams, nat::NatParams},
 };
 
 pub use builder::{DeliveryRef, NetRef, NodeRef, TrafficRef, World, star};
@@ -52,10 +53,8 @@ pub struct Scenario {
 pub struct NetSpec {
     /// Its name.
     pub name: String,
-    /// Its access link, both directions alike.
-    pub link: LinkParams,
-    /// Its NAT; without one its hosts have public addresses.
-    pub nat: Option<NatParams>,
+    /// What it is made of; without a NAT its hosts have public addresses.
+    pub setup: NetSetup,
 }
 
 /// A member of the overlay.
@@ -156,6 +155,13 @@ pub enum Fault {
         /// How long the access link is down meanwhile.
         down: Duration,
     },
+    /// The NAT of a net behaves otherwise from now on.
+    Nat {
+        /// Which net's.
+        net: NetId,
+        /// How.
+        params: Box<NatParams>,
+    },
 }
 
 /// How a link changes.
@@ -196,10 +202,18 @@ impl Scenario {
     /// Bytes that stand for everything that decides what happens. Names and expectations do not.
     #[must_use]
     pub fn canonical(&self) -> Vec<u8> {
-        let nets: Vec<_> = self.nets.iter().map(|net| (net.link, net.nat)).collect();
+        let nets: Vec<_> = self.nets.iter().map(|net| (net.setup.link, net.setup.nat)).collect();
         let nodes: Vec<_> = self.nodes.iter().map(|node| (node.net, node.port)).collect();
-        format!("{nets:?} {nodes:?} {:?} {:?} {:?} {:?}", self.peers, self.traffic, self.events, self.duration)
-            .into_bytes()
+        let mut text =
+            format!("{nets:?} {nodes:?} {:?} {:?} {:?} {:?}", self.peers, self.traffic, self.events, self.duration);
+        // Told where they are, so that what was recorded of worlds without them stays good.
+        for (number, net) in self.nets.iter().enumerate() {
+            let NetSetup { firewall, behind, .. } = net.setup;
+            if firewall.is_some() || behind.is_some() {
+                text += &format!(" {number}: {firewall:?} {behind:?}");
+            }
+        }
+        text.into_bytes()
     }
 }
 
@@ -224,6 +238,7 @@ impl Fault {
                 format!("restart of {}", names.hosts.get(node.index()).map_or("?", String::as_str))
             }
             Self::Reboot { net: id, .. } => format!("reboot of the NAT of {}", net(id)),
+            Self::Nat { net: id, .. } => format!("NAT of {} changes", net(id)),
         }
     }
 }

@@ -12,9 +12,9 @@ use crate::{
         message::{MAX_BYTES, MIN_BYTES},
     },
     net::{
-        NetId, Renumber,
+        NetId, NetSetup, Renumber,
         link::{LinkParams, Loss},
-        nat::{NatParams, Refresh},
+        nat::NatParams,
     },
 };
 
@@ -22,7 +22,7 @@ use super::{
     DEFAULT_PORT, Endpoint, EventSpec, Fault, LinkChange, NetSpec, NodeSpec, PeerSpec, Scenario, ScenarioError,
     TrafficKind, TrafficSpec,
     read::{Reader, Source, Value, nearest},
-    value,
+    toml_nat, value,
 };
 
 pub(super) const DURATION: &str = "a duration as \"250ms\", \"1.5s\" or \"10m\"";
@@ -99,15 +99,27 @@ pub(super) struct File<'t> {
 
 impl<'t> File<'t> {
     fn net(&mut self, table: &Value<'t>) -> Result<(), ScenarioError> {
-        let reader = Reader::of_value(self.source, table, "a net", &["name", "nat", "link"])?;
+        let reader = Reader::of_value(self.source, table, "a net", &["name", "nat", "firewall", "behind", "link"])?;
         let name = reader.require_text("name")?.to_owned();
         self.unused(&reader, &name, self.scenario.nets.iter().map(|net| net.name.as_str()))?;
         let link = match reader.get("link") {
             Some(value) => link(&reader, value, LinkParams::LAN)?,
             None => LinkParams::LAN,
         };
-        let nat = reader.get("nat").map(|value| nat(&reader, value)).transpose()?;
-        self.scenario.nets.push(NetSpec { name, link, nat });
+        let mut behind = reader.get("behind").map(|_| self.net_named(&reader, "behind")).transpose()?;
+        let firewall = toml_nat::firewall(&reader)?;
+        let nats = reader.get("nat").map(|value| toml_nat::nats(&reader, value)).transpose()?.unwrap_or_default();
+        if let (Some(value), true) = (reader.get("behind"), nats.is_empty()) {
+            return Err(reader.source.error(value.span(), "a net behind another needs a NAT"));
+        }
+        // Of two in series the outer one is a net of its own, right at the inner one's access link.
+        for outer in nats.iter().skip(1).rev() {
+            let setup = NetSetup { link: LinkParams::PERFECT, nat: Some(*outer), firewall: None, behind };
+            behind = Some(NetId(self.scenario.nets.len() as u32));
+            self.scenario.nets.push(NetSpec { name: format!("{name}/{}", outer.profile), setup });
+        }
+        let setup = NetSetup { link, nat: nats.first().copied(), firewall, behind };
+        self.scenario.nets.push(NetSpec { name, setup });
         Ok(())
     }
 
@@ -166,7 +178,7 @@ impl<'t> File<'t> {
         if EVENTS_NOT_BUILT.contains(&what) {
             return Err(reader.error(format!("events that `{what}` are not built yet")));
         }
-        reader.choice("do", &[("link", ()), ("restart", ()), ("reboot", ())])?;
+        reader.choice("do", &[("link", ()), ("restart", ()), ("reboot", ()), ("nat", ())])?;
         reader.require("at")?;
         let at = reader.parsed("at", value::instant, DURATION)?.unwrap_or(Instant::ZERO);
         let (reader, fault) = match what {
@@ -177,13 +189,16 @@ impl<'t> File<'t> {
                 let off = reader.parsed("for", value::duration, DURATION)?.unwrap_or_default();
                 (reader, Fault::Restart { node, off })
             }
+            "nat" => {
+                let reader = Reader::of_value(self.source, table, "a change of a NAT", &["at", "do", "nat", "set"])?;
+                let (net, params) = self.nat_of(&reader)?;
+                let changed = toml_nat::changed(&reader, reader.require("set")?, params)?;
+                (reader, Fault::Nat { net, params: Box::new(changed) })
+            }
             _ => {
                 let keys = ["at", "do", "nat", "new_address", "for"];
                 let reader = Reader::of_value(self.source, table, "a reboot", &keys)?;
-                let net = self.net_named(&reader, "nat")?;
-                if self.scenario.nets[net.index()].nat.is_none() {
-                    return Err(reader.source.error(reader.require("nat")?.span(), "this net has no NAT"));
-                }
+                let (net, _) = self.nat_of(&reader)?;
                 let renumber = if reader.bool("new_address")? { Renumber::New } else { Renumber::Keep };
                 let down = reader.parsed("for", value::duration, DURATION)?.unwrap_or_default();
                 (reader, Fault::Reboot { net, renumber, down })
@@ -205,7 +220,7 @@ impl<'t> File<'t> {
         let state = reader.choice("state", &[("down", false), ("up", true)])?;
         let change = match (set, state) {
             (Some(value), None) => {
-                LinkChange::Set(Box::new(link(&reader, value, self.scenario.nets[net.index()].link)?))
+                LinkChange::Set(Box::new(link(&reader, value, self.scenario.nets[net.index()].setup.link)?))
             }
             (None, Some(false)) => LinkChange::Down(down),
             (None, Some(true)) => LinkChange::Up,
@@ -217,6 +232,16 @@ impl<'t> File<'t> {
             return Err(reader.error("only `state = \"down\"` has a `for`"));
         }
         Ok((reader, Fault::Link { net, change }))
+    }
+
+    /// The net whose NAT an event is about, and what that NAT is.
+    fn nat_of(&self, reader: &Reader<'_, '_>) -> Result<(NetId, NatParams), ScenarioError> {
+        let net = self.net_named(reader, "nat")?;
+        let nat = self.scenario.nets[net.index()].setup.nat;
+        match nat {
+            Some(params) => Ok((net, params)),
+            None => Err(reader.source.error(reader.require("nat")?.span(), "this net has no NAT")),
+        }
     }
 
     pub(super) fn pair(&self, reader: &Reader<'_, '_>, a: &str, b: &str) -> Result<(HostId, HostId), ScenarioError> {
@@ -332,49 +357,6 @@ fn loss<'t>(reader: &Reader<'_, 't>, value: &Value<'t>) -> Result<Loss, Scenario
     let mean = table.number("mean", value::share, SHARE)?.unwrap_or_default();
     let burst = table.integer("burst", 1..100_000)?.map_or(1, |burst| burst as u32);
     Ok(Loss::Bursts { mean, burst })
-}
-
-fn nat<'t>(reader: &Reader<'_, 't>, value: &Value<'t>) -> Result<NatParams, ScenarioError> {
-    let profile = |span, name: &str| {
-        let names: Vec<_> = NatParams::presets().collect();
-        NatParams::preset(name).ok_or_else(|| {
-            let mut error = reader.source.error(span, format!("this simulator has no NAT profile `{name}` yet"));
-            error.hint = Some(format!("there are: {}", names.join(", ")));
-            error
-        })
-    };
-    if let Some(name) = value.get_ref().as_str() {
-        return profile(value.span(), name);
-    }
-    let keys = [
-        "profile",
-        "table_max",
-        "timeout_unreplied",
-        "timeout_replied",
-        "timeout_stream",
-        "stream_after",
-        "refresh_out",
-        "refresh_in",
-    ];
-    let table = Reader::of_value(reader.source, value, "a NAT", &keys)?;
-    let mut params = profile(table.require("profile")?.span(), table.require_text("profile")?)?;
-    for (key, field) in [
-        ("timeout_unreplied", &mut params.timeout_unreplied),
-        ("timeout_replied", &mut params.timeout_replied),
-        ("timeout_stream", &mut params.timeout_stream),
-        ("stream_after", &mut params.stream_after),
-    ] {
-        *field = table.parsed(key, value::duration, DURATION)?.unwrap_or(*field);
-    }
-    for (key, field) in [("refresh_out", &mut params.refresh_out), ("refresh_in", &mut params.refresh_in)] {
-        if table.get(key).is_some() {
-            *field = if table.bool(key)? { Refresh::Yes } else { Refresh::No };
-        }
-    }
-    if let Some(sessions) = table.integer("table_max", 1..1 << 24)? {
-        params.table_max = sessions as usize;
-    }
-    Ok(params)
 }
 
 fn found(

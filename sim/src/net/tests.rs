@@ -1,0 +1,143 @@
+//! Packets walked through nets.
+
+use super::nat::Pool;
+use super::*;
+use crate::kernel::trace::digest_of;
+
+const OPEN: NetSetup = NetSetup { link: LinkParams::PERFECT, nat: None, firewall: None, behind: None };
+const HOME: NetSetup = NetSetup { nat: Some(NatParams::LINUX_FILTERED), ..OPEN };
+
+#[test]
+fn a_packet_crosses_a_nat_and_its_answer_comes_back() {
+    let dice = Dice::new(1);
+    let mut network = Network::new();
+    let home = network.add_net(HOME, &dice);
+    let server = network.add_net(OPEN, &dice);
+    let inside = network.attach(home, HostId(0));
+    let outside = network.attach(server, HostId(1));
+
+    let mut there = packet((inside, 41641), (outside, 41641));
+    assert_eq!(walk(&mut network, home, &mut there), Ok(HostId(1)));
+    assert_ne!(there.source.ip(), inside);
+    let mut back = packet((outside, 41641), v4(there.source).map(|s| (*s.ip(), s.port())).unwrap());
+    assert_eq!(walk(&mut network, server, &mut back), Ok(HostId(0)));
+    assert_eq!(back.destination.ip(), inside);
+    // Two routers and the core between them.
+    assert_eq!(back.ttl, 62);
+
+    let mut stranger = packet((outside, 9), (network.outer_address(home, inside), 41641));
+    assert_eq!(walk(&mut network, server, &mut stranger), Err(DropCause::NatFiltered));
+    let counts = network.counts();
+    assert_eq!((counts.sent, counts.delivered, counts.dropped.total(), counts.strays), (3, 2, 1, 0));
+}
+
+#[test]
+fn neighbours_talk_through_the_switch_without_the_nat() {
+    let mut network = Network::new();
+    let home = network.add_net(HOME, &Dice::new(1));
+    let (one, two) = (network.attach(home, HostId(0)), network.attach(home, HostId(1)));
+    network.set_link_up(home, false);
+    let mut packet = packet((one, 1), (two, 2));
+    assert_eq!(walk(&mut network, home, &mut packet), Ok(HostId(1)));
+    assert_eq!(packet.source.ip(), one);
+}
+
+#[test]
+fn a_renumbered_nat_is_found_at_its_new_address_alone() {
+    let dice = Dice::new(1);
+    let mut network = Network::new();
+    let home = network.add_net(HOME, &dice);
+    let server = network.add_net(OPEN, &dice);
+    let inside = network.attach(home, HostId(0));
+    let outside = network.attach(server, HostId(1));
+    let old = network.outer_address(home, inside);
+    network.reboot_nat(home, Renumber::New);
+    assert_ne!(network.outer_address(home, inside), old);
+    assert_eq!(walk(&mut network, server, &mut packet((outside, 1), (old, 1))), Err(DropCause::NoHost));
+}
+
+#[test]
+fn a_net_behind_a_net_is_translated_twice_each_way() {
+    let dice = Dice::new(1);
+    let mut network = Network::new();
+    let carrier = network.add_net(HOME, &dice);
+    let home = network.add_net(NetSetup { behind: Some(carrier), ..HOME }, &dice);
+    let server = network.add_net(OPEN, &dice);
+    let inside = network.attach(home, HostId(0));
+    let outside = network.attach(server, HostId(1));
+    let shown = network.outer_address(home, inside);
+    assert_eq!(shown, network.outer_address(carrier, inside));
+
+    let mut there = packet((inside, 41641), (outside, 41641));
+    assert_eq!(walk(&mut network, home, &mut there), Ok(HostId(1)));
+    assert_eq!(there.source, (shown, 41641).into());
+    let mut back = packet((outside, 41641), (shown, 41641));
+    assert_eq!(walk(&mut network, server, &mut back), Ok(HostId(0)));
+    // The core and two routers.
+    assert_eq!((back.destination, back.ttl), ((inside, 41641).into(), 61));
+
+    // The way is closed where it is forgotten, whichever of the two it is.
+    network.reboot_nat(home, Renumber::New);
+    assert_eq!(walk(&mut network, server, &mut packet((outside, 41641), (shown, 41641))), Err(DropCause::NoHost));
+    assert_eq!(network.counts().strays, 0);
+}
+
+#[test]
+fn two_homes_of_one_carrier_meet_by_its_hairpin_alone() {
+    for (profile, met) in [("cgn-good", Ok(HostId(1))), ("cgn-cellular", Err(DropCause::NatHairpin))] {
+        let dice = Dice::new(1);
+        let mut network = Network::new();
+        let nat = NatParams { pool: Pool::SINGLE, ..NatParams::preset(profile).unwrap() };
+        let carrier = network.add_net(NetSetup { nat: Some(nat), ..OPEN }, &dice);
+        let homes = [(); 2].map(|()| network.add_net(NetSetup { behind: Some(carrier), ..HOME }, &dice));
+        let server = network.add_net(OPEN, &dice);
+        let inside = [0, 1].map(|n| network.attach(homes[n], HostId(n as u32)));
+        let outside = network.attach(server, HostId(2));
+        // Each learns from the server where it is seen.
+        let seen = [0, 1].map(|n| {
+            let mut there = packet((inside[n], 41641), (outside, 3478));
+            assert_eq!(walk(&mut network, homes[n], &mut there), Ok(HostId(2)));
+            v4(there.source).map(|seen| (*seen.ip(), seen.port())).unwrap()
+        });
+        // The other home's own NAT wants it to have sent something as well.
+        let _ = walk(&mut network, homes[1], &mut packet((inside[1], 41641), seen[0]));
+        assert_eq!(walk(&mut network, homes[0], &mut packet((inside[0], 41641), seen[1])), met, "{profile}");
+    }
+}
+
+#[test]
+fn a_firewall_lets_answers_in_and_is_told_apart_from_a_nat() {
+    let dice = Dice::new(1);
+    let mut network = Network::new();
+    let office = network.add_net(NetSetup { firewall: Some(FirewallParams::HOST), ..OPEN }, &dice);
+    let server = network.add_net(OPEN, &dice);
+    let (inside, outside) = (network.attach(office, HostId(0)), network.attach(server, HostId(1)));
+    let (mut there, mut back) = (packet((inside, 7), (outside, 7)), packet((outside, 7), (inside, 7)));
+    assert_eq!(walk(&mut network, server, &mut back), Err(DropCause::FirewallUnsolicited));
+    assert_eq!(walk(&mut network, office, &mut there), Ok(HostId(1)));
+    assert_eq!(walk(&mut network, server, &mut back), Ok(HostId(0)));
+}
+
+fn walk(network: &mut Network, net: NetId, packet: &mut Packet) -> Result<HostId, DropCause> {
+    let mut hop = Hop::Sent(net);
+    loop {
+        match network.forward(hop, packet, Instant::ZERO) {
+            Forwarded::Dropped(cause) => return Err(cause),
+            Forwarded::Delivered(host) => return Ok(host),
+            Forwarded::Travels { to, .. } => hop = to,
+        }
+    }
+}
+
+fn packet(from: (Ipv4Addr, u16), to: (Ipv4Addr, u16)) -> Packet {
+    let payload = b"payload".to_vec();
+    Packet {
+        number: 0,
+        origin: HostId(0),
+        source: from.into(),
+        destination: to.into(),
+        ttl: 64,
+        digest: digest_of(&payload),
+        payload,
+    }
+}
