@@ -27,6 +27,7 @@
 
 pub mod crypto;
 pub mod dataplane;
+pub mod disco;
 pub mod invariant;
 pub mod ip;
 pub mod key;
@@ -38,5 +39,6 @@ pub mod path;
 pub mod published;
 pub mod rng;
 pub mod routes;
+pub mod stun;
 pub mod time;
 pub mod wireguard;

@@ -98,22 +98,23 @@ pub fn parse_request(datagram: &[u8]) -> Result<(TxId, Asker), ParseError> {
     if kind != BINDING_REQUEST {
         return Err(ParseError::Kind);
     }
-    let mut is_stock = false;
+    let (mut has_software, mut has_fingerprint) = (false, false);
     for attribute in attributes {
         let Attribute { kind, value, before } = attribute?;
         match kind {
-            ATTR_SOFTWARE => is_stock |= value == SOFTWARE,
+            ATTR_SOFTWARE => has_software |= value == SOFTWARE,
             ATTR_FINGERPRINT => {
                 let covered = datagram.get(..before).ok_or(ParseError::Truncated)?;
                 let expected = crc32(covered) ^ FINGERPRINT_XOR;
                 if value != expected.to_be_bytes() {
                     return Err(ParseError::Fingerprint);
                 }
+                has_fingerprint = true;
             }
             _ => {}
         }
     }
-    Ok((tx, if is_stock { Asker::Stock } else { Asker::Other }))
+    Ok((tx, if has_software && has_fingerprint { Asker::Stock } else { Asker::Other }))
 }
 
 /// The response that tells `address` to whoever asked. Shorter than a stock request unless it is over IPv6.
