@@ -27,6 +27,7 @@
 
 pub mod crypto;
 pub mod dataplane;
+pub mod derp;
 pub mod disco;
 pub mod invariant;
 pub mod ip;
