@@ -1,5 +1,8 @@
 //! What several benches need: two nodes with a session, and packets.
 
+pub mod keys;
+#[path = "../../agent/tests/netns/lab.rs"]
+pub mod lab;
 #[path = "../../mesh-core/tests/support/mod.rs"]
 pub mod support;
 
@@ -75,13 +78,15 @@ impl Default for Scratch {
 }
 
 impl TransmitSink for Scratch {
-    fn datagram(&mut self, _path: &SendPath, len: usize, fill: impl FnOnce(&mut [u8]) -> bool) {
+    fn datagram(&mut self, _path: &SendPath, len: usize, fill: impl FnOnce(&mut [u8]) -> bool) -> bool {
         if self.1 + len > self.0.len() {
             self.1 = 0;
         }
-        if fill(&mut self.0[self.1..self.1 + len]) {
+        let filled = fill(&mut self.0[self.1..self.1 + len]);
+        if filled {
             self.1 += len;
         }
+        filled
     }
 }
 

@@ -13,6 +13,10 @@ pub const PUNTS: usize = 1024;
 /// Peers of one node. wireguard-go's bound. At the bound: the configuration is refused.
 pub const PEERS: usize = 65_536;
 
+/// Peers that were removed and whose handshake stamps are kept, so that an initiation of before cannot be replayed when
+/// they come back. At the bound: the one removed longest ago is forgotten.
+pub const DEPARTED_PEERS: usize = 1_024;
+
 /// Routes of one peer. At the bound: the configuration is refused.
 pub const ROUTES_PER_PEER: usize = 4_096;
 
@@ -27,8 +31,8 @@ pub const HANDSHAKES_PER_SECOND: u32 = 512;
 /// How long the node stays under load after the budget ran out. wireguard-go: 1 s.
 pub const UNDER_LOAD_FOR: Duration = Duration::from_secs(1);
 
-/// Handshake messages a second from one source address while under load, with a right cookie.
-/// wireguard-go: 20/s, burst 5.
+/// Handshake messages a second from one source (an IPv4 address or an IPv6 /64) while under load, with a right
+/// cookie. wireguard-go: 20/s, burst 5.
 pub const HANDSHAKES_PER_SECOND_PER_SOURCE: u32 = 20;
 
 /// Burst for [`HANDSHAKES_PER_SECOND_PER_SOURCE`].

@@ -105,6 +105,38 @@ fn who_only_receives_on_a_session_that_it_began_rekeys_at_165_seconds() {
 }
 
 #[test]
+fn a_session_whose_response_was_long_on_its_way_is_not_sealed_with_for_longer_than_it_is_opened() {
+    let mut pair = Pair::new();
+    pair.a.send(&packet(1, 2, b"first"), pair.now);
+    let initiation = pair.a.sent.pop_front().unwrap().1;
+    pair.b.receive(initiation, pair.a.address, pair.now);
+    let response = pair.b.sent.pop_front().unwrap().1;
+    // A sleeps, and the response is the first thing that it sees.
+    pair.now += 145 * SECOND;
+    pair.a.receive(response, pair.b.address, pair.now);
+    for second in 0..60u8 {
+        pair.a.send(&packet(1, 2, &[second]), pair.now);
+        pair.run_for(SECOND);
+    }
+    assert_eq!(pair.b.delivered.len(), 61);
+    assert_eq!(pair.b.drops.total(), 0);
+}
+
+#[test]
+fn a_response_that_comes_when_its_session_is_over_is_refused_and_the_packet_waits_on() {
+    let mut pair = Pair::new();
+    pair.a.send(&packet(1, 2, b"first"), pair.now);
+    let initiation = pair.a.sent.pop_front().unwrap().1;
+    pair.b.receive(initiation, pair.a.address, pair.now);
+    let response = pair.b.sent.pop_front().unwrap().1;
+    pair.now += 181 * SECOND;
+    pair.a.receive(response, pair.b.address, pair.now);
+    assert_eq!(pair.a.node.status(pair.now).drops.get(DropReason::UnexpectedResponse), 1);
+    pair.settle();
+    assert_eq!(pair.b.delivered, [packet(1, 2, b"first")]);
+}
+
+#[test]
 fn both_beginning_at_once_ends_with_one_session_used_by_both() {
     let mut pair = Pair::new();
     pair.a.send(&packet(1, 2, b"a"), pair.now);
@@ -143,6 +175,26 @@ fn a_handshake_without_answer_is_given_up_after_twenty_initiations() {
 }
 
 #[test]
+fn a_repeated_initiation_keeps_its_distance_from_an_answer_too() {
+    let mut pair = Pair::new();
+    pair.a.send(&packet(1, 2, b"x"), pair.now);
+    pair.a.sent.clear();
+    pair.now += Duration::from_millis(4_900);
+    pair.b.send(&packet(2, 1, b"y"), pair.now);
+    let initiation = pair.b.sent.pop_front().unwrap().1;
+    pair.a.receive(initiation, pair.b.address, pair.now);
+    assert_eq!(pair.a.sent.pop_front().unwrap().1[0], 2);
+    // The answer is lost. WireGuard sends its next initiation five seconds after the last message of a handshake.
+    let answered = pair.now;
+    pair.is_cut = true;
+    pair.run_for(Duration::from_millis(4_900));
+    assert_eq!(pair.carried.iter().filter(|(from, _)| *from == pair.a.key).count(), 0);
+    assert!(pair.a.deadline().is_some_and(|at| at >= answered + 5 * SECOND));
+    pair.run_for(SECOND);
+    assert_eq!(pair.carried.iter().filter(|(from, d)| *from == pair.a.key && d[0] == 1).count(), 1);
+}
+
+#[test]
 fn an_idle_peer_has_no_tunnel_and_its_keys_are_gone() {
     let mut pair = established();
     pair.run_for(541 * SECOND);
@@ -155,6 +207,19 @@ fn an_idle_peer_has_no_tunnel_and_its_keys_are_gone() {
 }
 
 #[test]
+fn a_handshake_that_the_peers_overtook_leaves_nothing_behind() {
+    let mut pair = Pair::new();
+    pair.a.send(&packet(1, 2, b"lost"), pair.now);
+    pair.a.sent.clear();
+    pair.b.send(&packet(2, 1, b"y"), pair.now);
+    pair.settle();
+    assert_eq!(pair.a.sessions_established(), 1);
+    pair.run_for(600 * SECOND);
+    assert_eq!((pair.a.node.tunnel_count(), pair.a.node.index_count()), (0, 0));
+    assert!(pair.a.plane.fib().receivers().is_empty());
+}
+
+#[test]
 fn an_old_initiation_is_no_use_after_the_tunnel_is_gone() {
     let mut pair = established();
     let old = pair.carried[0].1.clone();
@@ -162,6 +227,30 @@ fn an_old_initiation_is_no_use_after_the_tunnel_is_gone() {
     pair.b.receive(old, pair.a.address, pair.now);
     assert_eq!(pair.b.sent.len(), 0);
     assert_eq!(pair.b.node.status(pair.now).drops.get(DropReason::ReplayedHandshake), 1);
+}
+
+#[test]
+fn an_old_initiation_is_no_use_after_the_peer_was_removed_and_came_back() {
+    let mut pair = established();
+    let old = pair.carried[0].1.clone();
+    for peers in [vec![], vec![peer(1)]] {
+        pair.b.input(Input::Command(CommandId(1), Command::SetPeers(peers)), pair.now);
+    }
+    pair.b.receive(old, address(66), pair.now);
+    assert_eq!(pair.b.sent.len(), 0);
+    assert_eq!(pair.b.node.status(pair.now).drops.get(DropReason::ReplayedHandshake), 1);
+}
+
+#[test]
+fn answers_to_nothing_end_in_the_fast_path() {
+    let mut pair = established();
+    for (kind, bytes) in [(2, 92), (3, 64)] {
+        let mut answer = vec![0x77; bytes];
+        answer[..4].copy_from_slice(&[kind, 0, 0, 0]);
+        pair.b.receive(answer, address(66), pair.now);
+    }
+    assert_eq!(pair.b.drops.get(DropReason::UnexpectedResponse), 2);
+    assert_eq!(pair.b.node.status(pair.now).drops.total(), 0, "the node did not hear of them");
 }
 
 #[test]

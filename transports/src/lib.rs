@@ -1,1 +1,23 @@
-//! transports
+//! Everything that touches the operating system: the TUN device, UDP sockets, addresses and routes, the
+//! clock.
+//!
+//! This crate translates and moves; it decides nothing. Retry, choice and timeouts that matter to a protocol
+//! live in the machines of `mesh-core`. What plugs in where:
+//!
+//! * [`clock`]: the monotonic clock that counts sleep, and a timer on it, for `now` arguments and deadlines
+//! * [`batch`]: [`batch::SendBatch`], where the fast path seals into, and [`batch::RecvBatch`], which it opens in place
+//! * [`udp`]: sockets of both families behind one port; sends a `SendBatch`, fills a `RecvBatch`
+//! * [`tun`]: IP packets from and to the host
+//! * [`entropy`]: the seed of everything random
+//! * [`host`]: makes addresses, routes and rules look as [`mesh_core::node::HostConfig`] says
+//!
+//! Left to the caller: threads, loops, budgets, and what to do about errors. Unsafe code lives here only, each
+//! piece in the smallest function that can hold it. Linux only in this form.
+
+pub mod batch;
+pub mod clock;
+pub mod entropy;
+pub mod host;
+pub mod tun;
+pub mod udp;
+mod watched;

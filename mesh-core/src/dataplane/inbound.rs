@@ -74,8 +74,15 @@ impl InboundRun<'_> {
     pub fn handle<'p>(&mut self, datagram: &'p mut [u8], source: PathAddr, reports: &mut impl Reports) -> Inbound<'p> {
         let result = match Kind::of(datagram) {
             Some(Kind::Transport { receiver }) => self.transport(receiver, datagram, source, reports),
-            Some(Kind::Initiation | Kind::Response) => self.handshake(datagram, source, reports),
-            Some(Kind::CookieReply) => {
+            Some(Kind::Initiation) => self.handshake(datagram, source, reports),
+            // What costs a stranger nothing must cost us little: answers are taken to what we sent alone.
+            Some(Kind::Response { receiver } | Kind::CookieReply { receiver })
+                if !self.fib.receivers.is_known(receiver) =>
+            {
+                Err(DropReason::UnexpectedResponse)
+            }
+            Some(Kind::Response { .. }) => self.handshake(datagram, source, reports),
+            Some(Kind::CookieReply { .. }) => {
                 reports.punt(Punt::Handshake { source, datagram: datagram.to_vec() });
                 Ok(Inbound::Consumed)
             }
@@ -93,7 +100,7 @@ impl InboundRun<'_> {
         source: PathAddr,
         reports: &mut impl Reports,
     ) -> Result<Inbound<'p>, DropReason> {
-        // What costs a stranger nothing must cost us little: only who knows our public key gets further.
+        // Only who knows our public key gets further.
         if !self.fib.identity.has_mac1(datagram) {
             return Err(DropReason::WrongMac1);
         }

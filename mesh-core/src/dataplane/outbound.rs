@@ -98,7 +98,10 @@ impl<'f> OutboundRun<'f> {
             return;
         };
         let len = Sealer::datagram_len(packet.len(), mtu_bytes);
-        sink.datagram(path, len, |datagram| sealer.seal(packet, datagram));
+        if !sink.datagram(path, len, |datagram| sealer.seal(packet, datagram)) {
+            reports.dropped(DropReason::BatchFull);
+            return;
+        }
         self.packets += 1;
         self.bytes += len as u64;
     }

@@ -20,11 +20,20 @@ pub struct ReceiveSession {
     pub opener: Arc<Opener>,
 }
 
-/// All sessions that datagrams may arrive on. Changed by the owner alone; outlives any single
-/// [`Fib`](super::Fib).
+/// What a receiver index stands for.
+#[derive(Debug)]
+enum Entry {
+    /// A handshake of ours that is not answered yet.
+    Awaited,
+    /// A session.
+    Session(Arc<ReceiveSession>),
+}
+
+/// All sessions that datagrams may arrive on, and the handshakes that answers may arrive for. Changed by the owner
+/// alone; outlives any single [`Fib`](super::Fib).
 #[derive(Debug)]
 pub struct Receivers {
-    shards: [RwLock<Lookup<u32, Arc<ReceiveSession>>>; SHARDS],
+    shards: [RwLock<Lookup<u32, Entry>>; SHARDS],
 }
 
 impl Receivers {
@@ -38,21 +47,52 @@ impl Receivers {
     #[inline]
     #[must_use]
     pub fn get(&self, index: u32) -> Option<Arc<ReceiveSession>> {
-        self.shard(index).read().unwrap_or_else(PoisonError::into_inner).get(&index).cloned()
+        match self.shard(index).read().unwrap_or_else(PoisonError::into_inner).get(&index) {
+            Some(Entry::Session(session)) => Some(Arc::clone(session)),
+            Some(Entry::Awaited) | None => None,
+        }
     }
 
-    /// Adds a session.
+    /// Whether a response or cookie reply with this index may answer something of ours. A cookie reply may be for a
+    /// response, whose index is that of a session.
+    #[inline]
+    #[must_use]
+    pub fn is_known(&self, index: u32) -> bool {
+        self.shard(index).read().unwrap_or_else(PoisonError::into_inner).contains(&index)
+    }
+
+    /// Notes that an answer is awaited.
+    pub fn expect(&self, index: u32) {
+        self.shard(index).write().unwrap_or_else(PoisonError::into_inner).insert(index, Entry::Awaited);
+    }
+
+    /// Adds a session; its handshake is no longer awaited.
     pub fn insert(&self, session: ReceiveSession) {
         let index = session.index;
-        self.shard(index).write().unwrap_or_else(PoisonError::into_inner).insert(index, Arc::new(session));
+        self.shard(index)
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(index, Entry::Session(Arc::new(session)));
     }
 
-    /// Removes a session. A reader in the middle of a run may still use it.
+    /// Removes an index. A reader in the middle of a run may still use it.
     pub fn remove(&self, index: u32) {
         self.shard(index).write().unwrap_or_else(PoisonError::into_inner).remove(&index);
     }
 
-    fn shard(&self, index: u32) -> &RwLock<Lookup<u32, Arc<ReceiveSession>>> {
+    /// How many indices there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.shards.iter().map(|shard| shard.read().unwrap_or_else(PoisonError::into_inner).len()).sum()
+    }
+
+    /// Whether there are no indices.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    fn shard(&self, index: u32) -> &RwLock<Lookup<u32, Entry>> {
         &self.shards[index as usize % SHARDS]
     }
 }

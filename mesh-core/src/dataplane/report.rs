@@ -75,9 +75,11 @@ drop_reasons! {
     NoRoute = "no_route",
     /// From the host: the peer has a session but no known address.
     NoPath = "no_path",
+    /// From the host: the batch that was to carry it had no room.
+    BatchFull = "batch_full",
     /// From the host: more packets waited for the peer's session than [`limits::QUEUED_PACKETS_PER_PEER`].
     QueueFull = "queue_full",
-    /// From the host: the peer did not answer the handshake, and the packet waited in vain.
+    /// From the host: the peer did not answer the handshake, or was removed meanwhile, and the packet waited in vain.
     NoHandshake = "no_handshake",
     /// From the network: no WireGuard message.
     NotWireguard = "not_wireguard",
@@ -123,7 +125,13 @@ impl DropCounts {
     /// One more packet ended for `reason`.
     #[inline]
     pub fn add(&mut self, reason: DropReason) {
-        self.0[reason as usize] += 1;
+        self.add_many(reason, 1);
+    }
+
+    /// So many more packets ended for `reason`.
+    #[inline]
+    pub fn add_many(&mut self, reason: DropReason, packets: usize) {
+        self.0[reason as usize] += packets as u64;
     }
 
     /// Adds all of `other`.

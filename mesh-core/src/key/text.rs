@@ -137,6 +137,10 @@ fn parse_hex(text: &str, prefix: &'static str) -> Result<[u8; 32], ParseKeyError
 }
 
 fn parse_base64(text: &str) -> Result<[u8; 32], ParseKeyError> {
+    // The decoder also takes padded pieces one behind the other, so that one key would have many texts.
+    if text.find('=') != Some(43) {
+        return Err(ParseKeyError::Base64);
+    }
     let bytes = BASE64.decode(text.as_bytes()).map_err(|_| ParseKeyError::Base64)?;
     bytes.try_into().map_err(|_| ParseKeyError::Base64)
 }
@@ -161,6 +165,9 @@ mod tests {
         assert_eq!(machine.parse::<NodePublic>(), Err(ParseKeyError::Prefix("nodekey:")));
         assert_eq!("nodekey:00".parse::<NodePublic>(), Err(ParseKeyError::Hex));
         assert_eq!(NodePublic::from_base64("AAAA"), Err(ParseKeyError::Base64));
+        for pieces in ["AAA=".to_owned() + &"A".repeat(40), "AAA=".repeat(16), "A".repeat(43) + "=AAA="] {
+            assert_eq!(NodePublic::from_base64(&pieces), Err(ParseKeyError::Base64), "{pieces}");
+        }
     }
 
     #[test]

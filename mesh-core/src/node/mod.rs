@@ -138,6 +138,12 @@ impl Node {
         self.peers.iter().filter(|peer| peer.tunnel.is_some()).count()
     }
 
+    /// How many receiver indices are in use: those of sessions and of handshakes under way.
+    #[must_use]
+    pub fn index_count(&self) -> usize {
+        self.local.indices.len()
+    }
+
     fn handle_host_event(&mut self, event: HostEvent, now: Instant) {
         match event {
             // Sessions that ran out while asleep are found spent by the stamps; timers that came due act now.

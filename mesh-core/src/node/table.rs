@@ -1,7 +1,7 @@
 //! The peers of a node: configuration, adjacency, and a tunnel for those with traffic.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     sync::Arc,
 };
 
@@ -58,6 +58,8 @@ pub(super) struct PeerTable {
     by_key: BTreeMap<NodePublic, PeerId>,
     /// Which peer has a prefix: the last one to name it.
     routes: BTreeMap<Prefix, PeerId>,
+    /// Stamps of peers that are gone, oldest first.
+    departed: VecDeque<(NodePublic, Stamps)>,
     next_id: u32,
 }
 
@@ -129,6 +131,10 @@ impl PeerTable {
         for id in gone {
             if let Some(peer) = self.peers.remove(&id) {
                 self.by_key.remove(&peer.config.key);
+                self.departed.push_back((peer.config.key, peer.stamps));
+                if self.departed.len() > limits::DEPARTED_PEERS {
+                    self.departed.pop_front();
+                }
                 change.removed.push(peer);
             }
         }
@@ -160,8 +166,10 @@ impl PeerTable {
 
     fn set(&mut self, id: PeerId, config: PeerConfig, change: &mut TableChange) {
         let Some(peer) = self.peers.get_mut(&id) else {
+            let departed = self.departed.iter().position(|(key, _)| *key == config.key);
+            let stamps = departed.and_then(|index| self.departed.remove(index)).map(|(_, stamps)| stamps);
             self.by_key.insert(config.key, id);
-            self.peers.insert(id, Peer::new(id, config));
+            self.peers.insert(id, Peer { stamps: stamps.unwrap_or_default(), ..Peer::new(id, config) });
             return;
         };
         if peer.config.preshared_key != config.preshared_key {

@@ -4,9 +4,10 @@
 //! | a tunnel says | heard by |
 //! |---|---|
 //! | `Send` | outbox, to where the peer is answered |
-//! | `Receive`, `Forget` | the data plane's receivers |
+//! | `Await`, `Receive`, `Forget` | the data plane's receivers |
 //! | `Seal` | the peer's adjacency |
 //! | `Established`, `GaveUp` | outbox, as events |
+//! | `Discarded` | the counters |
 
 use crate::{
     dataplane::{DropReason, Notice, PeerId, Punt, ReceiveSession, TxState},
@@ -108,6 +109,7 @@ impl Node {
                     }
                     None => self.drops.add(DropReason::NoPath),
                 },
+                tunnel::Output::Await { index } => self.receivers.expect(index),
                 tunnel::Output::Receive { index, opener } => {
                     let adjacency = peer.adjacency.clone();
                     self.receivers.insert(ReceiveSession { index, adjacency, opener });
@@ -122,9 +124,10 @@ impl Node {
                     self.outbox.push_back(Output::Event(Event::SessionEstablished { peer: peer.config.key }));
                 }
                 tunnel::Output::GaveUp { packets } => {
-                    (0..packets).for_each(|_| self.drops.add(DropReason::NoHandshake));
+                    self.drops.add_many(DropReason::NoHandshake, packets);
                     self.outbox.push_back(Output::Event(Event::HandshakeGivenUp { peer: peer.config.key }));
                 }
+                tunnel::Output::Discarded { packets } => self.drops.add_many(DropReason::NoHandshake, packets),
             }
         }
         peer.stamps = tunnel.stamps();
@@ -145,7 +148,7 @@ impl Node {
                     tunnel.handle_initiation(opened, local, now)
                 })
             }
-            Some(Kind::Response) => {
+            Some(Kind::Response { .. }) => {
                 let message = Response::parse(datagram).ok_or(DropReason::MalformedHandshake)?;
                 let peer = self.index_owner(message.receiver)?;
                 self.admit(datagram, message.sender, source, now)?;
@@ -153,7 +156,7 @@ impl Node {
                     tunnel.handle_response(&message, local, now)
                 })
             }
-            Some(Kind::CookieReply) => {
+            Some(Kind::CookieReply { .. }) => {
                 let message = CookieReply::parse(datagram).ok_or(DropReason::MalformedHandshake)?;
                 let peer = self.index_owner(message.receiver)?;
                 let tunnel = self.peers.get_mut(peer).and_then(|peer| peer.tunnel.as_mut());

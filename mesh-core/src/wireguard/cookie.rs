@@ -5,7 +5,11 @@
 //! cookie, sealed, and not opened. Who then sends it along has shown that packets to that address reach it, and
 //! is held to a rate per address.
 
-use core::{fmt, net::IpAddr, time::Duration};
+use core::{
+    fmt,
+    net::{IpAddr, Ipv6Addr},
+    time::Duration,
+};
 use std::collections::{BTreeMap, BTreeSet};
 
 use subtle::ConstantTimeEq;
@@ -75,7 +79,11 @@ impl Gatekeeper {
         let cookie = self.cookie(source, now);
         if bool::from(mac(&cookie, covered).ct_eq(&macs.mac2)) {
             let PathAddr::Udp(address) = source;
-            return if self.sources.take(address.ip(), now) { Admission::Open } else { Admission::RateLimited };
+            return if self.sources.take(network(address.ip()), now) {
+                Admission::Open
+            } else {
+                Admission::RateLimited
+            };
         }
         let nonce = self.rng.bytes();
         let sealed = xseal(keys.cookie(), &nonce, &macs.mac1, &cookie);
@@ -129,7 +137,16 @@ impl Bucket {
     }
 }
 
-/// A bucket per source address, bounded: the address idle longest is forgotten first.
+/// What shares a rate: one IPv4 address, however it is written, or a /64 of IPv6, which is what one host has to itself.
+/// Linux limits the same.
+fn network(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V4(v4) => v4.into(),
+        IpAddr::V6(v6) => Ipv6Addr::from_bits(v6.to_bits() & (u128::MAX << 64)).into(),
+    }
+}
+
+/// A bucket per source, bounded: the one idle longest is forgotten first.
 #[derive(Debug, Default)]
 struct Sources {
     buckets: BTreeMap<IpAddr, Bucket>,
@@ -221,6 +238,26 @@ mod tests {
         let message = jar.append_macs(&keys, vec![1; 116], now);
         let admitted = (0..50).filter(|_| gate.admit(&keys, &message, 7, source, now) == Admission::Open).count();
         assert_eq!(admitted, limits::HANDSHAKE_BURST_PER_SOURCE as usize);
+    }
+
+    #[test]
+    fn a_host_with_many_ipv6_addresses_has_one_share() {
+        let (mut gate, keys, mut jar) = parts();
+        let now = Instant::from_secs(1);
+        flood(&mut gate, &keys, now);
+        let mut opened_from = |source: PathAddr| {
+            jar.cookie = Some((gate.cookie(source, now), now));
+            let message = jar.append_macs(&keys, vec![1; 116], now);
+            gate.admit(&keys, &message, 7, source, now) == Admission::Open
+        };
+        let one_network = (0..50).filter(|n| opened_from(udp(&format!("[2001:db8::{n:x}]:1000")))).count();
+        assert_eq!(one_network, limits::HANDSHAKE_BURST_PER_SOURCE as usize);
+        assert!(opened_from(udp("[2001:db8:0:1::1]:1000")), "the next network has its own");
+        // The same for an IPv4 address as a socket of both families shows it; others have their own.
+        let mapped = (0..50).filter(|_| opened_from(udp("[::ffff:192.0.2.1]:1000"))).count();
+        assert_eq!(mapped, limits::HANDSHAKE_BURST_PER_SOURCE as usize);
+        assert!(!opened_from(udp("192.0.2.1:1000")));
+        assert!(opened_from(udp("[::ffff:192.0.2.2]:1000")));
     }
 
     #[test]

@@ -26,9 +26,15 @@ pub enum Kind {
     /// Type 1 with its size.
     Initiation,
     /// Type 2 with its size.
-    Response,
+    Response {
+        /// The receiver's index.
+        receiver: u32,
+    },
     /// Type 3 with its size.
-    CookieReply,
+    CookieReply {
+        /// The receiver's index.
+        receiver: u32,
+    },
     /// Type 4 for the session of this receiver index.
     Transport {
         /// The receiver's index.
@@ -47,8 +53,13 @@ impl Kind {
                 Some(Self::Transport { receiver: u32::from_le_bytes(*rest.first_chunk()?) })
             }
             ([TYPE_INITIATION, 0, 0, 0], INITIATION_BYTES) => Some(Self::Initiation),
-            ([TYPE_RESPONSE, 0, 0, 0], RESPONSE_BYTES) => Some(Self::Response),
-            ([TYPE_COOKIE, 0, 0, 0], COOKIE_BYTES) => Some(Self::CookieReply),
+            ([TYPE_RESPONSE, 0, 0, 0], RESPONSE_BYTES) => {
+                // Behind the sender's own index.
+                Some(Self::Response { receiver: u32::from_le_bytes(*rest.get(4..)?.first_chunk()?) })
+            }
+            ([TYPE_COOKIE, 0, 0, 0], COOKIE_BYTES) => {
+                Some(Self::CookieReply { receiver: u32::from_le_bytes(*rest.first_chunk()?) })
+            }
             _ => None,
         }
     }
@@ -220,8 +231,10 @@ mod tests {
         assert_eq!(bytes.len() + 32, RESPONSE_BYTES);
         bytes.extend([0; 32]);
         assert_eq!(Response::parse(&bytes), Some(response));
+        assert_eq!(Kind::of(&bytes), Some(Kind::Response { receiver: 2 }));
 
         let cookie = CookieReply { receiver: 1, nonce: [2; 24], encrypted_cookie: [3; 32] };
+        assert_eq!(Kind::of(&cookie.emit()), Some(Kind::CookieReply { receiver: 1 }));
         assert_eq!(CookieReply::parse(&cookie.emit()), Some(cookie));
     }
 

@@ -31,8 +31,8 @@ use super::{
     message::{CookieReply, Response},
     session::{Opener, Sealer},
     timers::{
-        Activity, ERASE_AFTER_TIME, Edge, INITIATION_SPACING, KEEPALIVE_TIMEOUT, NO_ANSWER_TIMEOUT, REKEY_ATTEMPTS,
-        REKEY_TIMEOUT, REKEY_TIMEOUT_JITTER,
+        Activity, ERASE_AFTER_TIME, Edge, INITIATION_SPACING, KEEPALIVE_TIMEOUT, NO_ANSWER_TIMEOUT, REJECT_AFTER_TIME,
+        REKEY_ATTEMPTS, REKEY_TIMEOUT, REKEY_TIMEOUT_JITTER,
     },
 };
 use sessions::{Role, Session, Sessions};
@@ -76,6 +76,11 @@ pub struct Stamps {
 pub enum Output {
     /// Send this to the peer: a handshake message, a keepalive, or a packet that had waited.
     Send(Vec<u8>),
+    /// A response or cookie reply with this receiver index is awaited.
+    Await {
+        /// The receiver index.
+        index: u32,
+    },
     /// Datagrams with this receiver index are opened with this from now on.
     Receive {
         /// The receiver index.
@@ -83,7 +88,7 @@ pub enum Output {
         /// Opens its datagrams.
         opener: Arc<Opener>,
     },
-    /// Datagrams with this receiver index are no longer opened.
+    /// Datagrams with this receiver index are no longer opened, and nothing is awaited for it.
     Forget {
         /// The receiver index.
         index: u32,
@@ -94,6 +99,11 @@ pub enum Output {
     Established,
     /// The peer answered none of the initiations of an attempt; so many packets had waited and were dropped.
     GaveUp {
+        /// Packets dropped.
+        packets: usize,
+    },
+    /// The tunnel was closed while so many packets waited; they were dropped.
+    Discarded {
         /// Packets dropped.
         packets: usize,
     },
@@ -192,14 +202,7 @@ impl Tunnel {
     /// Wants a new session: sends an initiation, or plans one when the last handshake message is too recent.
     pub fn initiate(&mut self, local: &mut Local, now: Instant) {
         self.attempts = 0;
-        match self.last_handshake_sent {
-            Some(last) if now.since(last) < REKEY_TIMEOUT => {
-                if self.timers.retransmit.is_none() {
-                    self.timers.retransmit = Some(last + REKEY_TIMEOUT + self.jitter());
-                }
-            }
-            Some(_) | None => self.send_initiation(local, now),
-        }
+        self.send_or_plan_initiation(local, now);
     }
 
     /// The peer wants a session.
@@ -244,7 +247,9 @@ impl Tunnel {
     /// # Errors
     /// When it does not answer the newest one, or is not by this peer.
     pub fn handle_response(&mut self, response: &Response, local: &mut Local, now: Instant) -> Result<(), Rejection> {
-        let pending = self.pending.as_ref().filter(|p| p.index == response.receiver).ok_or(Rejection::Unexpected)?;
+        // Past its session's life an answer is of no use, and the repeated initiation is due long since.
+        let is_awaited = |p: &&Pending| p.index == response.receiver && now.since(p.sent_at) < REJECT_AFTER_TIME;
+        let pending = self.pending.as_ref().filter(is_awaited).ok_or(Rejection::Unexpected)?;
         let keys = pending.initiator.finish(&local.identity, &self.remote, response).ok_or(Rejection::Malformed)?;
         let session = Session::new(Role::Initiator, pending.index, response.sender, &keys, pending.sent_at, now);
 
@@ -278,6 +283,10 @@ impl Tunnel {
                 if let Some(session) = self.sessions.take_confirmed() {
                     self.begin(session, local, now);
                     self.flush_queue(now);
+                    if !self.queue.is_empty() {
+                        // Confirmed in its last moment.
+                        self.initiate(local, now);
+                    }
                 }
             }
             Edge::Rekey if self.sessions.current().is_some_and(|current| current.wants_rekey(now)) => {
@@ -297,7 +306,8 @@ impl Tunnel {
             if self.attempts >= REKEY_ATTEMPTS {
                 self.give_up(local, now);
             } else {
-                self.send_initiation(local, now);
+                // Planned again when we have answered an initiation meanwhile: that session may be ready in a moment.
+                self.send_or_plan_initiation(local, now);
             }
         }
         if due(&mut self.timers.no_answer) {
@@ -340,8 +350,13 @@ impl Tunnel {
 
     /// Ends the tunnel: wipes all keys, drops what waited, gives all indices back.
     pub fn close(&mut self, local: &mut Local) {
+        self.drop_pending(local);
         self.erase(local);
         self.timers = Timers::default();
+        let packets = core::mem::take(&mut self.queue).len();
+        if packets > 0 {
+            self.outbox.push_back(Output::Discarded { packets });
+        }
     }
 
     /// Whether the tunnel holds nothing but its stamps and can be dropped.
@@ -383,10 +398,19 @@ impl Tunnel {
         self.outbox.push_back(Output::Established);
     }
 
-    fn send_initiation(&mut self, local: &mut Local, now: Instant) {
-        if let Some(old) = self.pending.take() {
-            local.indices.release(old.index);
+    fn send_or_plan_initiation(&mut self, local: &mut Local, now: Instant) {
+        match self.last_handshake_sent {
+            Some(last) if now.since(last) < REKEY_TIMEOUT => {
+                if self.timers.retransmit.is_none() {
+                    self.timers.retransmit = Some(last + REKEY_TIMEOUT + self.jitter());
+                }
+            }
+            Some(_) | None => self.send_initiation(local, now),
         }
+    }
+
+    fn send_initiation(&mut self, local: &mut Local, now: Instant) {
+        self.drop_pending(local);
         let timestamp = Tai64n::after(self.config.stamps.sent, local.clock.wall_at(now));
         let index = local.indices.allocate(self.config.owner);
         let started = Initiator::start(&local.identity, &self.remote, index, timestamp, &mut self.config.rng);
@@ -398,6 +422,7 @@ impl Tunnel {
         self.pending = Some(Pending { index, initiator, sent_at: now });
         self.attempts += 1;
         self.timers.retransmit = Some(now + REKEY_TIMEOUT + self.jitter());
+        self.outbox.push_back(Output::Await { index });
         self.send_handshake(message.emit(), now);
     }
 
@@ -429,12 +454,15 @@ impl Tunnel {
         }
     }
 
-    /// Sends what has waited; false when there was nothing.
+    /// Sends what has waited, as far as the current session allows; false when nothing was sent.
     fn flush_queue(&mut self, now: Instant) -> bool {
-        let queue = core::mem::take(&mut self.queue);
         let mut sent = false;
-        for packet in &queue {
-            sent |= self.send_data(packet, now);
+        while let Some(packet) = self.queue.pop_front() {
+            if !self.send_data(&packet, now) {
+                self.queue.push_front(packet);
+                break;
+            }
+            sent = true;
         }
         sent
     }
@@ -479,9 +507,7 @@ impl Tunnel {
     }
 
     fn give_up(&mut self, local: &mut Local, now: Instant) {
-        if let Some(old) = self.pending.take() {
-            local.indices.release(old.index);
-        }
+        self.drop_pending(local);
         self.attempts = 0;
         self.activity.lower(Edge::Rekey);
         self.timers.erase.get_or_insert(now + ERASE_AFTER_TIME);
@@ -489,18 +515,22 @@ impl Tunnel {
         self.outbox.push_back(Output::GaveUp { packets });
     }
 
+    /// Wipes all session keys. A handshake under way goes on, it has keys of its own; one that is not repeated any more,
+    /// because another session came first, is over.
     fn erase(&mut self, local: &mut Local) {
-        if let Some(old) = self.pending.take() {
-            local.indices.release(old.index);
+        if self.timers.retransmit.is_none() {
+            self.drop_pending(local);
         }
-        self.timers.retransmit = None;
         self.cookies = CookieJar::default();
         let old = self.sessions.clear();
         self.forget(old, local);
         self.outbox.push_back(Output::Seal(None));
-        let packets = core::mem::take(&mut self.queue).len();
-        if packets > 0 {
-            self.outbox.push_back(Output::GaveUp { packets });
+    }
+
+    fn drop_pending(&mut self, local: &mut Local) {
+        if let Some(old) = self.pending.take() {
+            local.indices.release(old.index);
+            self.outbox.push_back(Output::Forget { index: old.index });
         }
     }
 

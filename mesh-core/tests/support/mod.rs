@@ -6,7 +6,9 @@
     missing_debug_implementations,
     reason = "each test binary uses its part"
 )]
-#![allow(clippy::unwrap_used, reason = "test support")]
+#![allow(clippy::unwrap_used, clippy::new_without_default, reason = "test support")]
+
+pub mod world;
 
 use std::{collections::VecDeque, net::SocketAddr, time::Duration};
 
@@ -129,6 +131,10 @@ impl End {
 
     fn report(&mut self, reports: ReportBuffer, now: Instant) {
         self.drops.merge(&reports.drops);
+        if reports.is_empty() {
+            // The node was not asked, so timers that are due have not acted.
+            return;
+        }
         for notice in reports.notices {
             self.node.handle_input(Input::Notice(notice), now);
         }

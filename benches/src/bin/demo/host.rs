@@ -29,7 +29,9 @@ impl Snapshot {
         ] {
             parts.insert(arguments.to_owned(), hash(&without_lifetimes(&run(arguments))));
         }
-        for sysctl in ["ipv4/ip_forward", "ipv4/conf/all/src_valid_mark", "ipv4/conf/all/rp_filter", "ipv6/conf/all/forwarding"] {
+        for sysctl in
+            ["ipv4/ip_forward", "ipv4/conf/all/src_valid_mark", "ipv4/conf/all/rp_filter", "ipv6/conf/all/forwarding"]
+        {
             parts.insert(format!("sysctl {sysctl}"), hash(&fs::read(format!("/proc/sys/net/{sysctl}")).ok()));
         }
         Self(parts)

@@ -33,7 +33,8 @@ pub(crate) fn sink(listen: SocketAddr) -> Result<()> {
 
 /// Sends for `duration`, waits until all has arrived, and prints megabits a second.
 pub(crate) fn source(to: SocketAddr, duration: Duration) -> Result<()> {
-    let mut stream = TcpStream::connect_timeout(&to, Duration::from_secs(5)).with_context(|| format!("no TCP to {to}"))?;
+    let mut stream =
+        TcpStream::connect_timeout(&to, Duration::from_secs(5)).with_context(|| format!("no TCP to {to}"))?;
     let buffer = vec![0x5a; CHUNK];
     let start = Instant::now();
     let mut sent = 0u64;

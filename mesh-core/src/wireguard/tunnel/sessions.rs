@@ -41,16 +41,18 @@ impl Session {
         began: Instant,
         established: Instant,
     ) -> Self {
-        let reject_at = established + REJECT_AFTER_TIME;
+        // The responder's half began somewhere between our initiation and its response, which may have been long on its
+        // way. So we seal for no longer than the responder surely opens, and open for as long as it may seal.
+        let (sealed_until, opened_until) = (began + REJECT_AFTER_TIME, established + REJECT_AFTER_TIME);
         let (rekey_at, rekey_receiving_at) = match role {
-            Role::Initiator => (established + REKEY_AFTER_TIME, established + REKEY_AFTER_TIME_RECEIVING),
+            Role::Initiator => (began + REKEY_AFTER_TIME, began + REKEY_AFTER_TIME_RECEIVING),
             Role::Responder => (Instant::FAR_FUTURE, Instant::FAR_FUTURE),
         };
         let confirmed = role == Role::Initiator;
         Self {
             index,
-            sealer: Arc::new(Sealer::new(&keys.send, receiver, rekey_at, reject_at)),
-            opener: Arc::new(Opener::new(&keys.receive, rekey_receiving_at, reject_at, confirmed)),
+            sealer: Arc::new(Sealer::new(&keys.send, receiver, rekey_at, sealed_until)),
+            opener: Arc::new(Opener::new(&keys.receive, rekey_receiving_at, opened_until, confirmed)),
             role,
             began,
             established,

@@ -1,0 +1,55 @@
+//! `mesh debug`.
+
+use clap::Subcommand;
+use serde_json::json;
+
+use super::{not_built, peer_parameter, print};
+use crate::{
+    failure::Failure,
+    local_api::{
+        client::Client,
+        types::{PeerPaths, Status},
+    },
+};
+
+/// What can be looked at.
+#[derive(Debug, Subcommand)]
+pub enum What {
+    /// This node
+    #[command(name = "self")]
+    Own,
+    /// How a peer is reached
+    Paths {
+        /// Overlay address or public key
+        peer: String,
+    },
+    /// Counters and gauges as Prometheus text
+    Metrics,
+    /// Have meshd read its static file again
+    Reload,
+    /// The network map (not available in this build)
+    Map,
+}
+
+pub(super) async fn run(client: &Client, json: bool, what: &What) -> Result<(), Failure> {
+    match what {
+        What::Own => {
+            let status: Status = client.get("status").await?;
+            let own = json!({
+                "Version": status.version, "BackendState": status.backend_state, "Self": status.own,
+                "Peers": status.peer.len(),
+            });
+            print(if json { own.to_string() } else { format!("{own:#}") });
+        }
+        What::Paths { peer } => {
+            let paths: PeerPaths = client.get(&format!("debug-paths?{}", peer_parameter(peer)?)).await?;
+            print(if json { json!(paths).to_string() } else { format!("{:#}", json!(paths)) });
+        }
+        What::Metrics => print(client.text("metrics").await?.trim_end()),
+        What::Reload => {
+            let _done: serde_json::Value = client.post("reload-config").await?;
+        }
+        What::Map => return Err(not_built("debug map")),
+    }
+    Ok(())
+}

@@ -1,0 +1,118 @@
+//! `mesh ping`.
+
+use core::time::Duration;
+
+use super::{peer_parameter, print};
+use crate::{
+    failure::{Exit, Failure},
+    local_api::{client::Client, types::PingResult},
+};
+
+/// From one request to the next.
+const INTERVAL: Duration = Duration::from_secs(1);
+
+/// What to ping, and how.
+#[derive(Debug, clap::Args)]
+pub struct Arguments {
+    /// How many requests
+    #[arg(short, default_value_t = 10, value_name = "N")]
+    count: u32,
+    /// Stop when a direct path is found; with static peers every path is direct, and this has no effect
+    #[arg(long, default_value_t = true, action = clap::ArgAction::Set, num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
+    until_direct: bool,
+    /// How long to wait for each answer, such as 5s or 500ms
+    #[arg(long, default_value = "5s", value_parser = duration, value_name = "TIME")]
+    timeout: Duration,
+    /// ICMP echo inside the tunnel, which is what static peers are pinged with anyway
+    #[arg(long)]
+    icmp: bool,
+    /// TSMP ping (not available in this build)
+    #[arg(long, conflicts_with = "icmp")]
+    tsmp: bool,
+    /// Overlay address or public key
+    peer: String,
+}
+
+pub(super) async fn run(client: &Client, json: bool, arguments: &Arguments) -> Result<(), Failure> {
+    if arguments.tsmp {
+        return Err(Failure::new(Exit::Usage, "not-built", "--tsmp is not available in this build").hint("use --icmp"));
+    }
+    let timeout = arguments.timeout.as_millis();
+    let request = format!("ping?{}&type=ICMP&timeout={timeout}", peer_parameter(&arguments.peer)?);
+    let mut answered = 0;
+    for index in 0..arguments.count {
+        if index > 0 {
+            tokio::time::sleep(INTERVAL).await;
+        }
+        match client.post::<PingResult>(&request).await {
+            Ok(result) => {
+                answered += 1;
+                if json {
+                    print(serde_json::json!(result));
+                } else {
+                    print(line(&result));
+                }
+            }
+            Err(failure) if failure.code == "timeout" => {
+                if !json {
+                    print(format_args!("ping \"{}\" timed out", arguments.peer));
+                }
+            }
+            Err(failure) => return Err(failure),
+        }
+    }
+    if answered == 0 {
+        let message = format!("no answer from {} to {} requests", arguments.peer, arguments.count);
+        return Err(Failure::new(Exit::Refused, "no-answer", message)
+            .hint("mesh status shows when there was a handshake last, and where its datagrams go"));
+    }
+    Ok(())
+}
+
+/// The line of the stock client.
+fn line(result: &PingResult) -> String {
+    // At least 1: "in 0ms" reads like a mistake.
+    let millis = (result.latency_seconds * 1e3).round().max(1.0);
+    let via = result.endpoint.as_deref().unwrap_or("ICMP");
+    format!("pong from {} ({}) via {via} in {millis}ms", result.node_name, result.node_ip)
+}
+
+/// A number with a unit: `ms`, `s`, `m`.
+fn duration(text: &str) -> Result<Duration, String> {
+    let split = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (digits, unit) = text.split_at(split);
+    let unit = match unit {
+        "ms" => 1,
+        "s" | "" => 1_000,
+        "m" => 60_000,
+        _ => return Err("expected a time such as 5s, 500ms or 1m".to_owned()),
+    };
+    let number: u32 = digits.parse().map_err(|_| "expected a time such as 5s, 500ms or 1m".to_owned())?;
+    Ok(Duration::from_millis(u64::from(number) * unit))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_line_is_the_stock_one() {
+        let result = PingResult {
+            node_ip: "10.0.0.2".parse().unwrap(),
+            node_name: "[abcde]".into(),
+            latency_seconds: 0.0031,
+            endpoint: Some("203.0.113.7:41641".into()),
+        };
+        assert_eq!(line(&result), "pong from [abcde] (10.0.0.2) via 203.0.113.7:41641 in 3ms");
+    }
+
+    #[test]
+    fn times_have_units() {
+        assert_eq!(duration("500ms"), Ok(Duration::from_millis(500)));
+        assert_eq!(duration("5s"), Ok(Duration::from_secs(5)));
+        assert_eq!(duration("2"), Ok(Duration::from_secs(2)));
+        for text in ["", "s", "-1s", "1h", "1.5s", "99999999999s"] {
+            assert!(duration(text).is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,481 @@
+//! The driver with everything on one thread: node, TUN and UDP in one loop.
+//!
+//! A round takes what the sockets have, then what the TUN has, each with a budget, and lets the node act on what the
+//! fast path reported. The loop sleeps only after a round that found nothing. Both sides are drained before the
+//! reactor is asked again, so at full rate there is one such question per round, not per packet.
+//!
+//! When a socket's buffer is full the TUN is not read until there is room: the queue that fills is then the host's,
+//! which knows whose packets to drop.
+
+use core::{
+    future::poll_fn,
+    task::{Context, Poll},
+    time::Duration,
+};
+use std::{collections::BTreeMap, io};
+
+use mesh_core::{
+    dataplane::{DataPlane, DropCounts, DropReason, Inbound, ReportBuffer, Reports, TransmitSink},
+    machine::Machine,
+    node::{Command, CommandError, CommandId, Event, Input, Node, Output, PeerConfig, PingTarget, Reply},
+    path::{PathAddr, SendPath},
+    time::Instant,
+};
+use tokio::sync::{mpsc, oneshot};
+use tracing::{debug, error, info, trace};
+use transports::{
+    batch::{RecvBatch, SendBatch},
+    clock::{Clock, Timer},
+    tun::{AsyncTun, PacketBatch, Tun},
+    udp::{Family, UdpSockets},
+};
+
+use super::{HostGuard, Snapshot};
+use crate::failure::{Exit, Failure};
+
+/// Packets taken from the TUN in one round: one train of full-sized packets and a half.
+const TUN_BUDGET: usize = 64;
+
+/// Receive calls per family in one round. One call brings up to eight trains.
+const UDP_BUDGET: usize = 1;
+
+/// What can happen to the driver besides packets and time.
+#[derive(Debug)]
+pub enum Request {
+    /// Somebody wants to know how the node is.
+    Status(oneshot::Sender<Snapshot>),
+    /// Somebody wants to ping.
+    Ping {
+        /// Whom.
+        target: PingTarget,
+        /// How long to wait.
+        timeout: Duration,
+        /// Where the answer goes.
+        reply: oneshot::Sender<Result<Reply, CommandError>>,
+    },
+    /// These are the peers from now on.
+    SetPeers {
+        /// All of them.
+        peers: Vec<PeerConfig>,
+        /// Where the answer goes.
+        reply: oneshot::Sender<Result<Reply, CommandError>>,
+    },
+    /// The end.
+    Stop,
+}
+
+/// What the driver counts besides the drops of the fast path.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TunCounts {
+    /// Packets taken from the host.
+    pub read: u64,
+    /// Packets given to the host.
+    pub written: u64,
+    /// Packets that the host did not take: the device was down, or its queue full.
+    pub write_failed: u64,
+}
+
+/// A node with its TUN and sockets.
+#[derive(Debug)]
+pub struct Basic<T: Tun> {
+    node: Node,
+    plane: DataPlane,
+    clock: Clock,
+    timer: Timer,
+    tun: AsyncTun<T>,
+    udp: UdpSockets,
+    host: Option<HostGuard>,
+    reports: ReportBuffer,
+    packets: PacketBatch,
+    received: RecvBatch,
+    outgoing: SendBatch,
+    tun_counts: TunCounts,
+    waiting: BTreeMap<CommandId, oneshot::Sender<Result<Reply, CommandError>>>,
+    last_command: CommandId,
+}
+
+impl<T: Tun> Basic<T> {
+    /// A driver for a fresh `node`, whose first outputs are carried out: sockets are bound and the host is configured.
+    /// Without `host` the host stays as it is.
+    ///
+    /// # Errors
+    /// When the port is taken, or the host does not take its configuration.
+    pub fn start(
+        mut node: Node,
+        clock: Clock,
+        tun: T,
+        host: Option<HostGuard>,
+        mtu_bytes: usize,
+    ) -> Result<Self, Failure> {
+        let io = |error: io::Error| Failure::new(Exit::Refused, "io", format!("cannot start: {error}"));
+        let mut first = Vec::new();
+        let mut udp = None;
+        while let Some(output) = node.poll_output() {
+            match output {
+                Output::Sockets(plan) => {
+                    let sockets = UdpSockets::bind(plan.port);
+                    udp = Some(sockets.map_err(|error| Failure::new(Exit::Refused, "udp", error))?);
+                }
+                output => first.push(output),
+            }
+        }
+        let udp = udp.ok_or_else(|| Failure::new(Exit::Bug, "no-sockets", "the node asked for no sockets"))?;
+        let mut driver = Self {
+            plane: node.data_plane(),
+            node,
+            clock,
+            timer: Timer::new().map_err(io)?,
+            tun: AsyncTun::new(tun).map_err(io)?,
+            udp,
+            host,
+            reports: ReportBuffer::default(),
+            packets: PacketBatch::new(TUN_BUDGET, mtu_bytes),
+            received: RecvBatch::new(),
+            outgoing: SendBatch::new(),
+            tun_counts: TunCounts::default(),
+            waiting: BTreeMap::new(),
+            last_command: CommandId(0),
+        };
+        for output in first {
+            match output {
+                Output::Configure(config) => {
+                    if let Some(host) = &mut driver.host {
+                        host.apply(&config).map_err(|error| Failure::new(Exit::Refused, "host", error))?;
+                    }
+                }
+                output => driver.dispatch(output),
+            }
+        }
+        driver.flush();
+        Ok(driver)
+    }
+
+    /// The UDP port, on all families.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.udp.port()
+    }
+
+    /// Carries packets and requests until it is told to stop.
+    ///
+    /// # Errors
+    /// When the TUN device fails, as when somebody deleted it.
+    pub async fn run(&mut self, requests: &mut mpsc::Receiver<Request>) -> Result<(), Failure> {
+        loop {
+            // Everything that is there already, before packets: there is little of it, and somebody waits.
+            while let Ok(request) = requests.try_recv() {
+                if !self.handle_request(request) {
+                    return Ok(());
+                }
+            }
+            if self.round()? {
+                // The reactor looks at sockets, and other tasks get their turn.
+                tokio::task::yield_now().await;
+                continue;
+            }
+            let deadline = self.node.poll_timeout().map(|deadline| deadline.at);
+            let Self { tun, udp, outgoing, timer, .. } = self;
+            tokio::select! {
+                biased;
+                request = requests.recv() => match request {
+                    Some(request) => {
+                        if !self.handle_request(request) {
+                            return Ok(());
+                        }
+                    }
+                    None => return Ok(()),
+                },
+                () = poll_fn(|cx| poll_ready(tun, udp, outgoing, cx)) => {}
+                fired = timer.sleep_until(deadline) => {
+                    fired.map_err(|error| Failure::new(Exit::Bug, "timer", format!("the timer failed: {error}")))?;
+                }
+            }
+            self.observe_clocks();
+        }
+    }
+
+    /// One turn of everything; returns whether a packet moved.
+    fn round(&mut self) -> Result<bool, Failure> {
+        let now = self.clock.now();
+        let received = self.receive(now);
+        self.settle(now);
+        let sent = self.transmit(now)?;
+        self.settle(now);
+        Ok(received || sent)
+    }
+
+    /// Datagrams to packets.
+    fn receive(&mut self, now: Instant) -> bool {
+        let mut moved = false;
+        for family in [Family::V4, Family::V6] {
+            for _ in 0..UDP_BUDGET {
+                match self.udp.recv(family, &mut self.received) {
+                    Ok(0) => break,
+                    Ok(_) => {}
+                    Err(error) => {
+                        debug!(%error, "receive failed");
+                        break;
+                    }
+                }
+                moved = true;
+                let fib = self.plane.fib();
+                let mut run = fib.inbound(now);
+                for (from, datagram) in self.received.datagrams() {
+                    match run.handle(datagram, PathAddr::Udp(from), &mut self.reports) {
+                        Inbound::Deliver { packet, .. } => match self.tun.send(packet) {
+                            Ok(()) => self.tun_counts.written += 1,
+                            Err(_) => self.tun_counts.write_failed += 1,
+                        },
+                        Inbound::Consumed | Inbound::Drop(_) => {}
+                    }
+                }
+            }
+        }
+        moved
+    }
+
+    /// Packets to datagrams.
+    fn transmit(&mut self, now: Instant) -> Result<bool, Failure> {
+        if !self.flush() {
+            return Ok(false);
+        }
+        let count = self.tun.recv(&mut self.packets).map_err(|error| {
+            Failure::new(Exit::Refused, "tun", format!("the TUN device failed: {error}")).hint("was it deleted?")
+        })?;
+        if count == 0 {
+            return Ok(false);
+        }
+        self.tun_counts.read += count as u64;
+        self.plane.fib().outbound(self.packets.packets(), now, &mut self.outgoing, &mut self.reports);
+        self.flush();
+        Ok(true)
+    }
+
+    /// Hands the node what the fast path reported, lets due timers act, and does what the node says.
+    fn settle(&mut self, now: Instant) {
+        for notice in self.reports.notices.drain(..) {
+            self.node.handle_input(Input::Notice(notice), now);
+        }
+        for punt in self.reports.punts.drain(..) {
+            self.node.handle_input(Input::Punt(punt), now);
+        }
+        if self.node.poll_timeout().is_some_and(|deadline| deadline.at <= now) {
+            self.node.handle_timeout(now);
+        }
+        self.drain();
+    }
+
+    fn drain(&mut self) {
+        let mut any = false;
+        while let Some(output) = self.node.poll_output() {
+            self.dispatch(output);
+            any = true;
+        }
+        if any {
+            self.flush();
+        }
+    }
+
+    fn dispatch(&mut self, output: Output) {
+        match output {
+            Output::Transmit(transmit) => {
+                let PathAddr::Udp(to) = transmit.to;
+                trace!(%to, bytes = transmit.payload.len(), "own datagram");
+                // Behind what is waiting, so that datagrams stay in order.
+                let kept = self.outgoing.datagram(&SendPath::udp(to), transmit.payload.len(), |room| {
+                    room.copy_from_slice(&transmit.payload);
+                    true
+                });
+                if !kept {
+                    self.reports.dropped(DropReason::BatchFull);
+                }
+            }
+            Output::TunWrite(packet) => match self.tun.send(&packet) {
+                Ok(()) => self.tun_counts.written += 1,
+                Err(_) => self.tun_counts.write_failed += 1,
+            },
+            Output::Sockets(plan) => match UdpSockets::bind(plan.port) {
+                Ok(sockets) => self.udp = sockets,
+                Err(error) => error!(%error, "sockets stay as they were"),
+            },
+            Output::Configure(config) => {
+                if let Some(Err(error)) = self.host.as_mut().map(|host| host.apply(&config)) {
+                    error!(%error, "host is not configured as it should be");
+                }
+            }
+            Output::Reply(id, result) => {
+                if let Some(reply) = self.waiting.remove(&id) {
+                    // Whoever asked may have gone.
+                    let _ = reply.send(result);
+                }
+            }
+            Output::Event(event) => log(&event),
+        }
+    }
+
+    /// Sends what is waiting; false when a socket has no room for all of it.
+    fn flush(&mut self) -> bool {
+        self.outgoing.is_empty() || self.udp.send(&mut self.outgoing)
+    }
+
+    /// Does what is asked; false for the end.
+    fn handle_request(&mut self, request: Request) -> bool {
+        let now = self.clock.now();
+        match request {
+            Request::Stop => return false,
+            Request::Status(reply) => {
+                let _ = reply.send(self.snapshot(now));
+            }
+            Request::Ping { target, timeout, reply } => self.command(Command::Ping { target, timeout }, reply, now),
+            Request::SetPeers { peers, reply } => self.command(Command::SetPeers(peers), reply, now),
+        }
+        true
+    }
+
+    fn command(&mut self, command: Command, reply: oneshot::Sender<Result<Reply, CommandError>>, now: Instant) {
+        self.last_command.0 += 1;
+        self.waiting.insert(self.last_command, reply);
+        self.node.handle_input(Input::Command(self.last_command, command), now);
+        self.drain();
+    }
+
+    fn observe_clocks(&mut self) {
+        for event in self.clock.observe().into_iter().flatten() {
+            info!(?event, "clock");
+            let now = self.clock.now();
+            self.node.handle_input(Input::Host(event), now);
+            self.drain();
+        }
+    }
+
+    fn snapshot(&self, now: Instant) -> Snapshot {
+        let status = self.node.status(now);
+        let mut drops = DropCounts::default();
+        drops.merge(&status.drops);
+        drops.merge(&self.reports.drops);
+        Snapshot {
+            now,
+            drops,
+            port: self.udp.port(),
+            tunnels: self.node.tunnel_count(),
+            udp: *self.udp.counts(),
+            tun: self.tun_counts,
+            status,
+        }
+    }
+}
+
+/// Whether there is something to do: a packet from either side, or room for what waits.
+fn poll_ready<T: Tun>(tun: &AsyncTun<T>, udp: &UdpSockets, outgoing: &SendBatch, cx: &mut Context<'_>) -> Poll<()> {
+    let sockets = udp.poll_readable(cx).is_ready();
+    let other = if outgoing.is_empty() { tun.poll_readable(cx) } else { udp.poll_writable(outgoing, cx) };
+    if sockets || other.is_ready() { Poll::Ready(()) } else { Poll::Pending }
+}
+
+/// Nothing here can be caused by strangers; peers have a bounded pace.
+fn log(event: &Event) {
+    match event {
+        Event::SessionEstablished { peer } => debug!(?peer, "session established"),
+        Event::PathChanged { peer, path } => debug!(?peer, %path, "peer is answered at another address"),
+        Event::HandshakeGivenUp { peer } => debug!(?peer, "peer does not answer"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use core::net::{IpAddr, SocketAddr};
+
+    use mesh_core::{
+        key::NodePrivate,
+        node::{NodeConfig, PeerConfig},
+        rng::Seed,
+    };
+    use transports::tun::MemoryTun;
+
+    use super::*;
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn packets_go_from_tun_to_tun_in_order_and_pings_are_answered_by_the_other_host() {
+        let (mut a, host_a, mut b, host_b) = two_drivers();
+        let ((ask_a, mut requests_a), (ask_b, mut requests_b)) = (mpsc::channel(4), mpsc::channel(4));
+        let both = async { tokio::join!(a.run(&mut requests_a), b.run(&mut requests_b)) };
+        let story = async {
+            // More than wait for a session, in two goes: the first brings it up.
+            host_a.send(&packet(0)).unwrap();
+            assert_eq!(receive(&host_b).await, packet(0));
+            for index in 1..200 {
+                host_a.send(&packet(index)).unwrap();
+                assert_eq!(receive(&host_b).await, packet(index));
+            }
+            let (reply, status) = oneshot::channel();
+            ask_a.send(Request::Status(reply)).await.unwrap();
+            let status = status.await.unwrap();
+            assert_eq!((status.tun.read, status.status.peers.len()), (200, 1));
+            assert!(status.status.peers[0].has_session);
+
+            // Nobody answers behind a memory TUN, so the ping times out, and says so.
+            let (reply, pong) = oneshot::channel();
+            let target = PingTarget::Address(address(2));
+            ask_a.send(Request::Ping { target, timeout: Duration::from_millis(20), reply }).await.unwrap();
+            assert!(matches!(pong.await.unwrap(), Err(CommandError::TimedOut { .. })));
+            for ask in [ask_a, ask_b] {
+                ask.send(Request::Stop).await.unwrap();
+            }
+        };
+        let story = async { tokio::join!(both, story) };
+        let ((ended, _), ()) = tokio::time::timeout(Duration::from_secs(20), story).await.unwrap();
+        assert_eq!(ended, Ok(()));
+    }
+
+    /// Two drivers with a host each; the first knows where the second is.
+    fn two_drivers() -> (Basic<MemoryTun>, MemoryTun, Basic<MemoryTun>, MemoryTun) {
+        let key = |index| NodePrivate::from_bytes([index; 32]);
+        let start = |index: u8, endpoint| {
+            let other = 3 - index;
+            let peer = PeerConfig {
+                key: key(other).public(),
+                preshared_key: None,
+                allowed_ips: vec![mesh_core::ip::prefix::Prefix::host(address(other))],
+                endpoint,
+                persistent_keepalive: None,
+            };
+            let clock = Clock::new();
+            let config = NodeConfig {
+                key: key(index),
+                addresses: vec![(address(index), 32)],
+                mtu_bytes: 1420,
+                listen_port: 0,
+                peers: vec![peer],
+                seed: Seed::from_number(index.into()),
+                epoch: clock.anchor(),
+            };
+            let node = Node::new(config, clock.now()).unwrap();
+            let (tun, host) = MemoryTun::pair().unwrap();
+            (Basic::start(node, clock, tun, None, 1420).unwrap(), host)
+        };
+        let (b, host_b) = start(2, None);
+        let (a, host_a) = start(1, Some(SocketAddr::from(([127, 0, 0, 1], b.port()))));
+        (a, host_a, b, host_b)
+    }
+
+    fn address(index: u8) -> IpAddr {
+        IpAddr::from([10, 7, 0, index])
+    }
+
+    /// An IPv4 packet from the first to the second, of a protocol for experiments (RFC 3692).
+    fn packet(index: u8) -> Vec<u8> {
+        let mut packet = vec![0x45, 0, 0, 40, 0, 0, 0, 0, 64, 253, 0, 0, 10, 7, 0, 1, 10, 7, 0, 2];
+        packet.resize(40, index);
+        packet
+    }
+
+    async fn receive(host: &MemoryTun) -> Vec<u8> {
+        let mut room = [0; 2000];
+        loop {
+            match host.recv(&mut room) {
+                Ok(length) => return room[..length].to_vec(),
+                Err(_) => tokio::time::sleep(Duration::from_millis(1)).await,
+            }
+        }
+    }
+}

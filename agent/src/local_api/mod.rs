@@ -1,0 +1,26 @@
+//! What the command line may ask the daemon: HTTP/1 over a unix socket, paths and objects as stock clients have them.
+//!
+//! The socket can be opened by everyone; rights come from the credentials of the process at the other end. As with
+//! stock clients, everyone on the host may look (status, metrics) and ping, for that changes nothing and is bounded;
+//! changing anything is for root and for the user that the daemon runs as.
+//!
+//! | request | answer | for |
+//! |---|---|---|
+//! | `GET /localapi/v0/status` | [`types::Status`] | everyone |
+//! | `POST /localapi/v0/ping?ip=ADDRESS` or `?peer=NODEKEY`, `&timeout=MILLISECONDS` | [`types::PingResult`] | everyone |
+//! | `GET /localapi/v0/metrics` | Prometheus text | everyone |
+//! | `GET /localapi/v0/debug-paths?peer=NODEKEY` | [`types::PeerPaths`] | everyone |
+//! | `POST /localapi/v0/reload-config` | nothing | root, daemon's user |
+//!
+//! A request that fails is answered `{"error":{"code","message","hint"}}`.
+
+pub mod client;
+mod metrics;
+pub mod server;
+pub mod types;
+
+/// Where the socket is when nobody says otherwise.
+pub const SOCKET: &str = "/run/mesh/meshd.sock";
+
+/// What paths begin with.
+pub(crate) const PREFIX: &str = "/localapi/v0/";

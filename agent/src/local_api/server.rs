@@ -1,0 +1,304 @@
+//! The daemon's end of the local API.
+
+use std::{
+    convert::Infallible,
+    fs, io,
+    net::IpAddr,
+    os::unix::fs::{FileTypeExt, PermissionsExt},
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use http_body_util::Full;
+use hyper::{
+    Method, Request, Response, StatusCode,
+    body::{Bytes, Incoming},
+    header::{CONTENT_TYPE, HeaderValue},
+    server::conn::http1,
+    service::service_fn,
+};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use mesh_core::{
+    key::NodePublic,
+    node::{CommandError, PingTarget},
+};
+use tokio::{
+    net::{UnixListener, UnixStream},
+    sync::{Semaphore, mpsc, oneshot},
+};
+use tracing::debug;
+
+use super::{
+    PREFIX, metrics,
+    types::{ErrorBody, ErrorText, PeerPaths, PingResult, Status},
+};
+use crate::{
+    daemon::{Snapshot, basic, peers::Reload},
+    failure::{Exit, Failure},
+};
+
+/// Connections at once. At the bound new ones wait.
+const CONNECTIONS: usize = 64;
+
+/// How long a client may take to send its request.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long a ping waits when the client does not say, and at most.
+const PING_TIMEOUT: Duration = Duration::from_secs(5);
+const PING_TIMEOUT_MAX: Duration = Duration::from_secs(60);
+
+/// A socket that is bound; its file goes when this is dropped.
+#[derive(Debug)]
+pub struct LocalApi {
+    listener: UnixListener,
+    path: PathBuf,
+}
+
+/// What handlers need.
+#[derive(Clone, Debug)]
+struct Context {
+    requests: mpsc::Sender<basic::Request>,
+    reload: Reload,
+    /// The user the daemon runs as, who may change things, as root may.
+    uid: u32,
+}
+
+impl LocalApi {
+    /// Claims `path`. A socket that nobody listens on is what a killed daemon left, and is replaced.
+    ///
+    /// # Errors
+    /// When another daemon listens there, or the path cannot be used.
+    pub async fn bind(path: &Path) -> Result<Self, Failure> {
+        let refuse = |error: io::Error| {
+            let exit = if error.kind() == io::ErrorKind::PermissionDenied { Exit::NotPermitted } else { Exit::Refused };
+            Failure::new(exit, "socket", format!("cannot open the socket {}: {error}", path.display()))
+                .hint("choose another with --socket")
+        };
+        if UnixStream::connect(path).await.is_ok() {
+            let message = format!("another meshd listens on {}", path.display());
+            return Err(Failure::new(Exit::Refused, "already-running", message)
+                .hint("stop it, or choose another with --socket"));
+        }
+        if fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket()) {
+            fs::remove_file(path).map_err(refuse)?;
+        }
+        if let Some(directory) = path.parent().filter(|directory| !directory.as_os_str().is_empty()) {
+            fs::create_dir_all(directory).map_err(refuse)?;
+        }
+        let listener = UnixListener::bind(path).map_err(refuse)?;
+        let api = Self { listener, path: path.to_owned() };
+        fs::set_permissions(path, fs::Permissions::from_mode(0o666)).map_err(refuse)?;
+        Ok(api)
+    }
+
+    /// Serves until dropped.
+    pub async fn serve(self, requests: mpsc::Sender<basic::Request>, reload: Reload) {
+        let uid = fs::metadata("/proc/self").map_or(0, |own| std::os::unix::fs::MetadataExt::uid(&own));
+        let context = Context { requests, reload, uid };
+        let permits = Arc::new(Semaphore::new(CONNECTIONS));
+        loop {
+            let Ok(permit) = Arc::clone(&permits).acquire_owned().await else { return };
+            let stream = match self.listener.accept().await {
+                Ok((stream, _)) => stream,
+                Err(error) => {
+                    debug!(%error, "accept failed");
+                    // Out of files, most likely; trying again at once would spin.
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                    continue;
+                }
+            };
+            let context = context.clone();
+            tokio::spawn(async move {
+                if let Err(error) = connection(stream, context).await {
+                    debug!(%error, "local connection ended");
+                }
+                drop(permit);
+            });
+        }
+    }
+}
+
+impl Drop for LocalApi {
+    fn drop(&mut self) {
+        // It may be gone already, which is as well.
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+async fn connection(stream: UnixStream, context: Context) -> hyper::Result<()> {
+    // Without credentials: nobody in particular.
+    let peer = stream.peer_cred().map_or(u32::MAX, |credentials| credentials.uid());
+    let may_change = peer == 0 || peer == context.uid;
+    let service = service_fn(move |request| {
+        let context = context.clone();
+        async move { Ok::<_, Infallible>(respond(&request, may_change, &context).await) }
+    });
+    http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADER_TIMEOUT)
+        .serve_connection(TokioIo::new(stream), service)
+        .await
+}
+
+async fn respond(request: &Request<Incoming>, may_change: bool, context: &Context) -> Response<Full<Bytes>> {
+    let result = route(request, may_change, context).await;
+    let (status, kind, body) = match result {
+        Ok(Answer::Json(body)) => (StatusCode::OK, "application/json", body),
+        Ok(Answer::Text(body)) => (StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", body),
+        Err((status, failure)) => {
+            let text = ErrorText { code: failure.code.to_owned(), message: failure.message, hint: failure.hint };
+            let body = serde_json::to_string(&ErrorBody { error: text }).unwrap_or_default();
+            (status, "application/json", body)
+        }
+    };
+    let mut response = Response::new(Full::new(Bytes::from(body)));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+    response
+}
+
+enum Answer {
+    Json(String),
+    Text(String),
+}
+
+type Answered = Result<Answer, (StatusCode, Failure)>;
+
+async fn route(request: &Request<Incoming>, may_change: bool, context: &Context) -> Answered {
+    let uri = request.uri();
+    let Some(what) = uri.path().strip_prefix(PREFIX) else { return Err(unknown()) };
+    let query = uri.query().unwrap_or_default();
+    match (request.method(), what) {
+        (&Method::GET, "status") => json(&Status::new(&snapshot(context).await?)),
+        (&Method::GET, "metrics") => Ok(Answer::Text(metrics::render(&snapshot(context).await?))),
+        (&Method::GET, "debug-paths") => paths(query, &snapshot(context).await?),
+        (&Method::POST, "ping") => ping(query, context).await,
+        (&Method::POST, "reload-config") => {
+            if !may_change {
+                let failure = Failure::new(Exit::NotPermitted, "not-permitted", "this user may not change the daemon");
+                return Err((StatusCode::FORBIDDEN, failure.hint("use root, or the user that meshd runs as")));
+            }
+            let reloaded = context.reload.run(&context.requests).await;
+            reloaded.map(|()| Answer::Json("{}".to_owned())).map_err(|failure| (StatusCode::BAD_REQUEST, failure))
+        }
+        (_, "status" | "metrics" | "debug-paths" | "ping" | "reload-config") => {
+            let failure = Failure::new(Exit::Usage, "method", "this request wants another method");
+            Err((StatusCode::METHOD_NOT_ALLOWED, failure.hint("use POST for ping and reload-config, else GET")))
+        }
+        _ => Err(unknown()),
+    }
+}
+
+async fn snapshot(context: &Context) -> Result<Snapshot, (StatusCode, Failure)> {
+    let (reply, answer) = oneshot::channel();
+    context.requests.send(basic::Request::Status(reply)).await.map_err(|_| stopping())?;
+    answer.await.map_err(|_| stopping())
+}
+
+async fn ping(query: &str, context: &Context) -> Answered {
+    let bad = |failure: Failure| (StatusCode::BAD_REQUEST, failure);
+    let target = target(query).map_err(bad)?;
+    let timeout = match value(query, "timeout") {
+        None => PING_TIMEOUT,
+        Some(text) => {
+            let millis = text.parse().map_err(|_| {
+                bad(Failure::new(Exit::Usage, "bad-timeout", format!("\"{text}\" is not a number of milliseconds")))
+            })?;
+            Duration::from_millis(millis).min(PING_TIMEOUT_MAX)
+        }
+    };
+    let (reply, answer) = oneshot::channel();
+    let ping = basic::Request::Ping { target, timeout, reply };
+    context.requests.send(ping).await.map_err(|_| stopping())?;
+    match answer.await.map_err(|_| stopping())? {
+        Ok(reply) => PingResult::new(&reply).map_or_else(|| Err(stopping()), |result| json(&result)),
+        Err(error) => Err(refused(&error)),
+    }
+}
+
+fn paths(query: &str, snapshot: &Snapshot) -> Answered {
+    let target = target(query).map_err(|failure| (StatusCode::BAD_REQUEST, failure))?;
+    let found = snapshot.status.peers.iter().find(|peer| match target {
+        PingTarget::Key(key) => peer.key == key,
+        PingTarget::Address(address) => peer.allowed_ips.iter().any(|prefix| prefix.contains(address)),
+    });
+    match found {
+        Some(peer) => json(&PeerPaths::new(peer, snapshot.now)),
+        None => {
+            let failure = Failure::new(Exit::Refused, "no-peer", "no peer has this address or key");
+            Err((StatusCode::NOT_FOUND, failure.hint("mesh status lists all peers")))
+        }
+    }
+}
+
+/// Whom a query is about: `ip` or `peer`.
+fn target(query: &str) -> Result<PingTarget, Failure> {
+    let refuse = |message| Failure::new(Exit::Usage, "bad-peer", message).hint("name a peer by overlay address or key");
+    if let Some(text) = value(query, "ip") {
+        let address: IpAddr = text.parse().map_err(|_| refuse(format!("\"{text}\" is not an address")))?;
+        return Ok(PingTarget::Address(address));
+    }
+    let text = value(query, "peer").ok_or_else(|| refuse("which peer?".to_owned()))?;
+    let key: NodePublic = text.parse().map_err(|error| refuse(format!("\"{text}\" is not a node key: {error}")))?;
+    Ok(PingTarget::Key(key))
+}
+
+/// The value of a parameter. Addresses and keys need no escapes, so there are none.
+fn value<'q>(query: &'q str, name: &str) -> Option<&'q str> {
+    query.split('&').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='))
+}
+
+fn refused(error: &CommandError) -> (StatusCode, Failure) {
+    let (status, code) = match error {
+        CommandError::NoRoute(_) => (StatusCode::NOT_FOUND, "no-route"),
+        CommandError::UnknownPeer(_) => (StatusCode::NOT_FOUND, "no-peer"),
+        CommandError::NoAddress(_) => (StatusCode::BAD_REQUEST, "no-address"),
+        CommandError::NoSource(_) => (StatusCode::BAD_REQUEST, "no-source"),
+        CommandError::TooManyPings => (StatusCode::TOO_MANY_REQUESTS, "too-many-pings"),
+        CommandError::TimedOut { .. } => (StatusCode::GATEWAY_TIMEOUT, "timeout"),
+        CommandError::Config(_) => (StatusCode::BAD_REQUEST, "bad-config"),
+    };
+    (status, Failure::new(Exit::Refused, code, error))
+}
+
+fn json(value: &impl serde::Serialize) -> Answered {
+    serde_json::to_string(value)
+        .map(Answer::Json)
+        .map_err(|error| (StatusCode::INTERNAL_SERVER_ERROR, Failure::new(Exit::Bug, "json", error)))
+}
+
+fn unknown() -> (StatusCode, Failure) {
+    (StatusCode::NOT_FOUND, Failure::new(Exit::Usage, "unknown-request", "this meshd does not know this request"))
+}
+
+fn stopping() -> (StatusCode, Failure) {
+    (StatusCode::SERVICE_UNAVAILABLE, Failure::new(Exit::Unreachable, "stopping", "meshd is about to end"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn queries_name_a_peer_by_address_or_key() {
+        assert_eq!(target("type=ICMP&ip=fd00::1").unwrap(), PingTarget::Address("fd00::1".parse().unwrap()));
+        let key = NodePublic::from_bytes([5; 32]);
+        assert_eq!(target(&format!("peer={key}&timeout=5")).unwrap(), PingTarget::Key(key));
+        for query in ["", "ip=", "ip=x", "peer=abc", "ipp=1.1.1.1"] {
+            assert!(target(query).is_err(), "{query}");
+        }
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn a_socket_that_nobody_listens_on_is_replaced_and_a_living_one_is_not() {
+        let path = std::env::temp_dir().join(format!("mesh-api-{}.sock", std::process::id()));
+        drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+        assert!(path.exists());
+        let api = LocalApi::bind(&path).await.unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o666);
+        assert_eq!(LocalApi::bind(&path).await.unwrap_err().code, "already-running");
+        drop(api);
+        assert!(!path.exists());
+    }
+}

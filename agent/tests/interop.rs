@@ -1,0 +1,40 @@
+//! Our agent against programs of others.
+//!
+//! Needs root and wireguard-go; without them every test is reported as ignored, with the reason in its line.
+
+#[path = "netns/agents.rs"]
+mod agents;
+#[path = "netns/lab.rs"]
+mod lab;
+
+mod interop {
+    pub(crate) mod wireguard_go;
+}
+
+use std::process::ExitCode;
+
+use interop::wireguard_go;
+use libtest_mimic::{Arguments, Failed, Trial};
+
+/// A test: its name as a sentence, and what it does.
+type Test = (&'static str, fn() -> anyhow::Result<()>);
+
+fn main() -> ExitCode {
+    let missing = lab::missing().or_else(|| {
+        let programs = ["wireguard-go", "wg", "iperf3"];
+        let missing = programs.into_iter().find(|program| lab::find(program).is_none());
+        missing.map(|program| format!("needs the program {program}"))
+    });
+    let trials = wireguard_go::TESTS.iter().map(|&(name, test): &Test| {
+        let trial = Trial::test(name, move || test().map_err(|error| Failed::from(format!("{error:#}"))));
+        match &missing {
+            Some(reason) => trial.with_kind(reason.clone()).with_ignored_flag(true),
+            None => trial,
+        }
+    });
+    let mut arguments = Arguments::from_args();
+    // One test lasts over two minutes, almost all of it waiting; the others fit beside it.
+    let threads = std::thread::available_parallelism().map_or(2, usize::from);
+    arguments.test_threads.get_or_insert(threads + 1);
+    libtest_mimic::run(&arguments, trials.collect()).exit_code()
+}

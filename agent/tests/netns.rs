@@ -1,0 +1,40 @@
+//! Our agent in network namespaces: against ours, through routers, under bad input, to its end.
+//!
+//! Needs root; without it every test is reported as ignored, with the reason in its line.
+
+mod netns {
+    pub(crate) mod agents;
+    pub(crate) mod flood;
+    pub(crate) mod lab;
+    pub(crate) mod life;
+    pub(crate) mod refusals;
+    pub(crate) mod traffic;
+}
+
+use std::process::ExitCode;
+
+use libtest_mimic::{Arguments, Failed, Trial};
+use netns::{flood, lab, life, refusals, traffic};
+
+/// A test: its name as a sentence, and what it does.
+type Test = (&'static str, fn() -> anyhow::Result<()>);
+
+fn main() -> ExitCode {
+    // This program starts itself again inside a namespace to play a stranger.
+    let arguments: Vec<String> = std::env::args().collect();
+    if let [_, word, rest @ ..] = arguments.as_slice()
+        && word == flood::WORD
+    {
+        return flood::main(rest);
+    }
+    let tests = [traffic::TESTS, life::TESTS, refusals::TESTS, flood::TESTS].concat();
+    let missing = lab::missing();
+    let trials = tests.into_iter().map(|(name, test): Test| {
+        let trial = Trial::test(name, move || test().map_err(|error| Failed::from(format!("{error:#}"))));
+        match &missing {
+            Some(reason) => trial.with_kind(reason.clone()).with_ignored_flag(true),
+            None => trial,
+        }
+    });
+    libtest_mimic::run(&Arguments::from_args(), trials.collect()).exit_code()
+}

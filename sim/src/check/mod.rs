@@ -1,0 +1,148 @@
+//! What is checked: invariants, always; expectations, at the end.
+//!
+//! Invariants hold in every world; their ids are those of the invariants' table (S2 …). Each counts how often it
+//! was looked at: a check that never had anything to look at has not passed.
+
+mod expect;
+mod traffic;
+mod wire;
+
+use mesh_core::time::Instant;
+
+pub use expect::{Expectation, Held, PathIs, Technique, Verdict};
+pub use traffic::{Flow, Flows, Sample};
+pub use wire::WireCheck;
+
+pub(crate) use expect::{View, evaluate, first_delivery, technique};
+
+macro_rules! check_ids {
+    ($($(#[doc = $doc:literal])+ $variant:ident = $name:literal,)+) => {
+        /// Names an invariant.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+        pub enum CheckId {
+            $($(#[doc = $doc])+ $variant,)+
+        }
+
+        impl CheckId {
+            /// All invariants, in order.
+            pub const ALL: &[Self] = &[$(Self::$variant,)+];
+
+            /// The name in scenarios and reports.
+            #[must_use]
+            pub const fn name(self) -> &'static str {
+                match self {
+                    $(Self::$variant => $name,)+
+                }
+            }
+        }
+    };
+}
+
+check_ids! {
+    /// No plaintext and no inner packet on any link.
+    S2 = "S2",
+    /// The inner source address belongs to the host that sealed the packet.
+    S3 = "S3",
+    /// An inner packet is delivered at most once.
+    S4 = "S4",
+    /// No key and counter, and no ephemeral key, is used twice, also after a restart.
+    S5 = "S5",
+    /// A drained machine wants to be woken later than now, or not at all.
+    S11 = "S11",
+    /// No panic.
+    S12 = "S12",
+    /// Every datagram is delivered, dropped for a cause, or on its way.
+    Conservation = "conservation",
+    /// A NAT never maps two live sessions to one reply tuple and never delivers to a host that is not inside.
+    Nat = "nat",
+}
+
+impl CheckId {
+    /// The invariants that `pattern` names: one, or a class as `S*`, or all as `*`.
+    #[must_use]
+    pub fn matching(pattern: &str) -> Vec<Self> {
+        let matches = |id: &&Self| match pattern.strip_suffix('*') {
+            Some(prefix) => id.name().starts_with(prefix),
+            None => id.name() == pattern,
+        };
+        Self::ALL.iter().filter(matches).copied().collect()
+    }
+}
+
+/// An invariant that did not hold.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Violation {
+    /// Which.
+    pub id: CheckId,
+    /// When.
+    pub at: Instant,
+    /// What was seen.
+    pub message: String,
+}
+
+/// How often each invariant was looked at, and the first time that one did not hold.
+#[derive(Clone, Debug, Default)]
+pub struct Tally {
+    checked: [u64; CheckId::ALL.len()],
+    violation: Option<Violation>,
+    violations: u64,
+}
+
+impl Tally {
+    /// An invariant was looked at and held.
+    #[inline]
+    pub fn note_held(&mut self, id: CheckId) {
+        self.checked[id as usize] += 1;
+    }
+
+    /// An invariant was looked at; `violation` says what was wrong.
+    #[inline]
+    pub fn note(&mut self, id: CheckId, at: Instant, violation: Option<String>) {
+        self.checked[id as usize] += 1;
+        if let Some(message) = violation {
+            self.violations += 1;
+            self.violation.get_or_insert(Violation { id, at, message });
+        }
+    }
+
+    /// How often an invariant was looked at.
+    #[must_use]
+    pub fn checked(&self, id: CheckId) -> u64 {
+        self.checked[id as usize]
+    }
+
+    /// The first that did not hold.
+    #[must_use]
+    pub fn violation(&self) -> Option<&Violation> {
+        self.violation.as_ref()
+    }
+
+    /// How often one did not hold.
+    #[must_use]
+    pub fn violations(&self) -> u64 {
+        self.violations
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn patterns_name_classes() {
+        assert_eq!(CheckId::matching("S2"), [CheckId::S2]);
+        assert_eq!(CheckId::matching("S*").len(), 6);
+        assert_eq!(CheckId::matching("*").len(), CheckId::ALL.len());
+        assert!(CheckId::matching("L*").is_empty());
+    }
+
+    #[test]
+    fn the_first_violation_is_kept() {
+        let mut tally = Tally::default();
+        tally.note(CheckId::S2, Instant::ZERO, None);
+        tally.note(CheckId::S4, Instant::from_secs(1), Some("twice".to_owned()));
+        tally.note(CheckId::S5, Instant::from_secs(2), Some("again".to_owned()));
+        assert_eq!(tally.violation().map(|violation| violation.id), Some(CheckId::S4));
+        assert_eq!((tally.violations(), tally.checked(CheckId::S2), tally.checked(CheckId::S3)), (2, 1, 0));
+    }
+}

@@ -1,0 +1,155 @@
+//! What became of the applications' messages.
+
+use mesh_core::time::Instant;
+
+use crate::{
+    host::{
+        HostId,
+        message::{Message, Role},
+    },
+    scenario::TrafficSpec,
+};
+
+/// What became of all traffic.
+#[derive(Debug)]
+pub struct Flows(Vec<Flow>);
+
+/// What became of one traffic.
+#[derive(Debug)]
+pub struct Flow {
+    /// Who asks.
+    pub from: HostId,
+    /// Who answers.
+    pub to: HostId,
+    /// All messages, by number.
+    pub samples: Vec<Sample>,
+}
+
+/// What became of one message. `Instant::FAR_FUTURE` is never.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sample {
+    /// When it was asked.
+    pub sent: Instant,
+    /// When it came out of the tunnel.
+    pub delivered: Instant,
+    /// When the answer did.
+    pub answered: Instant,
+}
+
+/// What is wrong with a delivery.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wrong {
+    /// It was delivered before.
+    Twice,
+    /// Nobody sent it, or not to this host.
+    Stray,
+}
+
+impl Flows {
+    /// Nothing was sent.
+    #[must_use]
+    pub fn new(traffic: &[TrafficSpec]) -> Self {
+        let flow = |spec: &TrafficSpec| Flow { from: spec.from, to: spec.to, samples: Vec::new() };
+        Self(traffic.iter().map(flow).collect())
+    }
+
+    /// A message is sent; its number.
+    pub fn note_sent(&mut self, flow: u32, now: Instant) -> u32 {
+        let samples = &mut self.0[flow as usize].samples;
+        samples.push(Sample { sent: now, delivered: Instant::FAR_FUTURE, answered: Instant::FAR_FUTURE });
+        (samples.len() - 1) as u32
+    }
+
+    /// A message came out of the tunnel at a host.
+    ///
+    /// # Errors
+    /// When that should not have happened.
+    pub fn note_delivered(&mut self, message: &Message, host: HostId, now: Instant) -> Result<(), Wrong> {
+        let flow = self.0.get_mut(message.flow as usize).ok_or(Wrong::Stray)?;
+        let at = match message.role {
+            Role::Question => flow.to,
+            Role::Answer => flow.from,
+        };
+        let sample = flow.samples.get_mut(message.sequence as usize).filter(|_| at == host).ok_or(Wrong::Stray)?;
+        let stamp = match message.role {
+            Role::Question => &mut sample.delivered,
+            Role::Answer => &mut sample.answered,
+        };
+        if *stamp != Instant::FAR_FUTURE {
+            return Err(Wrong::Twice);
+        }
+        *stamp = now;
+        Ok(())
+    }
+
+    /// All traffic.
+    pub fn iter(&self) -> impl Iterator<Item = &Flow> {
+        self.0.iter()
+    }
+
+    /// Messages from one host to another, questions and answers alike, as (sent, delivered). An answer counts as
+    /// sent when its question was delivered; one to a question that was not, does not exist.
+    pub fn between(&self, from: HostId, to: HostId) -> Vec<(Instant, Instant)> {
+        let mut messages = Vec::new();
+        for flow in &self.0 {
+            if (flow.from, flow.to) == (from, to) {
+                messages.extend(flow.samples.iter().map(|sample| (sample.sent, sample.delivered)));
+            } else if (flow.to, flow.from) == (from, to) {
+                let asked = flow.samples.iter().filter(|sample| sample.delivered != Instant::FAR_FUTURE);
+                messages.extend(asked.map(|sample| (sample.delivered, sample.answered)));
+            }
+        }
+        messages.sort_unstable();
+        messages
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use core::time::Duration;
+
+    use super::*;
+    use crate::{host::message::Carrier, scenario::TrafficKind};
+
+    #[test]
+    fn a_message_is_delivered_once_and_where_it_was_sent_to() {
+        let mut flows = flows();
+        let sequence = flows.note_sent(0, Instant::ZERO);
+        let question = message(sequence, Role::Question);
+        assert_eq!(flows.note_delivered(&question, HostId(0), Instant::from_secs(1)), Err(Wrong::Stray));
+        assert_eq!(flows.note_delivered(&question, HostId(1), Instant::from_secs(1)), Ok(()));
+        assert_eq!(flows.note_delivered(&question, HostId(1), Instant::from_secs(2)), Err(Wrong::Twice));
+        assert_eq!(flows.note_delivered(&message(7, Role::Question), HostId(1), Instant::ZERO), Err(Wrong::Stray));
+    }
+
+    #[test]
+    fn answers_count_the_other_way() {
+        let mut flows = flows();
+        for second in 0..2 {
+            flows.note_sent(0, Instant::from_secs(second));
+        }
+        flows.note_delivered(&message(1, Role::Question), HostId(1), Instant::from_secs(2)).unwrap();
+        flows.note_delivered(&message(1, Role::Answer), HostId(0), Instant::from_secs(3)).unwrap();
+        let secs = Instant::from_secs;
+        let there = [(secs(0), Instant::FAR_FUTURE), (secs(1), secs(2))];
+        assert_eq!(flows.between(HostId(0), HostId(1)), there);
+        assert_eq!(flows.between(HostId(1), HostId(0)), [(secs(2), secs(3))]);
+    }
+
+    fn flows() -> Flows {
+        Flows::new(&[TrafficSpec {
+            kind: TrafficKind::Ping,
+            from: HostId(0),
+            to: HostId(1),
+            every: Duration::from_secs(1),
+            start: Instant::ZERO,
+            stop: None,
+            bytes: 56,
+            answer_bytes: 56,
+        }])
+    }
+
+    fn message(sequence: u32, role: Role) -> Message {
+        Message { flow: 0, sequence, role, carrier: Carrier::Udp, bytes: 56, answer_bytes: 56 }
+    }
+}

@@ -1,0 +1,209 @@
+//! S2, S4 and S5: what must not be seen on a wire, and what must not be seen twice.
+//!
+//! The checks know the layout of WireGuard's messages and nothing of the node's inside. A session shows on the
+//! wire as its receiver index; within one boot of the receiving host an index is not used again.
+
+use core::net::Ipv4Addr;
+use std::collections::{BTreeMap, BTreeSet};
+
+use mesh_core::{time::Instant, wireguard::Kind};
+
+use crate::host::{HostId, message::Marker};
+
+use super::{CheckId, Tally};
+
+/// Watches the wires.
+#[derive(Debug)]
+pub struct WireCheck {
+    marker: Marker,
+    /// Overlay addresses in use.
+    overlay: BTreeSet<[u8; 4]>,
+    /// What each host sent, by receiver index.
+    sent: Vec<BTreeMap<u32, Counters>>,
+    /// Ephemeral keys that were sent.
+    ephemerals: BTreeSet<[u8; 32]>,
+    /// What each host delivered, by its boot and receiver index.
+    delivered: Vec<BTreeMap<(u64, u32), Counters>>,
+}
+
+impl WireCheck {
+    /// Watches hosts with these overlay addresses.
+    #[must_use]
+    pub fn new(marker: Marker, overlay: impl IntoIterator<Item = Ipv4Addr>) -> Self {
+        let overlay: BTreeSet<_> = overlay.into_iter().map(|address| address.octets()).collect();
+        let hosts = overlay.len();
+        Self {
+            marker,
+            overlay,
+            sent: (0..hosts).map(|_| BTreeMap::new()).collect(),
+            ephemerals: BTreeSet::new(),
+            delivered: (0..hosts).map(|_| BTreeMap::new()).collect(),
+        }
+    }
+
+    /// A host sends a datagram.
+    pub fn handle_sent(&mut self, host: HostId, payload: &[u8], now: Instant, tally: &mut Tally) {
+        let leak = if self.marker.is_in(payload) {
+            Some("payload of an application")
+        } else if self.has_inner_addresses(payload) {
+            Some("the addresses of an inner packet")
+        } else {
+            None
+        };
+        let leak = leak.map(|what| format!("host {} sent {what} in the clear", host.0));
+        tally.note(CheckId::S2, now, leak);
+
+        let used_again = match Kind::of(payload) {
+            Some(Kind::Transport { receiver }) => {
+                let counter = counter_of(payload);
+                let fresh = self.sent[host.index()].entry(receiver).or_default().insert(counter);
+                (!fresh).then(|| format!("host {} sent counter {counter} to receiver {receiver:08x} twice", host.0))
+            }
+            Some(Kind::Initiation) => self.ephemeral(host, payload, 8),
+            Some(Kind::Response { .. }) => self.ephemeral(host, payload, 12),
+            Some(Kind::CookieReply { .. }) | None => return,
+        };
+        tally.note(CheckId::S5, now, used_again);
+    }
+
+    /// A host, in its `boot`th boot, delivered the inner packet of a datagram whose first bytes were `head`.
+    pub fn handle_delivered(&mut self, host: HostId, boot: u64, head: [u8; 16], now: Instant, tally: &mut Tally) {
+        let [_, _, _, _, r0, r1, r2, r3, ..] = head;
+        let receiver = u32::from_le_bytes([r0, r1, r2, r3]);
+        let counter = counter_of(&head);
+        let fresh = self.delivered[host.index()].entry((boot, receiver)).or_default().insert(counter);
+        let twice =
+            (!fresh).then(|| format!("host {} delivered counter {counter} of session {receiver:08x} twice", host.0));
+        tally.note(CheckId::S4, now, twice);
+    }
+
+    fn ephemeral(&mut self, host: HostId, payload: &[u8], at: usize) -> Option<String> {
+        let key = payload.get(at..)?.first_chunk::<32>()?;
+        let fresh = self.ephemerals.insert(*key);
+        // WireGuard makes a new message for every attempt, so none is ever sent twice.
+        (!fresh).then(|| format!("host {} sent an ephemeral key twice", host.0))
+    }
+
+    /// Source and destination of an inner IPv4 packet, next to each other.
+    fn has_inner_addresses(&self, payload: &[u8]) -> bool {
+        // Overlay addresses are in 100.64.0.0/10 and given out from its start; most datagrams do not have the
+        // first two bytes anywhere, and that is found out many bytes at a time.
+        let candidates = payload.iter().zip(payload.iter().skip(1));
+        if candidates.fold(0, |found, (a, b)| found | (u8::from(*a == 100) & u8::from(*b == 64))) == 0 {
+            return false;
+        }
+        payload.windows(8).any(|window| {
+            let (source, destination) = window.split_at(4);
+            source != destination && self.overlay.contains(source) && self.overlay.contains(destination)
+        })
+    }
+}
+
+/// Numbers that were used, most of them one after the other.
+#[derive(Debug, Default)]
+struct Counters {
+    /// The block of 64 that was used last, and its bits.
+    block: u64,
+    bits: u64,
+    others: BTreeMap<u64, u64>,
+}
+
+impl Counters {
+    /// Whether `counter` was not used before.
+    fn insert(&mut self, counter: u64) -> bool {
+        let block = counter / 64;
+        if block != self.block {
+            self.others.insert(self.block, self.bits);
+            self.bits = self.others.remove(&block).unwrap_or(0);
+            self.block = block;
+        }
+        let bit = 1 << (counter % 64);
+        let fresh = self.bits & bit == 0;
+        self.bits |= bit;
+        fresh
+    }
+}
+
+fn counter_of(payload: &[u8]) -> u64 {
+    payload.get(8..).and_then(|rest| rest.first_chunk()).map_or(0, |bytes| u64::from_le_bytes(*bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        host::message::{Carrier, Message, Role},
+        kernel::dice::Dice,
+    };
+
+    const A: Ipv4Addr = Ipv4Addr::new(100, 64, 0, 1);
+    const B: Ipv4Addr = Ipv4Addr::new(100, 64, 0, 2);
+
+    #[test]
+    fn plaintext_and_inner_addresses_are_seen() {
+        let message =
+            Message { flow: 0, sequence: 0, role: Role::Question, carrier: Carrier::Udp, bytes: 64, answer_bytes: 64 };
+        let packet = message.packet(A, B, marker());
+        assert_eq!(check(|wire, tally| wire.handle_sent(HostId(0), &packet, Instant::ZERO, tally)), [CheckId::S2]);
+        let header = &packet[..24];
+        assert_eq!(check(|wire, tally| wire.handle_sent(HostId(0), header, Instant::ZERO, tally)), [CheckId::S2]);
+        let noise = &Dice::new(2).stream("noise", 0).bytes::<1400>();
+        assert_eq!(check(|wire, tally| wire.handle_sent(HostId(0), noise, Instant::ZERO, tally)), []);
+    }
+
+    #[test]
+    fn a_counter_sent_twice_is_seen_and_two_sessions_are_not_confused() {
+        let send = |datagrams: &[(u32, u64)]| {
+            check(|wire, tally| {
+                for (receiver, counter) in datagrams {
+                    wire.handle_sent(HostId(0), &transport(*receiver, *counter), Instant::ZERO, tally);
+                }
+            })
+        };
+        assert_eq!(send(&[(1, 0), (1, 1), (1, 64), (1, 2), (2, 0), (2, 1)]), []);
+        assert_eq!(send(&[(1, 0), (1, 100), (1, 0)]), [CheckId::S5]);
+    }
+
+    #[test]
+    fn an_ephemeral_key_sent_twice_is_seen() {
+        let mut initiation = vec![7; 148];
+        initiation[..4].copy_from_slice(&[1, 0, 0, 0]);
+        let found = check(|wire, tally| {
+            wire.handle_sent(HostId(0), &initiation, Instant::ZERO, tally);
+            wire.handle_sent(HostId(1), &initiation, Instant::ZERO, tally);
+        });
+        assert_eq!(found, [CheckId::S5]);
+    }
+
+    #[test]
+    fn a_packet_delivered_twice_is_seen_within_a_boot() {
+        let head = *transport(1, 5).first_chunk().unwrap();
+        let deliver = |boots: [u64; 2]| {
+            check(|wire, tally| {
+                for boot in boots {
+                    wire.handle_delivered(HostId(1), boot, head, Instant::ZERO, tally);
+                }
+            })
+        };
+        assert_eq!(deliver([1, 1]), [CheckId::S4]);
+        assert_eq!(deliver([1, 2]), []);
+    }
+
+    fn check(act: impl FnOnce(&mut WireCheck, &mut Tally)) -> Vec<CheckId> {
+        let mut tally = Tally::default();
+        act(&mut WireCheck::new(marker(), [A, B]), &mut tally);
+        tally.violation().map(|violation| violation.id).into_iter().collect()
+    }
+
+    fn marker() -> Marker {
+        Marker::new(&mut Dice::new(1).stream("marker", 0))
+    }
+
+    fn transport(receiver: u32, counter: u64) -> Vec<u8> {
+        let mut datagram = vec![4, 0, 0, 0];
+        datagram.extend(receiver.to_le_bytes());
+        datagram.extend(counter.to_le_bytes());
+        datagram.extend([0; 16]);
+        datagram
+    }
+}

@@ -1,0 +1,44 @@
+//! Every datagram is delivered, dropped for a cause, or on its way; and the NATs' model keeps its own rules.
+
+use crate::check::CheckId;
+
+use super::{Event, Simulation};
+
+impl Simulation<'_> {
+    /// Counts what is on its way anew, from the agenda.
+    pub(super) fn check_conservation(&mut self) {
+        let hops = || {
+            self.agenda.iter().filter_map(|event| match event {
+                Event::Packet { hop, .. } => Some(*hop),
+                Event::Wake { .. }
+                | Event::Ask { .. }
+                | Event::Fault { .. }
+                | Event::LinkUp { .. }
+                | Event::Start { .. } => None,
+            })
+        };
+        let mut wrong = None;
+        for (net, far_end, link) in self.network.links() {
+            let counts = link.counts();
+            let in_flight = hops().filter(|hop| *hop == far_end).count() as u64;
+            if counts.offered + counts.duplicated != counts.delivered + counts.dropped.total() + in_flight {
+                wrong = Some(format!("a link of net {} has {counts:?} and {in_flight} in flight", net.0));
+            }
+        }
+        let counts = self.network.counts();
+        let in_flight = hops().count() as u64;
+        if counts.sent != self.sent
+            || counts.sent + counts.copied != counts.delivered + counts.dropped.total() + in_flight
+        {
+            wrong = Some(format!("the network has {counts:?} of {} and {in_flight} in flight", self.sent));
+        }
+        self.tally.note(CheckId::Conservation, self.now, wrong);
+
+        let shared: u64 = self.network.nats().map(|(_, nat)| nat.counts().shared_tuples).sum();
+        let strays = counts.strays;
+        for _ in self.network.nats() {
+            let wrong = (shared + strays > 0).then(|| format!("{shared} shared reply tuples, {strays} strays"));
+            self.tally.note(CheckId::Nat, self.now, wrong);
+        }
+    }
+}

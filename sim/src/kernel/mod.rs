@@ -1,0 +1,472 @@
+//! The loop: take what happens next, let it happen, look at it.
+//!
+//! One thread, one agenda, virtual time. The kernel owns the network, the hosts, the dice and the checks; hosts
+//! say what they want done and the kernel carries it out, in order, at the same instant. Nothing else moves time
+//! but the agenda, so what is quiet costs nothing.
+
+pub mod agenda;
+mod build;
+pub mod clock;
+mod conservation;
+pub mod dice;
+mod fault;
+pub mod trace;
+
+use core::{net::SocketAddr, time::Duration};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use mesh_core::{dataplane::DropCounts, ip::packet::IpPacket, time::Instant};
+
+use crate::{
+    check::{CheckId, Flows, Tally, WireCheck},
+    host::{
+        Effects, HostId, NodeEvent, NodeHost,
+        message::{Carrier, Marker, Message, Role},
+    },
+    net::{DropCause, Forwarded, Hop, NetId, Network, Packet, PacketKind},
+    scenario::{Scenario, TrafficKind},
+};
+
+use agenda::{Agenda, Class};
+use dice::Dice;
+use trace::{Names, Observer, Record, Trace, What, digest_of};
+
+/// The hop limit that hosts send with.
+const TTL: u8 = 64;
+
+/// Events in one run unless another bound is given. A run that needs more does not end.
+pub const EVENTS_MAX: u64 = 1_000_000_000;
+
+/// A world under way.
+pub struct Simulation<'s> {
+    scenario: &'s Scenario,
+    seed: u64,
+    now: Instant,
+    end: Instant,
+    agenda: Agenda<Event>,
+    handled: u64,
+    events_max: u64,
+    trace: Trace,
+    names: Names,
+    observer: Option<Box<Observer<'s>>>,
+    network: Network,
+    hosts: Vec<NodeHost>,
+    /// When each host is to be woken next.
+    armed: Vec<Option<Instant>>,
+    flows: Flows,
+    wire: WireCheck,
+    tally: Tally,
+    effects: Effects,
+    /// Datagrams sent so far.
+    sent: u64,
+    /// By host, by kind.
+    packets: Vec<[u64; PacketKind::ALL.len()]>,
+    node_events: Vec<(Instant, HostId, NodeEvent)>,
+    refused: DropCounts,
+    faults: u64,
+    /// The host that is being called: whose panic it is.
+    inside: Option<HostId>,
+}
+
+#[derive(Debug)]
+enum Event {
+    Packet { hop: Hop, packet: Box<Packet> },
+    Wake { host: HostId },
+    Ask { flow: u32 },
+    Fault { event: u32 },
+    LinkUp { net: NetId },
+    Start { host: HostId },
+}
+
+/// How a run ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// Its time was up.
+    InTime,
+    /// A host panicked; that is S12.
+    Panicked,
+    /// The simulator panicked.
+    Fault(String),
+    /// There was no end to the events.
+    TooManyEvents,
+}
+
+impl<'s> Simulation<'s> {
+    /// The world of a scenario and a seed, at its beginning.
+    #[must_use]
+    pub fn new(scenario: &'s Scenario, seed: u64) -> Self {
+        let dice = Dice::new(seed);
+        let mut network = Network::new();
+        for net in &scenario.nets {
+            network.add_net(net.link, net.nat, &dice);
+        }
+        let marker = Marker::new(&mut dice.stream("marker", 0));
+        let hosts = build::hosts(scenario, &mut network, &dice, marker);
+        let mut about = seed.to_le_bytes().to_vec();
+        about.extend(scenario.canonical());
+        let mut simulation = Self {
+            scenario,
+            seed,
+            now: Instant::ZERO,
+            end: Instant::ZERO + scenario.duration,
+            agenda: Agenda::new(),
+            handled: 0,
+            events_max: EVENTS_MAX,
+            trace: Trace::new(&about),
+            names: scenario.names(),
+            observer: None,
+            network,
+            armed: vec![None; hosts.len()],
+            flows: Flows::new(&scenario.traffic),
+            wire: WireCheck::new(marker, hosts.iter().map(NodeHost::overlay)),
+            tally: Tally::default(),
+            effects: Effects::default(),
+            sent: 0,
+            packets: vec![[0; PacketKind::ALL.len()]; hosts.len()],
+            hosts,
+            node_events: Vec::new(),
+            refused: DropCounts::default(),
+            faults: 0,
+            inside: None,
+        };
+        simulation.plan();
+        simulation
+    }
+
+    /// Shows every record to `observer` as it is made.
+    #[must_use]
+    pub fn observed(mut self, observer: Box<Observer<'s>>) -> Self {
+        self.observer = Some(observer);
+        self
+    }
+
+    /// Gives up after so many events.
+    #[must_use]
+    pub fn with_events_max(mut self, events: u64) -> Self {
+        self.events_max = events;
+        self
+    }
+
+    /// Runs to the end. A panic ends the run and is reported, not passed on.
+    pub fn run(&mut self) -> Ended {
+        let caught = catch_unwind(AssertUnwindSafe(|| self.run_until(self.end)));
+        let ended = match caught {
+            Ok(ended) => ended,
+            Err(panic) => {
+                let message = panic.downcast_ref::<String>().cloned();
+                let message = message.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
+                let message = message.unwrap_or_else(|| "a panic without a message".to_owned());
+                match self.inside {
+                    Some(host) => {
+                        let who = self.names.hosts.get(host.index()).cloned().unwrap_or_default();
+                        self.tally.note(CheckId::S12, self.now, Some(format!("{who} panicked: {message}")));
+                        Ended::Panicked
+                    }
+                    None => Ended::Fault(message),
+                }
+            }
+        };
+        if ended == Ended::InTime {
+            self.check_conservation();
+        }
+        ended
+    }
+
+    /// Runs up to and including `until`. For those who look in between: benches.
+    pub fn run_until(&mut self, until: Instant) -> Ended {
+        while self.agenda.next_at().is_some_and(|at| at <= until) {
+            if self.handled >= self.events_max {
+                return Ended::TooManyEvents;
+            }
+            self.step();
+        }
+        self.now = self.now.max(until);
+        Ended::InTime
+    }
+
+    /// Events taken from the agenda so far.
+    #[must_use]
+    pub fn handled(&self) -> u64 {
+        self.handled
+    }
+
+    /// The world's time.
+    #[must_use]
+    pub fn now(&self) -> Instant {
+        self.now
+    }
+
+    /// What happened.
+    #[must_use]
+    pub fn trace(&self) -> &Trace {
+        &self.trace
+    }
+
+    /// What the invariants saw.
+    #[must_use]
+    pub fn tally(&self) -> &Tally {
+        &self.tally
+    }
+
+    /// What became of the traffic.
+    #[must_use]
+    pub fn flows(&self) -> &Flows {
+        &self.flows
+    }
+
+    /// The network.
+    #[must_use]
+    pub fn network(&self) -> &Network {
+        &self.network
+    }
+
+    /// The hosts, by number.
+    #[must_use]
+    pub fn hosts(&self) -> &[NodeHost] {
+        &self.hosts
+    }
+
+    /// What numbers are called.
+    #[must_use]
+    pub fn names(&self) -> &Names {
+        &self.names
+    }
+
+    /// The seed.
+    #[must_use]
+    pub fn seed(&self) -> u64 {
+        self.seed
+    }
+
+    /// Datagrams that hosts sent, by host and kind.
+    #[must_use]
+    pub fn packets(&self) -> &[[u64; PacketKind::ALL.len()]] {
+        &self.packets
+    }
+
+    /// What nodes said, and when.
+    #[must_use]
+    pub fn node_events(&self) -> &[(Instant, HostId, NodeEvent)] {
+        &self.node_events
+    }
+
+    /// Packets that ended in the nodes' fast paths and owners.
+    #[must_use]
+    pub fn refused(&self) -> DropCounts {
+        let mut drops = self.refused.clone();
+        for status in self.hosts.iter().filter_map(|host| host.status(self.now)) {
+            drops.merge(&status.drops);
+        }
+        drops
+    }
+
+    /// Events of the scenario that were carried out.
+    #[must_use]
+    pub fn faults(&self) -> u64 {
+        self.faults
+    }
+
+    fn plan(&mut self) {
+        for (number, event) in self.scenario.events.iter().enumerate() {
+            self.agenda.insert(event.at, Class::Fault, Event::Fault { event: number as u32 });
+        }
+        for host in 0..self.hosts.len() {
+            self.agenda.insert(Instant::ZERO, Class::Fault, Event::Start { host: HostId(host as u32) });
+        }
+        for (number, traffic) in self.scenario.traffic.iter().enumerate() {
+            self.agenda.insert(traffic.start, Class::App, Event::Ask { flow: number as u32 });
+        }
+    }
+
+    fn step(&mut self) {
+        let Some((at, event)) = self.agenda.pop() else { return };
+        self.now = at;
+        self.handled += 1;
+        match event {
+            Event::Packet { hop, packet } => self.forward(hop, packet),
+            Event::Wake { host } => self.wake(host),
+            Event::Ask { flow } => self.ask(flow),
+            Event::Fault { event } => self.fault(event),
+            Event::LinkUp { net } => self.network.set_link_up(net, true),
+            Event::Start { host } => self.call(host, None, |host, now, effects| host.start(now, effects)),
+        }
+    }
+
+    fn forward(&mut self, hop: Hop, mut packet: Box<Packet>) {
+        match self.network.forward(hop, &mut packet, self.now) {
+            Forwarded::Dropped(cause) => {
+                self.record(None, What::Dropped { packet: packet.number, cause }, packet.digest);
+            }
+            Forwarded::Travels { to, at, again_at } => {
+                if let Hop::Core(net) = hop {
+                    self.record(None, What::Crossed { packet: packet.number, net }, packet.digest);
+                }
+                if let Some(again_at) = again_at {
+                    let packet = packet.clone();
+                    self.agenda.insert(again_at, Class::Packet, Event::Packet { hop: to, packet });
+                }
+                self.agenda.insert(at, Class::Packet, Event::Packet { hop: to, packet });
+            }
+            Forwarded::Delivered(host) => self.receive(host, *packet),
+        }
+    }
+
+    fn receive(&mut self, id: HostId, packet: Packet) {
+        let cause = match self.hosts[id.index()].socket() {
+            None => Some(DropCause::HostDown),
+            Some(socket) => (socket.port() != packet.destination.port()).then_some(DropCause::PortClosed),
+        };
+        if let Some(cause) = cause {
+            self.network.note_undelivered(cause);
+            self.record(Some(id), What::Dropped { packet: packet.number, cause }, packet.digest);
+            return;
+        }
+        let what = What::Received {
+            packet: packet.number,
+            from: packet.source,
+            kind: PacketKind::of(&packet.payload),
+            bytes: packet.payload.len() as u32,
+        };
+        self.record(Some(id), what, packet.digest);
+        let sealed_by = Sealed { by: packet.origin, head: packet.payload.first_chunk().copied().unwrap_or_default() };
+        let Packet { source, payload, .. } = packet;
+        self.call(id, Some(sealed_by), |host, now, effects| host.handle_datagram(source, payload, now, effects));
+    }
+
+    fn wake(&mut self, id: HostId) {
+        // A timer that moved leaves its old entry in the agenda; only the newest counts.
+        if self.armed[id.index()] != Some(self.now) {
+            return;
+        }
+        self.armed[id.index()] = None;
+        match self.hosts[id.index()].poll_timeout() {
+            Some(deadline) if deadline.at <= self.now => {
+                self.record(Some(id), What::Woken(deadline.why), 0);
+                self.call(id, None, |host, now, effects| host.handle_timeout(now, effects));
+            }
+            Some(_) | None => self.arm(id),
+        }
+    }
+
+    fn ask(&mut self, flow: u32) {
+        let spec = &self.scenario.traffic[flow as usize];
+        let next = self.now + spec.every;
+        if spec.stop.is_none_or(|stop| next < stop) {
+            self.agenda.insert(next, Class::App, Event::Ask { flow });
+        }
+        let sequence = self.flows.note_sent(flow, self.now);
+        self.record(Some(spec.from), What::Asked { flow, sequence }, 0);
+        let carrier = match spec.kind {
+            TrafficKind::Ping => Carrier::Echo { id: flow as u16 },
+            TrafficKind::Request => Carrier::Udp,
+        };
+        let (bytes, answer_bytes) = (spec.bytes, spec.answer_bytes);
+        let message = Message { flow, sequence, role: Role::Question, carrier, bytes, answer_bytes };
+        let to = self.hosts[spec.to.index()].overlay();
+        self.call(spec.from, None, |host, now, effects| host.handle_message(message, to, now, effects));
+    }
+
+    /// Calls a host, carries out what it wants done, and arms its timer.
+    fn call(&mut self, id: HostId, sealed: Option<Sealed>, act: impl FnOnce(&mut NodeHost, Instant, &mut Effects)) {
+        self.inside = Some(id);
+        act(&mut self.hosts[id.index()], self.now, &mut self.effects);
+        self.inside = None;
+        self.tally.note_held(CheckId::S12);
+
+        let mut effects = core::mem::take(&mut self.effects);
+        if effects.drops.total() > 0 {
+            let drops = core::mem::take(&mut effects.drops);
+            self.note_refused(id, &drops);
+        }
+        for event in effects.events.drain(..) {
+            self.node_events.push((self.now, id, event));
+            self.record(Some(id), What::Node(event), 0);
+        }
+        for delivery in effects.delivered.drain(..) {
+            self.check_delivery(id, sealed, &delivery.packet, delivery.message);
+        }
+        for (to, payload) in effects.datagrams.drain(..) {
+            self.send(id, to, payload);
+        }
+        self.effects = effects;
+        self.arm(id);
+    }
+
+    fn note_refused(&mut self, id: HostId, drops: &DropCounts) {
+        self.refused.merge(drops);
+        for (reason, count) in drops.iter() {
+            for _ in 0..count {
+                self.record(Some(id), What::Refused(reason), 0);
+            }
+        }
+    }
+
+    fn send(&mut self, id: HostId, to: SocketAddr, payload: Vec<u8>) {
+        let host = &self.hosts[id.index()];
+        let Some(source) = host.socket() else { return };
+        let net = host.net();
+        let kind = PacketKind::of(&payload);
+        self.packets[id.index()][kind as usize] += 1;
+        self.wire.handle_sent(id, &payload, self.now, &mut self.tally);
+        let (number, digest) = (self.sent, digest_of(&payload));
+        self.sent += 1;
+        let bytes = payload.len() as u32;
+        self.record(Some(id), What::Sent { packet: number, to, kind, bytes }, digest);
+        let packet = Packet { number, origin: id, source, destination: to, ttl: TTL, payload, digest };
+        self.forward(Hop::Sent(net), Box::new(packet));
+    }
+
+    fn check_delivery(&mut self, id: HostId, sealed: Option<Sealed>, packet: &[u8], message: Option<Message>) {
+        if let Some(sealed) = sealed {
+            let boot = self.hosts[id.index()].boots();
+            self.wire.handle_delivered(id, boot, sealed.head, self.now, &mut self.tally);
+            let sealer = self.hosts[sealed.by.index()].overlay();
+            let inner = IpPacket::parse(packet).map(|ip| ip.source()).ok();
+            let forged = inner != Some(sealer.into());
+            let forged = forged.then(|| format!("host {} delivered a packet from {inner:?} sealed by {sealer}", id.0));
+            self.tally.note(CheckId::S3, self.now, forged);
+        }
+        let Some(message) = message else { return };
+        let (flow, sequence) = (message.flow, message.sequence);
+        self.record(
+            Some(id),
+            What::Delivered { flow, sequence, answer: message.role == Role::Answer },
+            digest_of(packet),
+        );
+        if let Err(wrong) = self.flows.note_delivered(&message, id, self.now) {
+            let text = format!("host {} was given message {sequence} of traffic {flow}: {wrong:?}", id.0);
+            self.tally.note(CheckId::S4, self.now, Some(text));
+        }
+    }
+
+    fn arm(&mut self, id: HostId) {
+        let deadline = self.hosts[id.index()].poll_timeout();
+        let Some(deadline) = deadline else { return };
+        let late = deadline.at <= self.now;
+        let late = late.then(|| format!("host {} wants to be woken at {} for {}", id.0, deadline.at, deadline.why));
+        let is_late = late.is_some();
+        self.tally.note(CheckId::S11, self.now, late);
+        // A nanosecond later at the soonest: a machine that spins is reported, and the world goes on.
+        let at = if is_late { self.now + Duration::from_nanos(1) } else { deadline.at };
+        let armed = &mut self.armed[id.index()];
+        if armed.is_none_or(|armed| at < armed) {
+            *armed = Some(at);
+            self.agenda.insert(at, Class::Timer, Event::Wake { host: id });
+        }
+    }
+
+    fn record(&mut self, host: Option<HostId>, what: What, payload: u128) {
+        let record = Record { at: self.now, host, what };
+        self.trace.record(record, payload);
+        if let Some(observer) = &mut self.observer {
+            observer(&record, &self.names);
+        }
+    }
+}
+
+/// Who sealed a datagram, and how it began.
+#[derive(Clone, Copy, Debug)]
+struct Sealed {
+    by: HostId,
+    head: [u8; 16],
+}

@@ -1,0 +1,397 @@
+//! Scenario files. Every mistake is told with its line and column, and with the key or name that was probably
+//! meant; what the format has and this build has not is told as just that.
+
+use core::time::Duration;
+
+use ::toml::de::{DeTable, DeValue};
+use mesh_core::time::Instant;
+
+use crate::{
+    host::{
+        HostId,
+        message::{MAX_BYTES, MIN_BYTES},
+    },
+    net::{
+        NetId, Renumber,
+        link::{LinkParams, Loss},
+        nat::{NatParams, Refresh},
+    },
+};
+
+use super::{
+    DEFAULT_PORT, Endpoint, EventSpec, Fault, LinkChange, NetSpec, NodeSpec, PeerSpec, Scenario, ScenarioError,
+    TrafficKind, TrafficSpec,
+    read::{Reader, Source, Value, nearest},
+    value,
+};
+
+pub(super) const DURATION: &str = "a duration as \"250ms\", \"1.5s\" or \"10m\"";
+pub(super) const SHARE: &str = "a share from 0 to 1";
+
+/// Keys at the top that the format has and this build has not.
+const NOT_BUILT: &[(&str, &str)] = &[
+    ("region", "regions"),
+    ("relay", "relays"),
+    ("control", "the coordination server"),
+    ("matrix", "the matrix"),
+    ("generate", "generated worlds"),
+    ("phases", "phases"),
+];
+
+/// Events that the format has and this build has not.
+const EVENTS_NOT_BUILT: &[&str] = &["move", "suspend", "login"];
+
+/// Reads a scenario file.
+///
+/// # Errors
+/// The first mistake, with its place.
+pub fn parse(text: &str) -> Result<Scenario, ScenarioError> {
+    let source = Source(text);
+    let table = DeTable::parse(text).map_err(|error| {
+        source.error(error.span().unwrap_or(0..0), format!("not TOML: {}", error.message().replace('\n', ", ")))
+    })?;
+    for (key, what) in NOT_BUILT {
+        if let Some((key, _)) = table.get_ref().iter().find(|(name, _)| name.get_ref() == key) {
+            return Err(source.error(key.span(), format!("{what} are not built yet: this simulator has static peers")));
+        }
+    }
+    let keys = ["schema", "name", "seeds", "duration", "net", "node", "peer", "traffic", "event", "expect"];
+    let top = Reader::new(source, table.get_ref(), 0..0, "a scenario", &keys)?;
+    if top.require("schema")?.get_ref().as_integer().is_none_or(|number| number.as_str() != "1") {
+        return Err(source.error(top.require("schema")?.span(), "this simulator reads `schema = 1`"));
+    }
+    let mut file = File { source, scenario: Scenario::default() };
+    file.scenario.name = top.require_text("name")?.to_owned();
+    file.scenario.seeds = seeds(&top)?;
+    top.require("duration")?;
+    file.scenario.duration = top.parsed("duration", value::duration, DURATION)?.unwrap_or_default();
+    for table in top.tables("net")? {
+        file.net(table)?;
+    }
+    for table in top.tables("node")? {
+        file.node(table)?;
+    }
+    for table in top.tables("peer")? {
+        file.peer(table)?;
+    }
+    for table in top.tables("traffic")? {
+        file.traffic(table)?;
+    }
+    for table in top.tables("event")? {
+        file.event(table)?;
+    }
+    for table in top.tables("expect")? {
+        file.expect(table)?;
+    }
+    if file.scenario.expects.is_empty() {
+        let mut error = source.error(0..0, "the scenario expects nothing, so it cannot fail");
+        error.hint = Some("write at least one `[[expect]]`".to_owned());
+        return Err(error);
+    }
+    Ok(file.scenario)
+}
+
+/// A file that is being read.
+pub(super) struct File<'t> {
+    pub(super) source: Source<'t>,
+    pub(super) scenario: Scenario,
+}
+
+impl<'t> File<'t> {
+    fn net(&mut self, table: &Value<'t>) -> Result<(), ScenarioError> {
+        let reader = Reader::of_value(self.source, table, "a net", &["name", "nat", "link"])?;
+        let name = reader.require_text("name")?.to_owned();
+        self.unused(&reader, &name, self.scenario.nets.iter().map(|net| net.name.as_str()))?;
+        let link = match reader.get("link") {
+            Some(value) => link(&reader, value, LinkParams::LAN)?,
+            None => LinkParams::LAN,
+        };
+        let nat = reader.get("nat").map(|value| nat(&reader, value)).transpose()?;
+        self.scenario.nets.push(NetSpec { name, link, nat });
+        Ok(())
+    }
+
+    fn node(&mut self, table: &Value<'t>) -> Result<(), ScenarioError> {
+        let reader = Reader::of_value(self.source, table, "a node", &["name", "net", "port"])?;
+        let name = reader.require_text("name")?.to_owned();
+        self.unused(&reader, &name, self.scenario.nodes.iter().map(|node| node.name.as_str()))?;
+        let net = self.net_named(&reader, "net")?;
+        let port = reader.integer("port", 1..65_536)?.map_or(DEFAULT_PORT, |port| port as u16);
+        self.scenario.nodes.push(NodeSpec { name, net, port });
+        Ok(())
+    }
+
+    fn peer(&mut self, table: &Value<'t>) -> Result<(), ScenarioError> {
+        let keys = ["of", "is", "endpoint", "keepalive"];
+        let reader = Reader::of_value(self.source, table, "a peer", &keys)?;
+        let (of, is) = self.pair(&reader, "of", "is")?;
+        if self.scenario.peers.iter().any(|peer| (peer.of, peer.is) == (of, is)) {
+            return Err(reader.error("this peer is listed twice"));
+        }
+        let endpoint = if reader.bool("endpoint")? { Endpoint::Told } else { Endpoint::Unknown };
+        let keepalive = reader.parsed("keepalive", positive, DURATION)?;
+        self.scenario.peers.push(PeerSpec { of, is, endpoint, keepalive });
+        Ok(())
+    }
+
+    fn traffic(&mut self, table: &Value<'t>) -> Result<(), ScenarioError> {
+        let keys = ["kind", "from", "to", "every", "start", "stop", "size", "answer"];
+        let reader = Reader::of_value(self.source, table, "traffic", &keys)?;
+        if reader.text("kind")? == Some("bulk") {
+            return Err(reader.error("traffic of kind `bulk` is not built yet; there are `ping` and `request`"));
+        }
+        reader.require("kind")?;
+        let kinds = [("ping", TrafficKind::Ping), ("request", TrafficKind::Request)];
+        let kind = reader.choice("kind", &kinds)?.unwrap_or(TrafficKind::Ping);
+        let (from, to) = self.pair(&reader, "from", "to")?;
+        reader.require("every")?;
+        let every = reader.parsed("every", positive, DURATION)?.unwrap_or(Duration::MAX);
+        let start = reader.parsed("start", value::instant, DURATION)?.unwrap_or(Instant::ZERO);
+        let stop = reader.parsed("stop", value::instant, DURATION)?;
+        let sizes = MIN_BYTES as u64..MAX_BYTES as u64 + 1;
+        let bytes = reader.integer("size", sizes.clone())?.map_or(56, |size| size as usize);
+        let answer = reader.integer("answer", sizes)?.map(|size| size as usize);
+        if let (TrafficKind::Ping, Some(value)) = (kind, reader.get("answer")) {
+            return Err(reader.source.error(value.span(), "the answer to a ping is as long as the ping"));
+        }
+        let answer_bytes = answer.unwrap_or(bytes);
+        self.scenario.traffic.push(TrafficSpec { kind, from, to, every, start, stop, bytes, answer_bytes });
+        Ok(())
+    }
+
+    fn event(&mut self, table: &Value<'t>) -> Result<(), ScenarioError> {
+        let keys = ["at", "do", "link", "set", "state", "node", "nat", "new_address", "for", "to", "gap", "net"];
+        let reader = Reader::of_value(self.source, table, "an event", &keys)?;
+        let what = reader.require_text("do")?;
+        if EVENTS_NOT_BUILT.contains(&what) {
+            return Err(reader.error(format!("events that `{what}` are not built yet")));
+        }
+        reader.choice("do", &[("link", ()), ("restart", ()), ("reboot", ())])?;
+        reader.require("at")?;
+        let at = reader.parsed("at", value::instant, DURATION)?.unwrap_or(Instant::ZERO);
+        let (reader, fault) = match what {
+            "link" => self.link_event(table)?,
+            "restart" => {
+                let reader = Reader::of_value(self.source, table, "a restart", &["at", "do", "node", "for"])?;
+                let node = self.node_named(&reader, "node")?;
+                let off = reader.parsed("for", value::duration, DURATION)?.unwrap_or_default();
+                (reader, Fault::Restart { node, off })
+            }
+            _ => {
+                let keys = ["at", "do", "nat", "new_address", "for"];
+                let reader = Reader::of_value(self.source, table, "a reboot", &keys)?;
+                let net = self.net_named(&reader, "nat")?;
+                if self.scenario.nets[net.index()].nat.is_none() {
+                    return Err(reader.source.error(reader.require("nat")?.span(), "this net has no NAT"));
+                }
+                let renumber = if reader.bool("new_address")? { Renumber::New } else { Renumber::Keep };
+                let down = reader.parsed("for", value::duration, DURATION)?.unwrap_or_default();
+                (reader, Fault::Reboot { net, renumber, down })
+            }
+        };
+        if at > Instant::ZERO + self.scenario.duration {
+            return Err(reader.error("the event is later than the end of the scenario"));
+        }
+        self.scenario.events.push(EventSpec { at, fault });
+        Ok(())
+    }
+
+    fn link_event<'r>(&self, table: &'r Value<'t>) -> Result<(Reader<'r, 't>, Fault), ScenarioError> {
+        let keys = ["at", "do", "link", "set", "state", "for"];
+        let reader = Reader::of_value(self.source, table, "an event of a link", &keys)?;
+        let net = self.net_named(&reader, "link")?;
+        let down = reader.parsed("for", positive, DURATION)?;
+        let set = reader.get("set");
+        let state = reader.choice("state", &[("down", false), ("up", true)])?;
+        let change = match (set, state) {
+            (Some(value), None) => {
+                LinkChange::Set(Box::new(link(&reader, value, self.scenario.nets[net.index()].link)?))
+            }
+            (None, Some(false)) => LinkChange::Down(down),
+            (None, Some(true)) => LinkChange::Up,
+            (Some(_), Some(_)) | (None, None) => {
+                return Err(reader.error("an event of a link has either `set` or `state = \"down\"` or \"up\""));
+            }
+        };
+        if down.is_some() && !matches!(change, LinkChange::Down(_)) {
+            return Err(reader.error("only `state = \"down\"` has a `for`"));
+        }
+        Ok((reader, Fault::Link { net, change }))
+    }
+
+    pub(super) fn pair(&self, reader: &Reader<'_, '_>, a: &str, b: &str) -> Result<(HostId, HostId), ScenarioError> {
+        let pair = (self.node_named(reader, a)?, self.node_named(reader, b)?);
+        if pair.0 == pair.1 {
+            return Err(reader.source.error(reader.require(b)?.span(), format!("`{a}` and `{b}` are one node")));
+        }
+        Ok(pair)
+    }
+
+    pub(super) fn node_named(&self, reader: &Reader<'_, '_>, key: &str) -> Result<HostId, ScenarioError> {
+        let name = reader.require_text(key)?;
+        self.node_called(reader, reader.require(key)?.span(), name)
+    }
+
+    pub(super) fn node_called(
+        &self,
+        reader: &Reader<'_, '_>,
+        span: core::ops::Range<usize>,
+        name: &str,
+    ) -> Result<HostId, ScenarioError> {
+        let names: Vec<_> = self.scenario.nodes.iter().map(|node| node.name.as_str()).collect();
+        let index = found(reader, span, "node", name, &names)?;
+        Ok(HostId(index))
+    }
+
+    fn net_named(&self, reader: &Reader<'_, '_>, key: &str) -> Result<NetId, ScenarioError> {
+        let name = reader.require_text(key)?;
+        let names: Vec<_> = self.scenario.nets.iter().map(|net| net.name.as_str()).collect();
+        Ok(NetId(found(reader, reader.require(key)?.span(), "net", name, &names)?))
+    }
+
+    fn unused<'n>(
+        &self,
+        reader: &Reader<'_, '_>,
+        name: &str,
+        mut others: impl Iterator<Item = &'n str>,
+    ) -> Result<(), ScenarioError> {
+        if others.any(|other| other == name) {
+            return Err(reader.source.error(reader.require("name")?.span(), format!("`{name}` exists already")));
+        }
+        Ok(())
+    }
+}
+
+fn seeds(top: &Reader<'_, '_>) -> Result<Vec<u64>, ScenarioError> {
+    let value = top.require("seeds")?;
+    let wrong = |message: String| top.source.error(value.span(), message);
+    match value.get_ref() {
+        DeValue::String(text) => value::parse_seeds(text).map_err(wrong),
+        DeValue::Array(items) if !items.is_empty() => items
+            .iter()
+            .map(|item| {
+                let number = item.get_ref().as_integer().and_then(|number| number.as_str().parse().ok());
+                number.ok_or_else(|| top.source.error(item.span(), "a seed is a whole number"))
+            })
+            .collect(),
+        _ => Err(wrong("`seeds` is a range as \"0..200\" or a list of numbers".to_owned())),
+    }
+}
+
+fn link<'t>(reader: &Reader<'_, 't>, value: &Value<'t>, base: LinkParams) -> Result<LinkParams, ScenarioError> {
+    let preset = |span, name: &str| {
+        let names: Vec<_> = LinkParams::presets().collect();
+        LinkParams::preset(name.strip_suffix("@1").unwrap_or(name)).ok_or_else(|| {
+            let mut error = reader.source.error(span, format!("no link is called `{name}`"));
+            error.hint = Some(nearest(name, &names));
+            error
+        })
+    };
+    if let Some(name) = value.get_ref().as_str() {
+        return preset(value.span(), name);
+    }
+    let keys = ["preset", "delay", "jitter", "loss", "reorder", "duplicate", "corrupt", "rate", "queue", "mtu"];
+    let table = Reader::of_value(reader.source, value, "a link", &keys)?;
+    let mut params = match table.text("preset")? {
+        Some(name) => preset(table.require("preset")?.span(), name)?,
+        None => base,
+    };
+    if let Some(delay) = table.parsed("delay", value::duration, DURATION)? {
+        params.delay = (delay, delay);
+    }
+    if let Some(jitter) = table.parsed("jitter", value::duration, DURATION)? {
+        params.jitter = jitter;
+    }
+    if let Some(value) = table.get("loss") {
+        params.loss = loss(&table, value)?;
+    }
+    params.reorder = table.number("reorder", value::share, SHARE)?.unwrap_or(params.reorder);
+    params.duplicate = table.number("duplicate", value::share, SHARE)?.unwrap_or(params.duplicate);
+    params.corrupt = table.number("corrupt", value::share, SHARE)?.unwrap_or(params.corrupt);
+    if let Some(rate) = table.parsed("rate", value::rate, "a rate as \"20Mbit\" or \"256kbit\"")? {
+        params.rate = Some(rate);
+    }
+    if let Some(bytes) = table.number("queue", value::bytes, "a size as 200000 or \"200kB\"")? {
+        params.queue_bytes = bytes;
+    }
+    if let Some(bytes) = table.integer("mtu", 576..65_536)? {
+        params.mtu_bytes = bytes as usize;
+    }
+    Ok(params)
+}
+
+fn loss<'t>(reader: &Reader<'_, 't>, value: &Value<'t>) -> Result<Loss, ScenarioError> {
+    if !matches!(value.get_ref(), DeValue::Table(_)) {
+        return Ok(Loss::Bernoulli(reader.number("loss", value::share, SHARE)?.unwrap_or_default()));
+    }
+    let table = Reader::of_value(reader.source, value, "loss", &["model", "mean", "burst"])?;
+    table.require("model")?;
+    table.choice("model", &[("gilbert-elliott", ())])?;
+    table.require("mean")?;
+    table.require("burst")?;
+    let mean = table.number("mean", value::share, SHARE)?.unwrap_or_default();
+    let burst = table.integer("burst", 1..100_000)?.map_or(1, |burst| burst as u32);
+    Ok(Loss::Bursts { mean, burst })
+}
+
+fn nat<'t>(reader: &Reader<'_, 't>, value: &Value<'t>) -> Result<NatParams, ScenarioError> {
+    let profile = |span, name: &str| {
+        let names: Vec<_> = NatParams::presets().collect();
+        NatParams::preset(name).ok_or_else(|| {
+            let mut error = reader.source.error(span, format!("this simulator has no NAT profile `{name}` yet"));
+            error.hint = Some(format!("there are: {}", names.join(", ")));
+            error
+        })
+    };
+    if let Some(name) = value.get_ref().as_str() {
+        return profile(value.span(), name);
+    }
+    let keys = [
+        "profile",
+        "table_max",
+        "timeout_unreplied",
+        "timeout_replied",
+        "timeout_stream",
+        "stream_after",
+        "refresh_out",
+        "refresh_in",
+    ];
+    let table = Reader::of_value(reader.source, value, "a NAT", &keys)?;
+    let mut params = profile(table.require("profile")?.span(), table.require_text("profile")?)?;
+    for (key, field) in [
+        ("timeout_unreplied", &mut params.timeout_unreplied),
+        ("timeout_replied", &mut params.timeout_replied),
+        ("timeout_stream", &mut params.timeout_stream),
+        ("stream_after", &mut params.stream_after),
+    ] {
+        *field = table.parsed(key, value::duration, DURATION)?.unwrap_or(*field);
+    }
+    for (key, field) in [("refresh_out", &mut params.refresh_out), ("refresh_in", &mut params.refresh_in)] {
+        if table.get(key).is_some() {
+            *field = if table.bool(key)? { Refresh::Yes } else { Refresh::No };
+        }
+    }
+    if let Some(sessions) = table.integer("table_max", 1..1 << 24)? {
+        params.table_max = sessions as usize;
+    }
+    Ok(params)
+}
+
+fn found(
+    reader: &Reader<'_, '_>,
+    span: core::ops::Range<usize>,
+    what: &str,
+    name: &str,
+    names: &[&str],
+) -> Result<u32, ScenarioError> {
+    let index = names.iter().position(|other| *other == name);
+    index.map(|index| index as u32).ok_or_else(|| {
+        let mut error = reader.source.error(span, format!("no {what} is called `{name}`"));
+        error.hint = (!names.is_empty()).then(|| nearest(name, names));
+        error
+    })
+}
+
+fn positive(text: &str) -> Option<Duration> {
+    value::duration(text).filter(|duration| !duration.is_zero())
+}
