@@ -59,3 +59,6 @@ pub const ENDPOINTS_PER_LIST: usize = 24;
 
 /// Disco pings to one peer that wait for their pongs. One to each candidate. At the bound: the oldest is forgotten.
 pub const PATH_PINGS_PER_PEER: usize = 64;
+
+/// Packets that wait until a relay has said its key. Stock nodes: 32. At the bound: drop the oldest, counted.
+pub const RELAY_MAILBOX: usize = 32;

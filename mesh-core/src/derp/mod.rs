@@ -1,10 +1,14 @@
 //! DERP: relaying by node key over a byte stream, when two nodes cannot reach each other directly.
 
+pub mod client;
 pub mod frame;
+pub mod relays;
 
 use core::fmt;
 
+pub use client::Client;
 pub use frame::{Frame, FrameError, PeerGoneReason};
+pub use relays::Relays;
 
 /// A region of the relay map: relays that count as one. Sixteen bits, because it travels as a port in
 /// `127.3.3.40:<region>`; never 0.
