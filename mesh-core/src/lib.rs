@@ -29,6 +29,7 @@ pub mod crypto;
 pub mod dataplane;
 pub mod derp;
 pub mod disco;
+pub mod endpoints;
 pub mod invariant;
 pub mod ip;
 pub mod key;

@@ -62,3 +62,7 @@ pub const PATH_PINGS_PER_PEER: usize = 64;
 
 /// Packets that wait until a relay has said its key. Stock nodes: 32. At the bound: drop the oldest, counted.
 pub const RELAY_MAILBOX: usize = 32;
+
+/// Addresses at which STUN servers saw us. One or two a family, more behind a NAT that gives one for each destination.
+/// At the bound: the one not seen for longest is forgotten.
+pub const STUN_ADDRESSES: usize = 8;
