@@ -17,7 +17,10 @@ use serde_json::Value;
 
 use mesh_core::{
     crypto::nacl::BoxKey,
-    derp::Frame,
+    derp::{
+        Client, Frame,
+        client::{Event, Output, Start},
+    },
     disco::{self, Disco, Message},
     key::{DiscoPrivate, NodePrivate, NodePublic},
     node::PeerConfig,
@@ -35,13 +38,14 @@ use support::{End, config};
 type Test = fn(&Path) -> Result<(), Failed>;
 
 fn main() -> ExitCode {
-    let tests: [(&str, Test); 6] = [
+    let tests: [(&str, Test); 7] = [
         ("a_stock_initiation_opens_with_its_receivers_key", a_stock_initiation_opens_with_its_receivers_key),
         ("a_node_answers_a_stock_initiation", a_node_answers_a_stock_initiation),
         ("stock_disco_messages_open_and_are_made_alike", stock_disco_messages_open_and_are_made_alike),
         ("stock_stun_messages_are_read_and_made_alike", stock_stun_messages_are_read_and_made_alike),
         ("stock_derp_streams_decode_and_are_made_alike", stock_derp_streams_decode_and_are_made_alike),
         ("stock_derp_hellos_open_with_the_relays_key", stock_derp_hellos_open_with_the_relays_key),
+        ("a_client_follows_what_a_stock_relay_said", a_client_follows_what_a_stock_relay_said),
     ];
     let folder = folder();
     let trials = tests.map(|(name, test)| {
@@ -194,6 +198,43 @@ fn stock_derp_hellos_open_with_the_relays_key(stock: &Path) -> Result<(), Failed
         }
     }
     assert_eq!(hellos, 11);
+    Ok(())
+}
+
+/// The streams to node b, whose keys are kept, go into a client of ours.
+fn a_client_follows_what_a_stock_relay_said(stock: &Path) -> Result<(), Failed> {
+    let keys = json(&stock.join("keys.json"))?;
+    let keys = keys["nodes"]["b"].as_object().ok_or("no node b")?.iter();
+    let keys: Vec<_> = keys
+        .filter(|(name, _)| name.ends_with("PrivateNodeKey"))
+        .filter_map(|(_, key)| NodePrivate::from_secret_text(key.as_str()?).ok())
+        .collect();
+    let mut followed = 0;
+    for session in json(&stock.join("packets/derp-sessions.json"))?.as_array().ok_or("no sessions")? {
+        let (mut from_relay, mut packets, mut key) = (Vec::new(), 0, None);
+        for entry in session["frames"].as_array().ok_or("no frames")? {
+            let bytes = hex(&entry["hex"])?;
+            match Frame::decode(&bytes)?.ok_or("a frame is cut off")?.0 {
+                Frame::ClientInfo { key: of_client, .. } => key = keys.iter().find(|key| key.public() == of_client),
+                Frame::RecvPacket { .. } => packets += 1,
+                _ => {}
+            }
+            if entry["from"] == "server" {
+                from_relay.extend(bytes);
+            }
+        }
+        let Some(key) = key else { continue };
+        let now = Instant::from_secs(1);
+        let mut client = Client::new(key.clone(), Start::Slow, Seed::from_number(1).stream("derp", 0), now);
+        client.handle_bytes(&from_relay, now);
+        let outputs: Vec<_> = std::iter::from_fn(|| client.poll_output()).collect();
+        let is_ready = |output: &Output| matches!(output, Output::Event(Event::Ready { .. }));
+        assert_eq!(outputs.iter().filter(|output| is_ready(output)).count(), 1);
+        assert!(!outputs.iter().any(|output| matches!(output, Output::Close(_))), "{outputs:?}");
+        assert_eq!((client.stats().packets_received, client.stats().frames_skipped), (packets, 0));
+        followed += 1;
+    }
+    assert!(followed > 0, "streams of node b are there");
     Ok(())
 }
 
