@@ -27,6 +27,9 @@
 
 pub mod crypto;
 pub mod dataplane;
+pub mod derp;
+pub mod disco;
+pub mod endpoints;
 pub mod invariant;
 pub mod ip;
 pub mod key;
@@ -38,5 +41,6 @@ pub mod path;
 pub mod published;
 pub mod rng;
 pub mod routes;
+pub mod stun;
 pub mod time;
 pub mod wireguard;

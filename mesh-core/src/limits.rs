@@ -48,3 +48,21 @@ pub const PINGS: usize = 64;
 /// Largest IP packet the node carries, and so the largest TUN MTU: a datagram of 65,507 bytes less 32 of
 /// WireGuard, rounded down to the padding of 16.
 pub const PACKET_BYTES: usize = 65_472;
+
+/// Addresses at which a peer may be. Stock nodes have about ten each. At the bound: of those that only pings came from,
+/// the longest silent is forgotten; what the peer lists itself is bounded by [`ENDPOINTS_PER_LIST`], so there is one.
+pub const CANDIDATES_PER_PEER: usize = 64;
+
+/// Endpoints that are taken from one list (a netmap entry or a call-me-maybe). At the bound: the rest is left out. Two
+/// lists leave room for candidates that pings came from.
+pub const ENDPOINTS_PER_LIST: usize = 24;
+
+/// Disco pings to one peer that wait for their pongs. One to each candidate. At the bound: the oldest is forgotten.
+pub const PATH_PINGS_PER_PEER: usize = 64;
+
+/// Packets that wait until a relay has said its key. Stock nodes: 32. At the bound: drop the oldest, counted.
+pub const RELAY_MAILBOX: usize = 32;
+
+/// Addresses at which STUN servers saw us. One or two a family, more behind a NAT that gives one for each destination.
+/// At the bound: the one not seen for longest is forgotten.
+pub const STUN_ADDRESSES: usize = 8;

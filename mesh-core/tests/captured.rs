@@ -16,8 +16,16 @@ use libtest_mimic::{Arguments, Failed, Trial};
 use serde_json::Value;
 
 use mesh_core::{
-    key::{NodePrivate, NodePublic},
+    crypto::nacl::BoxKey,
+    derp::{
+        Client, Frame,
+        client::{Event, Output, Start},
+    },
+    disco::{self, Disco, Message},
+    key::{DiscoPrivate, NodePrivate, NodePublic},
     node::PeerConfig,
+    rng::Seed,
+    stun,
     time::Instant,
     wireguard::{
         Identity, Kind,
@@ -30,9 +38,14 @@ use support::{End, config};
 type Test = fn(&Path) -> Result<(), Failed>;
 
 fn main() -> ExitCode {
-    let tests: [(&str, Test); 2] = [
+    let tests: [(&str, Test); 7] = [
         ("a_stock_initiation_opens_with_its_receivers_key", a_stock_initiation_opens_with_its_receivers_key),
         ("a_node_answers_a_stock_initiation", a_node_answers_a_stock_initiation),
+        ("stock_disco_messages_open_and_are_made_alike", stock_disco_messages_open_and_are_made_alike),
+        ("stock_stun_messages_are_read_and_made_alike", stock_stun_messages_are_read_and_made_alike),
+        ("stock_derp_streams_decode_and_are_made_alike", stock_derp_streams_decode_and_are_made_alike),
+        ("stock_derp_hellos_open_with_the_relays_key", stock_derp_hellos_open_with_the_relays_key),
+        ("a_client_follows_what_a_stock_relay_said", a_client_follows_what_a_stock_relay_said),
     ];
     let folder = folder();
     let trials = tests.map(|(name, test)| {
@@ -91,6 +104,157 @@ fn a_node_answers_a_stock_initiation(stock: &Path) -> Result<(), Failed> {
     Ok(())
 }
 
+/// The boxes open at the receiver they are for, hold the plaintext that is noted beside them, and what this node sends
+/// too is made of the same bytes.
+fn stock_disco_messages_open_and_are_made_alike(stock: &Path) -> Result<(), Failed> {
+    let file = json(&stock.join("crypto/disco.json"))?;
+    let mut receivers = Vec::new();
+    for name in ["receiver_private", "relay_server_private", "sender_private"] {
+        receivers
+            .push(Disco::new(DiscoPrivate::from_bytes(array(&file[name])?), Seed::from_number(1).stream("disco", 0)));
+    }
+    let sender = DiscoPrivate::from_bytes(array(&file["sender_private"])?).public();
+    let messages = file["messages"].as_array().ok_or("no messages")?;
+    let (mut made, mut opened) = (0, 0);
+    for entry in messages {
+        let name = entry["name"].as_str().unwrap_or_default();
+        let (plaintext, wire) = (hex(&entry["plaintext"])?, hex(&entry["wire"])?);
+        let message = Message::parse(&plaintext)?;
+        if let Some(bytes) = message.emit() {
+            assert_eq!(bytes, plaintext, "{name}");
+            made += 1;
+        }
+        let from = disco::sender(&wire).ok_or("no disco packet")?;
+        let found =
+            receivers.iter_mut().filter(|disco| disco.public() != from).find_map(|disco| disco.open(&wire).ok());
+        assert_eq!(found, Some((from, message)), "{name}");
+        opened += usize::from(from == sender);
+    }
+    assert_eq!((messages.len(), made), (13, 7), "the seven that are no relaying through another node");
+    assert!(opened >= 7, "{opened} are from the sender");
+    Ok(())
+}
+
+fn stock_stun_messages_are_read_and_made_alike(stock: &Path) -> Result<(), Failed> {
+    let file = json(&stock.join("crypto/stun.json"))?;
+    let tx = stun::TxId(array(&file["txid"])?);
+    let request = hex(&file["request"])?;
+    assert!(stun::is_binding(&request));
+    assert_eq!(stun::parse_request(&request), Ok((tx, stun::Asker::Stock)));
+    assert_eq!(stun::request(tx), request);
+    for address in ["203.0.113.101:41641", "[2001:db8:1::100]:41641"] {
+        let response = hex(&file[format!("response_{address}")])?;
+        let address = address.parse()?;
+        assert!(stun::is_binding(&response));
+        assert_eq!(stun::parse_response(&response), Ok((tx, address)));
+        assert_eq!(stun::response(tx, address), response);
+    }
+    Ok(())
+}
+
+fn stock_derp_streams_decode_and_are_made_alike(stock: &Path) -> Result<(), Failed> {
+    let mut frames = 0;
+    for session in json(&stock.join("packets/derp-sessions.json"))?.as_array().ok_or("no sessions")? {
+        for entry in session["frames"].as_array().ok_or("no frames")? {
+            let bytes = hex(&entry["hex"])?;
+            let (frame, length) = Frame::decode(&bytes)?.ok_or("a frame is cut off")?;
+            assert_eq!(length, bytes.len());
+            assert!(!matches!(frame, Frame::Unknown(_)), "{entry}");
+            let mut again = Vec::new();
+            frame.encode(&mut again);
+            assert_eq!(again, bytes);
+            frames += 1;
+        }
+    }
+    assert!(frames > 90, "{frames}");
+    Ok(())
+}
+
+/// A box opens at both ends, so the relay's key opens what the relay sealed too.
+fn stock_derp_hellos_open_with_the_relays_key(stock: &Path) -> Result<(), Failed> {
+    let keys = json(&stock.join("keys.json"))?;
+    let relay = NodePrivate::from_secret_text(keys["relay"]["PrivateKey"].as_str().ok_or("no key of the relay")?)?;
+    let mut hellos = 0;
+    for session in json(&stock.join("packets/derp-sessions.json"))?.as_array().ok_or("no sessions")? {
+        let mut shared = None;
+        for entry in session["frames"].as_array().ok_or("no frames")? {
+            let bytes = hex(&entry["hex"])?;
+            match Frame::decode(&bytes)?.ok_or("a frame is cut off")?.0 {
+                Frame::ServerKey(key) => assert_eq!(key, relay.public()),
+                Frame::ClientInfo { key, sealed } => {
+                    let key = BoxKey::new(&relay.to_bytes(), key.as_bytes()).ok_or("a low-order key")?;
+                    let info = open(&key, sealed)?;
+                    assert_eq!((&info["version"], &info["CanAckPings"]), (&2.into(), &true.into()));
+                    assert_eq!(info.get("meshKey"), None);
+                    shared = Some(key);
+                }
+                Frame::ServerInfo { sealed } => {
+                    let info = open(shared.as_ref().ok_or("an answer before the question")?, sealed)?;
+                    assert_eq!(info["version"], 2);
+                    hellos += 1;
+                }
+                _ => {}
+            }
+        }
+    }
+    assert_eq!(hellos, 11);
+    Ok(())
+}
+
+/// The streams to node b, whose keys are kept, go into a client of ours.
+fn a_client_follows_what_a_stock_relay_said(stock: &Path) -> Result<(), Failed> {
+    let keys = json(&stock.join("keys.json"))?;
+    let keys = keys["nodes"]["b"].as_object().ok_or("no node b")?.iter();
+    let keys: Vec<_> = keys
+        .filter(|(name, _)| name.ends_with("PrivateNodeKey"))
+        .filter_map(|(_, key)| NodePrivate::from_secret_text(key.as_str()?).ok())
+        .collect();
+    let mut followed = 0;
+    for session in json(&stock.join("packets/derp-sessions.json"))?.as_array().ok_or("no sessions")? {
+        let (mut from_relay, mut packets, mut key) = (Vec::new(), 0, None);
+        for entry in session["frames"].as_array().ok_or("no frames")? {
+            let bytes = hex(&entry["hex"])?;
+            match Frame::decode(&bytes)?.ok_or("a frame is cut off")?.0 {
+                Frame::ClientInfo { key: of_client, .. } => key = keys.iter().find(|key| key.public() == of_client),
+                Frame::RecvPacket { .. } => packets += 1,
+                _ => {}
+            }
+            if entry["from"] == "server" {
+                from_relay.extend(bytes);
+            }
+        }
+        let Some(key) = key else { continue };
+        let now = Instant::from_secs(1);
+        let mut client = Client::new(key.clone(), Start::Slow, Seed::from_number(1).stream("derp", 0), now);
+        client.handle_bytes(&from_relay, now);
+        let outputs: Vec<_> = std::iter::from_fn(|| client.poll_output()).collect();
+        let is_ready = |output: &Output| matches!(output, Output::Event(Event::Ready { .. }));
+        assert_eq!(outputs.iter().filter(|output| is_ready(output)).count(), 1);
+        assert!(!outputs.iter().any(|output| matches!(output, Output::Close(_))), "{outputs:?}");
+        assert_eq!((client.stats().packets_received, client.stats().frames_skipped), (packets, 0));
+        followed += 1;
+    }
+    assert!(followed > 0, "streams of node b are there");
+    Ok(())
+}
+
+fn open(key: &BoxKey, sealed: &[u8]) -> Result<Value, Failed> {
+    let (nonce, sealed) = sealed.split_first_chunk().ok_or("no nonce")?;
+    Ok(serde_json::from_slice(&key.open(nonce, sealed).map_err(|_| "the box does not open")?)?)
+}
+
+fn json(path: &Path) -> Result<Value, Failed> {
+    Ok(serde_json::from_slice(&std::fs::read(path)?)?)
+}
+
+fn hex(value: &Value) -> Result<Vec<u8>, Failed> {
+    Ok(data_encoding::HEXLOWER.decode(value.as_str().ok_or("not a text")?.as_bytes())?)
+}
+
+fn array<const N: usize>(value: &Value) -> Result<[u8; N], Failed> {
+    Ok(hex(value)?.try_into().map_err(|_| "of another length")?)
+}
+
 /// The first handshake of `packets/wan-udp.pcap`, and the private key of its responder.
 struct Capture {
     private: NodePrivate,
@@ -101,7 +265,7 @@ struct Capture {
 
 impl Capture {
     fn read(stock: &Path) -> Result<Self, Failed> {
-        let keys: Value = serde_json::from_slice(&std::fs::read(stock.join("keys.json"))?)?;
+        let keys = json(&stock.join("keys.json"))?;
         // Node b had its old key when the capture was made.
         let old = keys["nodes"]["b"]
             .as_object()

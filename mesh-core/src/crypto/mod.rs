@@ -2,5 +2,6 @@
 
 pub mod aead;
 pub mod hash;
+pub mod nacl;
 pub mod noise;
 pub mod x25519;

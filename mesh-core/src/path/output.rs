@@ -1,0 +1,80 @@
+//! What [`PeerPaths`](super::PeerPaths) is made with, what it has to say, and what it counts.
+
+use crate::{disco::Message, key::NodePublic};
+
+use super::{Selection, Via};
+
+/// What all paths of one peer are made with.
+#[derive(Clone, Copy, Debug)]
+pub struct PathsConfig {
+    /// Our node key, named in pings.
+    pub node: NodePublic,
+    /// How our own NAT is opened.
+    pub opening: Opening,
+}
+
+/// How our own NAT is opened for the peer's pings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Opening {
+    /// By ordinary pings.
+    Plain,
+    /// By pings that die on the way, and ordinary ones a quarter of a second later. A NAT that keeps state for what
+    /// comes in unasked (Linux without a firewall) changes our port when the peer's NAT sees our ping before the peer's.
+    LowTtl,
+}
+
+/// How far a datagram should go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reach {
+    /// All the way.
+    Peer,
+    /// Past our own NAT and not to the peer's: with a low TTL.
+    Opener,
+}
+
+/// What a peer's paths have to say.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Output {
+    /// Seal this for the peer and send it.
+    Send {
+        /// Which way.
+        via: Via,
+        /// What.
+        message: Message,
+        /// How far.
+        reach: Reach,
+    },
+    /// From now on packets are sent like this.
+    Selected(Selection),
+}
+
+/// What has happened.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PathsStats {
+    /// Pings sent, of whatever kind.
+    pub pings_sent: u64,
+    /// Of these, pings back to where a ping came from.
+    pub pings_back: u64,
+    /// Pings of the peer that were answered.
+    pub pings_answered: u64,
+    /// Pings of the peer that were not, for the budget.
+    pub pings_over_budget: u64,
+    /// Pongs to pings that were under way.
+    pub pongs: u64,
+    /// Pongs to none, to one too old or already answered, or over the relay.
+    pub unknown_pongs: u64,
+    /// Call-me-maybes sent.
+    pub calls_sent: u64,
+    /// Call-me-maybes heeded.
+    pub calls_heeded: u64,
+    /// Call-me-maybes that were not, for the budget.
+    pub calls_over_budget: u64,
+    /// Addresses from lists and pings that cannot be used or were too many.
+    pub addresses_refused: u64,
+    /// Times a path in use fell into doubt.
+    pub doubts: u64,
+    /// Times a path in use was dropped without another.
+    pub drops: u64,
+    /// Changes of how packets are sent.
+    pub selections: u64,
+}

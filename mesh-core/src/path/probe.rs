@@ -1,0 +1,122 @@
+//! Outstanding pings, and the budgets that pace what is sent.
+
+use core::{net::SocketAddr, time::Duration};
+use std::collections::BTreeMap;
+
+use crate::{disco::TxId, limits, time::Instant};
+
+/// A pong after this is none. Stock nodes: 5 s.
+pub(super) const PING_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Pings that wait for their pongs.
+#[derive(Debug, Default)]
+pub(super) struct Outstanding {
+    pings: BTreeMap<TxId, Sent>,
+}
+
+/// One ping.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Sent {
+    /// Where it went.
+    pub(super) to: SocketAddr,
+    /// When.
+    pub(super) at: Instant,
+}
+
+impl Outstanding {
+    /// Keeps a ping; at the bound the oldest is forgotten.
+    pub(super) fn insert(&mut self, tx: TxId, sent: Sent) {
+        self.pings.retain(|_, ping| sent.at.since(ping.at) < PING_TIMEOUT);
+        if self.pings.len() >= limits::PATH_PINGS_PER_PEER
+            && let Some(oldest) = self.pings.iter().min_by_key(|(tx, ping)| (ping.at, **tx)).map(|(tx, _)| *tx)
+        {
+            self.pings.remove(&oldest);
+        }
+        self.pings.insert(tx, sent);
+    }
+
+    /// The ping that a pong answers, once.
+    pub(super) fn take(&mut self, tx: TxId, now: Instant) -> Option<Sent> {
+        self.pings.remove(&tx).filter(|sent| now.since(sent.at) < PING_TIMEOUT)
+    }
+
+    /// Forgets all.
+    pub(super) fn clear(&mut self) {
+        self.pings.clear();
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.pings.len()
+    }
+}
+
+/// So many at once, and one more every so often.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Budget {
+    burst: u32,
+    every: Duration,
+    /// When the budget will be whole again.
+    whole_at: Instant,
+}
+
+impl Budget {
+    pub(super) const fn new(burst: u32, every: Duration) -> Self {
+        Self { burst, every, whole_at: Instant::ZERO }
+    }
+
+    /// Whether one more fits; it is then spent.
+    pub(super) fn take(&mut self, now: Instant) -> bool {
+        let fits = self.ready_at() <= now;
+        if fits {
+            self.whole_at = self.whole_at.max(now) + self.every;
+        }
+        fits
+    }
+
+    /// When the next fits.
+    pub(super) fn ready_at(&self) -> Instant {
+        self.whole_at - self.every * (self.burst - 1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_budget_gives_its_burst_and_then_one_at_a_time() {
+        let mut budget = Budget::new(3, Duration::from_millis(10));
+        let spent = |budget: &mut Budget, millis| (0..9).filter(|_| budget.take(Instant::from_millis(millis))).count();
+        assert_eq!(spent(&mut budget, 1000), 3);
+        assert_eq!(budget.ready_at(), Instant::from_millis(1010));
+        assert_eq!(spent(&mut budget, 1009), 0);
+        assert_eq!(spent(&mut budget, 1010), 1);
+        assert_eq!(spent(&mut budget, 1035), 2);
+        assert_eq!(spent(&mut budget, 9000), 3);
+    }
+
+    #[test]
+    fn a_ping_is_answered_once_and_in_time() {
+        let (mut pings, at) = (Outstanding::default(), Instant::from_secs(1));
+        let sent = Sent { to: "192.0.2.1:1".parse().unwrap(), at };
+        pings.insert(TxId([1; 12]), sent);
+        assert_eq!(pings.take(TxId([2; 12]), at), None);
+        assert_eq!(pings.take(TxId([1; 12]), at), Some(sent));
+        assert_eq!(pings.take(TxId([1; 12]), at), None);
+        pings.insert(TxId([1; 12]), sent);
+        assert_eq!(pings.take(TxId([1; 12]), at + PING_TIMEOUT), None);
+    }
+
+    #[test]
+    fn pings_are_bounded_and_the_oldest_goes() {
+        let mut pings = Outstanding::default();
+        let tx = |number: u8| TxId([number; 12]);
+        for number in 0..=64 {
+            let at = Instant::from_millis(u64::from(number));
+            pings.insert(tx(number), Sent { to: "192.0.2.1:1".parse().unwrap(), at });
+        }
+        assert_eq!(pings.len(), limits::PATH_PINGS_PER_PEER);
+        assert_eq!(pings.take(tx(0), Instant::from_millis(64)), None);
+        assert!(pings.take(tx(1), Instant::from_millis(64)).is_some());
+    }
+}
