@@ -24,14 +24,14 @@ pub fn run() -> ExitCode {
             ExitCode::SUCCESS
         }
         Verb::Other(words) => {
-            let message = format!("this build cannot run \"{}\" yet: it has no relay", words.join(" "));
+            let message = format!("this build cannot run \"{}\" yet: it has no listeners", words.join(" "));
             report(&message, arguments.json);
             ExitCode::from(EXIT_USAGE)
         }
     }
 }
 
-/// The relay of a mesh VPN. This build holds its shape alone.
+/// The relay of a mesh VPN. This build holds its pure half alone.
 #[derive(Debug, Parser)]
 #[command(name = NAME, version = env!("MESH_VERSION"))]
 struct Arguments {
