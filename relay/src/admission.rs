@@ -1,0 +1,150 @@
+//! Who may connect: what is known, what must be asked, and what an answer means.
+//!
+//! Fails closed: when nobody can be asked, a node gets in only if it was let in a short while ago.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use mesh_core::{key::NodePublic, time::Instant};
+
+use crate::limits;
+
+/// Who may connect at all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Policy {
+    /// Everybody.
+    Open,
+    /// Nodes that the control server knows.
+    Ask,
+}
+
+/// What came of asking.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Admission {
+    /// Yes.
+    Allowed,
+    /// No.
+    Refused,
+    /// Nobody answered, or not in a way that can be understood.
+    Unreachable,
+}
+
+/// What to do with a client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Let it in.
+    Allow,
+    /// Close it.
+    Refuse,
+    /// Ask.
+    Ask,
+}
+
+/// Remembers verdicts.
+#[derive(Debug)]
+pub struct Admissions {
+    policy: Policy,
+    known: BTreeMap<NodePublic, Known>,
+    /// In order of being put in; a key stands here once.
+    order: VecDeque<NodePublic>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Known {
+    allowed: bool,
+    at: Instant,
+}
+
+impl Admissions {
+    /// Nothing known yet.
+    #[must_use]
+    pub fn new(policy: Policy) -> Self {
+        Self { policy, known: BTreeMap::new(), order: VecDeque::new() }
+    }
+
+    /// What is known about a node.
+    #[must_use]
+    pub fn verdict(&self, node: &NodePublic, now: Instant) -> Verdict {
+        if self.policy == Policy::Open {
+            return Verdict::Allow;
+        }
+        match self.known.get(node) {
+            Some(known) if known.allowed && now.since(known.at) < limits::ALLOWED_FOR => Verdict::Allow,
+            Some(known) if !known.allowed && now.since(known.at) < limits::REFUSED_FOR => Verdict::Refuse,
+            Some(_) | None => Verdict::Ask,
+        }
+    }
+
+    /// Takes in what came of asking; says whether the node may connect.
+    pub fn handle_admission(&mut self, node: NodePublic, admission: Admission, now: Instant) -> bool {
+        let allowed = match admission {
+            Admission::Allowed => true,
+            Admission::Refused => false,
+            // Not remembered: the next one asks again.
+            Admission::Unreachable => {
+                let known = self.known.get(&node);
+                return known.is_some_and(|k| k.allowed && now.since(k.at) < limits::ALLOWED_WHILE_AWAY);
+            }
+        };
+        if self.known.insert(node, Known { allowed, at: now }).is_none() {
+            self.order.push_back(node);
+        }
+        if self.order.len() > limits::VERDICTS
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.known.remove(&oldest);
+        }
+        allowed
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use core::time::Duration;
+
+    use super::*;
+
+    const NODE: NodePublic = NodePublic::from_bytes([1; 32]);
+    const START: Instant = Instant::from_secs(1000);
+
+    #[test]
+    fn a_yes_holds_ten_minutes_and_a_no_ten_seconds() {
+        let mut admissions = Admissions::new(Policy::Ask);
+        assert_eq!(admissions.verdict(&NODE, START), Verdict::Ask);
+        assert!(admissions.handle_admission(NODE, Admission::Allowed, START));
+        assert_eq!(admissions.verdict(&NODE, START + Duration::from_secs(599)), Verdict::Allow);
+        assert_eq!(admissions.verdict(&NODE, START + Duration::from_secs(600)), Verdict::Ask);
+
+        assert!(!admissions.handle_admission(NODE, Admission::Refused, START));
+        assert_eq!(admissions.verdict(&NODE, START + Duration::from_secs(9)), Verdict::Refuse);
+        assert_eq!(admissions.verdict(&NODE, START + Duration::from_secs(10)), Verdict::Ask);
+    }
+
+    #[test]
+    fn while_nobody_answers_only_those_who_were_in_get_in() {
+        let mut admissions = Admissions::new(Policy::Ask);
+        assert!(!admissions.handle_admission(NODE, Admission::Unreachable, START));
+        admissions.handle_admission(NODE, Admission::Allowed, START);
+        let hours = |hours: u64| START + Duration::from_secs(hours * 3600);
+        assert!(admissions.handle_admission(NODE, Admission::Unreachable, hours(23)));
+        assert!(!admissions.handle_admission(NODE, Admission::Unreachable, hours(24)));
+        admissions.handle_admission(NODE, Admission::Refused, START);
+        assert!(!admissions.handle_admission(NODE, Admission::Unreachable, hours(1)));
+    }
+
+    #[test]
+    fn an_open_relay_asks_nobody() {
+        assert_eq!(Admissions::new(Policy::Open).verdict(&NODE, START), Verdict::Allow);
+    }
+
+    #[test]
+    fn what_is_remembered_is_bounded() {
+        let mut admissions = Admissions::new(Policy::Ask);
+        for number in 0..=limits::VERDICTS as u64 {
+            let mut key = [0; 32];
+            key[..8].copy_from_slice(&number.to_be_bytes());
+            admissions.handle_admission(NodePublic::from_bytes(key), Admission::Allowed, START);
+        }
+        assert_eq!(admissions.known.len(), limits::VERDICTS);
+        assert_eq!(admissions.verdict(&NodePublic::from_bytes([0; 32]), START), Verdict::Ask);
+    }
+}

@@ -1,0 +1,70 @@
+//! Every bound of the crate: the number, why it is that number, and what happens at the bound.
+
+use core::time::Duration;
+
+/// Packets that wait for one client, and as many disco messages apart from them. derper: 32 and 32. What is older is
+/// worth less, so at the bound the oldest is dropped, counted.
+pub const MAIL_PACKETS: usize = 32;
+
+/// Bytes of packets that wait for one client: enough for [`MAIL_PACKETS`] of the largest that WireGuard sends, and for
+/// four of the largest that a frame can hold. At the bound the oldest are dropped, counted.
+pub const MAIL_BYTES: usize = 256 << 10;
+
+/// A packet that waited this long is dropped, counted: whoever sent it has sent it again.
+pub const MAIL_AGE: Duration = Duration::from_secs(2);
+
+/// Notices of peers gone that wait for one client. At the bound the oldest is dropped, counted; the client finds out by
+/// asking again.
+pub const MAIL_NOTICES: usize = 128;
+
+/// What is written at once: the plaintext of one full TLS record. A frame that is longer goes alone.
+pub const WRITE_BYTES: usize = 16 << 10;
+
+/// A client that takes nothing of a write for this long is closed: its mailbox dropped everything worth having.
+pub const WRITE_STALL: Duration = Duration::from_secs(10);
+
+/// From the connection to the client's first frame. derper: 10 s. At the bound the connection is closed.
+pub const GREETING: Duration = Duration::from_secs(10);
+
+/// For a verdict on a client. derper: 5 s. At the bound it is refused.
+pub const ADMISSION: Duration = Duration::from_secs(5);
+
+/// Silence after which a keepalive is sent. Stock clients give up after 120 s without a byte; derper: 60 s.
+pub const KEEPALIVE: Duration = Duration::from_secs(60);
+
+/// Added to [`KEEPALIVE`] at random once per connection, so that clients that came together are not served together.
+pub const KEEPALIVE_JITTER: Duration = Duration::from_secs(5);
+
+/// "Not here" notices to one client come at most this often in the long run, so that nobody can make the relay send
+/// as much as it is sent. derper: one a second.
+pub const NOT_HERE_EVERY: Duration = Duration::from_secs(1);
+
+/// "Not here" notices to one client in one burst. derper: 3. At the bound a notice is left out.
+pub const NOT_HERE_BURST: u32 = 3;
+
+/// Clients that one client has sent to and that are told when it leaves. At the bound those that left are forgotten,
+/// and if that makes no room a further one is not told.
+pub const REACHED: usize = 4_096;
+
+/// Verdicts on nodes that are remembered. At the bound the one that was asked for longest ago is forgotten.
+pub const VERDICTS: usize = 65_536;
+
+/// How long a yes holds before it is asked for again.
+pub const ALLOWED_FOR: Duration = Duration::from_secs(600);
+
+/// How long a no holds: a node that registers now wants its relay now, and a refused one comes back every few seconds.
+pub const REFUSED_FOR: Duration = Duration::from_secs(10);
+
+/// How long an old yes still counts while nobody can be asked.
+pub const ALLOWED_WHILE_AWAY: Duration = Duration::from_secs(24 * 3600);
+
+/// First frames that are remembered, so that a recorded one lets nobody in a second time. At the bound the oldest is
+/// forgotten.
+pub const GREETINGS_REMEMBERED: usize = 65_536;
+
+/// Bytes of one client that wait to be read because it is being slowed down or asked about. More than the longest
+/// frame; a driver stops reading long before. At the bound the connection is closed.
+pub const UNREAD_BYTES: usize = (1 << 20) + (256 << 10);
+
+/// Connections that the machine holds at once. At the bound a new one is closed.
+pub const CONNECTIONS: usize = 100_000;

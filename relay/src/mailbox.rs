@@ -1,0 +1,269 @@
+//! What waits for one client: notices, disco messages and packets, each in a small queue of its own.
+//!
+//! The newest is worth most, so a full queue drops its oldest. Disco goes before packets: it is what finds a way around
+//! the relay, and must get through while a transfer fills it. Packets are slices of the buffer they were read into;
+//! nothing is copied until it is written.
+
+use std::{collections::VecDeque, task::Waker};
+
+use bytes::Bytes;
+
+use mesh_core::{
+    derp::{Frame, PeerGoneReason, frame::HEADER_BYTES},
+    disco,
+    key::NodePublic,
+    time::Instant,
+};
+
+use crate::{
+    limits,
+    stats::{DropReason, Kind, Stats},
+};
+
+/// A packet on its way.
+#[derive(Clone, Debug)]
+pub struct Letter {
+    /// From whom: the key that the connection proved to hold.
+    pub from: NodePublic,
+    /// The packet.
+    pub packet: Bytes,
+    /// When it came.
+    pub arrived: Instant,
+}
+
+impl Letter {
+    /// What the packet looks like.
+    #[must_use]
+    pub fn kind(&self) -> Kind {
+        kind_of(&self.packet)
+    }
+}
+
+/// What a packet looks like: disco is known by its magic and its shortest length.
+#[must_use]
+pub fn kind_of(packet: &[u8]) -> Kind {
+    // Magic, sender's key, nonce: derper asks for as much.
+    const SHORTEST_DISCO: usize = 6 + 32 + 24;
+    if packet.len() >= SHORTEST_DISCO && packet.starts_with(&disco::MAGIC) { Kind::Disco } else { Kind::Other }
+}
+
+/// The queues of one client. Empty ones take no memory.
+#[derive(Debug, Default)]
+pub struct Mailbox {
+    notices: VecDeque<(NodePublic, PeerGoneReason)>,
+    disco: VecDeque<Letter>,
+    packets: VecDeque<Letter>,
+    /// Bytes in `disco` and `packets`.
+    bytes: usize,
+    /// Somebody has been told that there is mail and has not emptied the box since.
+    told: bool,
+    waker: Option<Waker>,
+}
+
+/// Whether the mailbox's owner must be woken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wake {
+    /// There was no mail before.
+    Needed,
+    /// It knows.
+    Known,
+}
+
+impl Mailbox {
+    /// Puts a letter in and drops what that leaves no room for.
+    pub fn put(&mut self, letter: Letter, stats: &Stats) -> Wake {
+        self.bytes += letter.packet.len();
+        let queue = match letter.kind() {
+            Kind::Disco => &mut self.disco,
+            Kind::Other => &mut self.packets,
+        };
+        queue.push_back(letter);
+        if queue.len() > limits::MAIL_PACKETS
+            && let Some(oldest) = queue.pop_front()
+        {
+            self.drop_letter(&oldest, DropReason::QueueHead, stats);
+        }
+        while self.bytes > limits::MAIL_BYTES {
+            let Some(oldest) = self.packets.pop_front().or_else(|| self.disco.pop_front()) else { break };
+            self.drop_letter(&oldest, DropReason::QueueHead, stats);
+        }
+        self.tell()
+    }
+
+    /// Puts in that a peer cannot be reached.
+    pub fn put_notice(&mut self, peer: NodePublic, reason: PeerGoneReason, stats: &Stats) -> Wake {
+        if self.notices.len() >= limits::MAIL_NOTICES {
+            self.notices.pop_front();
+            stats.notices_left_out.add_one();
+        }
+        self.notices.push_back((peer, reason));
+        self.tell()
+    }
+
+    /// Appends frames to `out`: notices, disco, packets, as long as one write has room.
+    pub fn take(&mut self, out: &mut Vec<u8>, now: Instant, stats: &Stats) {
+        while out.len() < limits::WRITE_BYTES
+            && let Some((peer, reason)) = self.notices.pop_front()
+        {
+            Frame::PeerGone { peer, reason }.encode(out);
+        }
+        while let Some(next) = self.disco.front().or_else(|| self.packets.front()) {
+            let expired = now.since(next.arrived) > limits::MAIL_AGE;
+            let length = HEADER_BYTES + 32 + next.packet.len();
+            if !expired && !out.is_empty() && out.len() + length > limits::WRITE_BYTES {
+                break;
+            }
+            let Some(letter) = self.disco.pop_front().or_else(|| self.packets.pop_front()) else { break };
+            if expired {
+                self.drop_letter(&letter, DropReason::Expired, stats);
+                continue;
+            }
+            self.bytes -= letter.packet.len();
+            stats.packets_sent.add_one();
+            stats.bytes_sent.add(letter.packet.len());
+            Frame::RecvPacket { from: letter.from, packet: &letter.packet }.encode(out);
+        }
+        if self.is_empty() {
+            // A client that sends little should not hold room for a burst it once got.
+            *self = Self { waker: self.waker.take(), ..Self::default() };
+        }
+    }
+
+    /// Drops everything because its receiver left.
+    pub fn clear(&mut self, stats: &Stats) {
+        let left = self.disco.drain(..).chain(self.packets.drain(..)).collect::<Vec<_>>();
+        for letter in left {
+            self.drop_letter(&letter, DropReason::GoneDisconnected, stats);
+        }
+        *self = Self::default();
+    }
+
+    /// Whether nothing waits.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.notices.is_empty() && self.disco.is_empty() && self.packets.is_empty()
+    }
+
+    /// Keeps who is to be woken by the next letter.
+    pub fn set_waker(&mut self, waker: &Waker) {
+        if self.waker.as_ref().is_none_or(|known| !known.will_wake(waker)) {
+            self.waker = Some(waker.clone());
+        }
+    }
+
+    /// Who is to be woken, if anybody waits.
+    pub fn take_waker(&mut self) -> Option<Waker> {
+        self.waker.take()
+    }
+
+    fn tell(&mut self) -> Wake {
+        if core::mem::replace(&mut self.told, true) { Wake::Known } else { Wake::Needed }
+    }
+
+    fn drop_letter(&mut self, letter: &Letter, reason: DropReason, stats: &Stats) {
+        self.bytes -= letter.packet.len();
+        stats.note_drop(reason, letter.kind(), letter.packet.len());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use core::time::Duration;
+
+    use super::*;
+
+    const NOW: Instant = Instant::from_secs(10);
+
+    #[test]
+    fn disco_goes_first_and_packets_keep_their_order() {
+        let (mut mailbox, stats) = (Mailbox::default(), Stats::default());
+        for packet in [packet(1), packet(2), disco_packet(), packet(3)] {
+            mailbox.put(letter(packet), &stats);
+        }
+        assert_eq!(taken(&mut mailbox, NOW, &stats), [disco_packet(), packet(1), packet(2), packet(3)]);
+        assert!(mailbox.is_empty());
+    }
+
+    #[test]
+    fn a_full_mailbox_drops_its_oldest_and_leaves_disco_alone() {
+        let (mut mailbox, stats) = (Mailbox::default(), Stats::default());
+        mailbox.put(letter(disco_packet()), &stats);
+        for number in 0..40 {
+            mailbox.put(letter(packet(number)), &stats);
+        }
+        let taken = taken(&mut mailbox, NOW, &stats);
+        assert_eq!(taken.len(), 33);
+        assert_eq!(taken[0], disco_packet());
+        assert_eq!(taken[1], packet(8));
+        assert_eq!(stats.drops(DropReason::QueueHead), 8);
+    }
+
+    #[test]
+    fn bytes_are_bounded_too() {
+        let (mut mailbox, stats) = (Mailbox::default(), Stats::default());
+        for _ in 0..5 {
+            mailbox.put(letter(vec![0; 65_536]), &stats);
+        }
+        assert_eq!(stats.drops(DropReason::QueueHead), 1);
+        assert_eq!(mailbox.bytes, limits::MAIL_BYTES);
+    }
+
+    #[test]
+    fn what_waited_too_long_is_dropped() {
+        let (mut mailbox, stats) = (Mailbox::default(), Stats::default());
+        mailbox.put(letter(packet(1)), &stats);
+        let later = NOW + limits::MAIL_AGE + Duration::from_nanos(1);
+        mailbox.put(Letter { arrived: later, ..letter(packet(2)) }, &stats);
+        assert_eq!(taken(&mut mailbox, later, &stats), [packet(2)]);
+        assert_eq!(stats.drops(DropReason::Expired), 1);
+    }
+
+    #[test]
+    fn a_write_holds_one_record_or_one_long_frame() {
+        let (mut mailbox, stats) = (Mailbox::default(), Stats::default());
+        mailbox.put(letter(vec![0; 65_536]), &stats);
+        for _ in 0..20 {
+            mailbox.put(letter(vec![0; 1400]), &stats);
+        }
+        let mut sizes = Vec::new();
+        while !mailbox.is_empty() {
+            let mut out = Vec::new();
+            mailbox.take(&mut out, NOW, &stats);
+            sizes.push(out.len());
+        }
+        assert_eq!(sizes, [65_573, 11 * 1437, 9 * 1437]);
+    }
+
+    #[test]
+    fn its_owner_is_told_once() {
+        let (mut mailbox, stats) = (Mailbox::default(), Stats::default());
+        assert_eq!(mailbox.put(letter(packet(1)), &stats), Wake::Needed);
+        assert_eq!(mailbox.put(letter(packet(2)), &stats), Wake::Known);
+        taken(&mut mailbox, NOW, &stats);
+        assert_eq!(mailbox.put(letter(packet(3)), &stats), Wake::Needed);
+    }
+
+    fn letter(packet: Vec<u8>) -> Letter {
+        Letter { from: NodePublic::from_bytes([1; 32]), packet: packet.into(), arrived: NOW }
+    }
+
+    fn packet(number: u8) -> Vec<u8> {
+        vec![number; 10]
+    }
+
+    fn disco_packet() -> Vec<u8> {
+        [&disco::MAGIC[..], &[0; 56]].concat()
+    }
+
+    fn taken(mailbox: &mut Mailbox, now: Instant, stats: &Stats) -> Vec<Vec<u8>> {
+        let mut out = Vec::new();
+        mailbox.take(&mut out, now, stats);
+        let mut rest = &out[..];
+        let mut packets = Vec::new();
+        while let Ok(Some((Frame::RecvPacket { packet, .. }, length))) = Frame::decode(rest) {
+            packets.push(packet.to_vec());
+            rest = &rest[length..];
+        }
+        packets
+    }
+}

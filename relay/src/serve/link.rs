@@ -1,0 +1,188 @@
+//! One client's connection in the daemon: moves bytes between its socket and its [`Conn`].
+#![allow(clippy::disallowed_types, clippy::disallowed_methods, reason = "shell")]
+
+use std::{
+    future::{pending, poll_fn},
+    io,
+    net::SocketAddr,
+    sync::Arc,
+    time::Duration,
+};
+
+use bytes::{Buf, BytesMut};
+use rustls::ServerConfig;
+use tokio::{net::TcpStream, sync::watch, task::JoinHandle, time::timeout};
+use tracing::{debug, trace};
+
+use mesh_core::{machine::Deadline, time::Instant};
+use transports::clock::Clock;
+
+use super::{
+    http::{self, Request},
+    stream::Stream,
+    verify::Verifier,
+};
+use crate::{
+    admission::Admission,
+    conn::{Conn, ConnOutput},
+    directory::ConnId,
+    hub::Hub,
+    limits,
+};
+
+/// What clients are told at a restart: come back after this, and try for this long.
+const RESTART_IN: Duration = Duration::from_secs(1);
+const RESTART_FOR: Duration = Duration::from_secs(60);
+
+/// What every connection of a daemon needs.
+pub(super) struct Shop {
+    pub(super) hub: Arc<Hub>,
+    pub(super) tls: Option<Arc<ServerConfig>>,
+    pub(super) verifier: Option<Verifier>,
+    /// Becomes true when the daemon ends.
+    pub(super) closing: watch::Receiver<bool>,
+}
+
+/// Serves one connection to its end.
+pub(super) async fn serve(socket: TcpStream, from: SocketAddr, id: ConnId, shop: Arc<Shop>) {
+    let served = async {
+        let mut stream = Stream::new(socket, shop.tls.as_ref())?;
+        let mut buffer = BytesMut::new();
+        let Ok(upgraded) = timeout(limits::GREETING, upgrade(&mut stream, &mut buffer, &shop)).await else {
+            return Err(io::ErrorKind::TimedOut.into());
+        };
+        if upgraded? { relay(stream, buffer, from, id, &shop).await } else { Ok(()) }
+    };
+    if let Err(error) = served.await {
+        trace!(conn = id.0, %from, %error, "connection ended");
+    }
+}
+
+/// Answers the request that a connection begins with; true when it is one of a relay from now on.
+async fn upgrade(stream: &mut Stream, buffer: &mut BytesMut, shop: &Shop) -> io::Result<bool> {
+    let (answer, upgraded) = loop {
+        stream.flush()?;
+        if !buffer.is_empty() {
+            match http::read(buffer) {
+                Request::Partial => {}
+                Request::Derp { head_bytes, fast } => {
+                    buffer.advance(head_bytes);
+                    break (if fast { String::new() } else { http::switching(&shop.hub.public) }, true);
+                }
+                Request::Answer(answer) => break (answer, false),
+            }
+        }
+        tokio::select! {
+            ready = stream.socket.readable() => {
+                ready?;
+                tolerate(stream.read(buffer))?;
+            }
+            ready = stream.socket.writable(), if stream.has_unsent() => ready?,
+        }
+    };
+    stream.push(answer.as_bytes())?;
+    stream.flush()?;
+    if !upgraded {
+        while stream.has_unsent() {
+            stream.socket.writable().await?;
+            stream.flush()?;
+        }
+        stream.say_end();
+    }
+    Ok(upgraded)
+}
+
+async fn relay(mut stream: Stream, mut buffer: BytesMut, from: SocketAddr, id: ConnId, shop: &Shop) -> io::Result<()> {
+    let clock = Clock::new();
+    let mut conn = Conn::new(id, from, Arc::clone(&shop.hub), clock.now());
+    let mut closing = shop.closing.clone();
+    let mut is_closing = false;
+    let mut asking: Option<JoinHandle<Admission>> = None;
+    let mut write = Vec::new();
+    loop {
+        conn.handle_buffer(&mut buffer, clock.now());
+        while let Some(output) = conn.poll_output() {
+            match output {
+                // Its task waits for its mail and has been woken.
+                ConnOutput::Wake(_) => {}
+                ConnOutput::Admit(node) => asking = Some(ask(shop, node, from)),
+                ConnOutput::Close(reason) => {
+                    debug!(conn = id.0, reason = reason.label(), "closing");
+                    stream.say_end();
+                    return Ok(());
+                }
+            }
+        }
+        if !stream.has_unsent() {
+            conn.handle_written(clock.now());
+            conn.take_write(&mut write, clock.now());
+            stream.push(&write)?;
+            // An idle connection holds no room for a burst it once got.
+            write = Vec::new();
+        }
+        stream.flush()?;
+        if !stream.has_unsent() {
+            conn.handle_written(clock.now());
+            if conn.has_writes() {
+                // Others on this core first.
+                tokio::task::yield_now().await;
+                continue;
+            }
+            if is_closing {
+                stream.say_end();
+                return Ok(());
+            }
+        }
+        let unsent = stream.has_unsent();
+        tokio::select! {
+            ready = stream.socket.readable(), if conn.is_reading() => {
+                ready?;
+                tolerate(stream.read(&mut buffer))?;
+            }
+            ready = stream.socket.writable(), if unsent => ready?,
+            () = poll_fn(|context| conn.poll_mail(context)), if !unsent => {}
+            admission = answer(&mut asking) => {
+                asking = None;
+                conn.handle_admission(admission, clock.now());
+            }
+            () = sleep(conn.poll_timeout(), clock.now()) => conn.handle_timeout(clock.now()),
+            _ = closing.changed(), if !is_closing => {
+                is_closing = true;
+                conn.say_restarting(RESTART_IN, RESTART_FOR);
+            }
+        }
+    }
+}
+
+fn ask(shop: &Shop, node: mesh_core::key::NodePublic, from: SocketAddr) -> JoinHandle<Admission> {
+    let verifier = shop.verifier.clone();
+    tokio::spawn(async move {
+        match verifier {
+            Some(verifier) => verifier.ask(&node, from.ip()).await,
+            None => Admission::Unreachable,
+        }
+    })
+}
+
+async fn answer(asking: &mut Option<JoinHandle<Admission>>) -> Admission {
+    match asking {
+        Some(task) => task.await.unwrap_or(Admission::Unreachable),
+        None => pending().await,
+    }
+}
+
+async fn sleep(deadline: Option<Deadline>, now: Instant) {
+    match deadline {
+        // One millisecond more: the timer is coarser than the machine's time, and must not wake too early.
+        Some(deadline) => tokio::time::sleep(deadline.at.since(now) + Duration::from_millis(1)).await,
+        None => pending().await,
+    }
+}
+
+/// That a socket had nothing after all is no error.
+fn tolerate(read: io::Result<()>) -> io::Result<()> {
+    match read {
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
+        read => read,
+    }
+}

@@ -1,0 +1,157 @@
+//! A client's byte stream: TCP, and TLS on it where there is any.
+//!
+//! rustls is driven directly, so that many frames go into one TLS record and one system call. Nothing here waits: the
+//! caller waits for the socket and calls again, so one task reads and writes without either holding up the other.
+#![allow(clippy::disallowed_types, clippy::disallowed_methods, reason = "shell")]
+
+use std::{
+    cell::RefCell,
+    io::{self, Read, Write},
+    sync::Arc,
+};
+
+use bytes::{BufMut, BytesMut};
+use rustls::{ServerConfig, ServerConnection};
+use tokio::net::TcpStream;
+
+/// What one system call reads at most.
+const READ_BYTES: usize = 64 << 10;
+
+thread_local! {
+    /// One read buffer for each core: an idle connection holds none.
+    static SCRATCH: RefCell<Vec<u8>> = RefCell::new(vec![0; READ_BYTES]);
+}
+
+/// A client's byte stream.
+pub(super) struct Stream {
+    pub(super) socket: TcpStream,
+    tls: Option<Box<ServerConnection>>,
+    /// Bytes for a stream without TLS that did not fit yet.
+    unsent: Vec<u8>,
+}
+
+impl Stream {
+    /// A stream on a connected socket.
+    ///
+    /// # Errors
+    /// When the TLS configuration does not fit.
+    pub(super) fn new(socket: TcpStream, tls: Option<&Arc<ServerConfig>>) -> io::Result<Self> {
+        let tls = match tls {
+            Some(config) => {
+                let mut tls = ServerConnection::new(Arc::clone(config)).map_err(io::Error::other)?;
+                // Bounded by whoever pushes: one write at a time.
+                tls.set_buffer_limit(None);
+                Some(Box::new(tls))
+            }
+            None => None,
+        };
+        Ok(Self { socket, tls, unsent: Vec::new() })
+    }
+
+    /// Appends what has come to `buffer`. `WouldBlock` when nothing has.
+    ///
+    /// # Errors
+    /// When the stream is broken; `UnexpectedEof` when it ended.
+    pub(super) fn read(&mut self, buffer: &mut BytesMut) -> io::Result<()> {
+        SCRATCH.with_borrow_mut(|scratch| {
+            let got = self.socket.try_read(scratch)?;
+            if got == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            let mut read = &scratch[..got];
+            let Some(tls) = &mut self.tls else {
+                buffer.extend_from_slice(read);
+                return Ok(());
+            };
+            while !read.is_empty() {
+                tls.read_tls(&mut read)?;
+                let state = match tls.process_new_packets() {
+                    Ok(state) => state,
+                    Err(error) => {
+                        // The alert is a courtesy.
+                        let _ = tls.write_tls(&mut Socket(&self.socket));
+                        return Err(io::Error::new(io::ErrorKind::InvalidData, error));
+                    }
+                };
+                let plain = state.plaintext_bytes_to_read();
+                if plain > 0 {
+                    buffer.reserve(plain);
+                    io::copy(&mut tls.reader().take(plain as u64), &mut buffer.writer())?;
+                }
+                if state.peer_has_closed() {
+                    return Err(io::ErrorKind::UnexpectedEof.into());
+                }
+            }
+            Ok(())
+        })
+    }
+
+    /// Takes bytes for writing. Call [`Self::flush`] after.
+    ///
+    /// # Errors
+    /// When the TLS session cannot encrypt any more.
+    pub(super) fn push(&mut self, bytes: &[u8]) -> io::Result<()> {
+        match &mut self.tls {
+            Some(tls) => tls.writer().write_all(bytes),
+            None => {
+                self.unsent.extend_from_slice(bytes);
+                Ok(())
+            }
+        }
+    }
+
+    /// Writes as much as the socket takes.
+    ///
+    /// # Errors
+    /// When the stream is broken.
+    pub(super) fn flush(&mut self) -> io::Result<()> {
+        while self.has_unsent() {
+            let written = match &mut self.tls {
+                Some(tls) => tls.write_tls(&mut Socket(&self.socket)),
+                None => self.socket.try_write(&self.unsent).inspect(|count| {
+                    self.unsent.drain(..*count);
+                }),
+            };
+            match written {
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether something waits for the socket.
+    pub(super) fn has_unsent(&self) -> bool {
+        match &self.tls {
+            Some(tls) => tls.wants_write(),
+            None => !self.unsent.is_empty(),
+        }
+    }
+
+    /// Says the end to the other side, as far as the socket takes it.
+    pub(super) fn say_end(&mut self) {
+        if let Some(tls) = &mut self.tls {
+            tls.send_close_notify();
+        }
+        // It ends in any case.
+        let _ = self.flush();
+    }
+}
+
+/// The socket as rustls wants it.
+struct Socket<'a>(&'a TcpStream);
+
+impl Write for Socket<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.try_write(bytes)
+    }
+
+    fn write_vectored(&mut self, slices: &[io::IoSlice<'_>]) -> io::Result<usize> {
+        self.0.try_write_vectored(slices)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
