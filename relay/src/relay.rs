@@ -81,7 +81,7 @@ pub enum Output {
         /// What.
         bytes: Vec<u8>,
     },
-    /// Read no more from it for now: back-pressure. Bytes that come all the same are kept, up to a bound.
+    /// Read no more from it until [`Output::Resume`]: back-pressure. Bytes that come all the same are kept, up to a bound.
     Pause {
         /// Which.
         conn: ConnId,
