@@ -7,7 +7,7 @@ use std::time::Duration;
 use mesh_core::{
     dataplane::{Notice, PeerId, Punt},
     machine::{Machine, settle},
-    node::{Command, CommandId, HostEvent, Input, Node, PingTarget},
+    node::{Command, CommandId, HostEvent, Input, LinkState, Node, PingTarget},
     path::PathAddr,
     rng::{Rng, Seed},
     time::{Instant, WallAnchor, WallTime},
@@ -86,7 +86,7 @@ fn input(rng: &mut Rng) -> Input {
         }
         7 => Input::Host(match rng.below(3) {
             0 => HostEvent::Resumed { slept: Duration::from_secs(rng.below(1000)) },
-            1 => HostEvent::LinkChanged,
+            1 => HostEvent::Links(LinkState::default()),
             _ => {
                 let wall = WallTime::from_unix_secs(rng.below(2_000_000_000));
                 HostEvent::ClockStepped(WallAnchor { at: Instant::from_secs(1000), wall })

@@ -8,6 +8,8 @@ use quinn_udp::RecvMeta;
 
 use mesh_core::{
     dataplane::TransmitSink,
+    derp::RegionId,
+    key::NodePublic,
     path::{PathAddr, SendPath},
 };
 
@@ -19,6 +21,9 @@ pub const TRAIN_BYTES: usize = 65_507;
 
 /// How much a batch holds at most; more than any budget of a round fills. At the bound datagrams are not kept.
 const BATCH_BYTES: usize = 4 << 20;
+
+/// Packets for relays that a batch holds at most. At the bound packets are not kept.
+const RELAYED_PACKETS: usize = 1_024;
 
 /// Messages taken by one receive call. More made no difference (32 were tried).
 pub const RECV_MESSAGES: usize = 8;
@@ -38,6 +43,18 @@ pub struct SendBatch {
     trains: Vec<Train>,
     /// Trains before this one have been sent.
     sent: usize,
+    relayed: Vec<Relayed>,
+}
+
+/// A packet for a peer, to be handed to a relay.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Relayed {
+    /// The region whose relay is to carry it.
+    pub region: RegionId,
+    /// For whom.
+    pub peer: NodePublic,
+    /// The packet.
+    pub packet: Vec<u8>,
 }
 
 /// Datagrams that go out with one system call.
@@ -62,7 +79,12 @@ impl SendBatch {
         Self::default()
     }
 
-    /// Whether there is nothing to be sent.
+    /// Takes out what is to go over relays, in order.
+    pub fn take_relayed(&mut self) -> impl Iterator<Item = Relayed> + '_ {
+        self.relayed.drain(..)
+    }
+
+    /// Whether there is nothing to be sent over UDP.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.sent == self.trains.len()
@@ -93,7 +115,40 @@ impl SendBatch {
 impl TransmitSink for SendBatch {
     #[inline]
     fn datagram(&mut self, path: &SendPath, len: usize, fill: impl FnOnce(&mut [u8]) -> bool) -> bool {
-        let PathAddr::Udp(to) = path.to;
+        let Some(also) = path.also else { return self.one(path.to, len, fill) };
+        let mut copy = vec![0; len];
+        if !fill(&mut copy) {
+            return false;
+        }
+        let kept = [path.to, also].map(|to| {
+            self.one(to, len, |room| {
+                room.copy_from_slice(&copy);
+                true
+            })
+        });
+        kept.contains(&true)
+    }
+}
+
+impl SendBatch {
+    /// Keeps a datagram for one way.
+    #[inline]
+    fn one(&mut self, to: PathAddr, len: usize, fill: impl FnOnce(&mut [u8]) -> bool) -> bool {
+        match to {
+            PathAddr::Udp(to) => self.udp(to, len, fill),
+            PathAddr::Relay { region, peer } => {
+                let mut packet = vec![0; len];
+                let kept = self.relayed.len() < RELAYED_PACKETS && fill(&mut packet);
+                if kept {
+                    self.relayed.push(Relayed { region, peer, packet });
+                }
+                kept
+            }
+        }
+    }
+
+    #[inline]
+    fn udp(&mut self, to: SocketAddr, len: usize, fill: impl FnOnce(&mut [u8]) -> bool) -> bool {
         let (start, end) = (self.used, self.used + len);
         if end > self.buffer.len() {
             if end > BATCH_BYTES {
@@ -248,6 +303,22 @@ mod tests {
         push(&mut batch, 1, 10);
         let (train, bytes) = batch.front().unwrap();
         assert_eq!((train.segments, bytes.len()), (2, 20));
+    }
+
+    #[test]
+    fn a_path_in_doubt_gets_each_datagram_twice() {
+        let mut batch = SendBatch::new();
+        let (region, peer) = (RegionId::new(7).unwrap(), NodePublic::from_bytes([7; 32]));
+        let both = SendPath { also: Some(PathAddr::Relay { region, peer }), ..path(1) };
+        assert!(batch.datagram(&both, 10, |room| {
+            room.fill(1);
+            true
+        }));
+        let relayed: Vec<_> = batch.take_relayed().collect();
+        assert_eq!(relayed, [Relayed { region, peer, packet: vec![1; 10] }]);
+        assert_eq!(drain(&mut batch), [(1, 10, 1)]);
+        assert!(!batch.datagram(&both, 10, |_| false));
+        assert!(batch.is_empty() && batch.take_relayed().next().is_none());
     }
 
     #[test]

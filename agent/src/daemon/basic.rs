@@ -279,10 +279,9 @@ impl<T: Tun> Basic<T> {
     fn dispatch(&mut self, output: Output) {
         match output {
             Output::Transmit(transmit) => {
-                let PathAddr::Udp(to) = transmit.to;
-                trace!(%to, bytes = transmit.payload.len(), "own datagram");
+                trace!(to = %transmit.to, bytes = transmit.payload.len(), "own datagram");
                 // Behind what is waiting, so that datagrams stay in order.
-                let kept = self.outgoing.datagram(&SendPath::udp(to), transmit.payload.len(), |room| {
+                let kept = self.outgoing.datagram(&SendPath::new(transmit.to), transmit.payload.len(), |room| {
                     room.copy_from_slice(&transmit.payload);
                     true
                 });
@@ -294,6 +293,7 @@ impl<T: Tun> Basic<T> {
                 Ok(()) => self.tun_counts.written += 1,
                 Err(_) => self.tun_counts.write_failed += 1,
             },
+            Output::Relay(command) => error!(?command, "static peers have no relays"),
             Output::Sockets(plan) => match UdpSockets::bind(plan.port) {
                 Ok(sockets) => self.udp = sockets,
                 Err(error) => error!(%error, "sockets stay as they were"),

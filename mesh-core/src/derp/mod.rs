@@ -2,12 +2,14 @@
 
 pub mod client;
 pub mod frame;
+pub mod map;
 pub mod relays;
 
 use core::fmt;
 
 pub use client::Client;
 pub use frame::{Frame, FrameError, PeerGoneReason};
+pub use map::{DerpMap, DerpNode, DerpRegion};
 pub use relays::Relays;
 
 /// A region of the relay map: relays that count as one. Sixteen bits, because it travels as a port in

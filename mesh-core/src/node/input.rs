@@ -1,9 +1,14 @@
 //! What happens to a node.
 
-use core::{net::IpAddr, time::Duration};
+use core::{
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
 
 use crate::{
     dataplane::{Notice, Punt},
+    derp::RegionId,
+    endpoints::LocalPorts,
     key::NodePublic,
     time::WallAnchor,
 };
@@ -17,10 +22,50 @@ pub enum Input {
     Punt(Punt),
     /// An edge that the data plane saw.
     Notice(Notice),
+    /// Something at a relay.
+    Relay(RelayEvent),
     /// Something at the host.
     Host(HostEvent),
     /// A user or operator wants something; answered by [`Output::Reply`](super::Output::Reply) with the same id.
     Command(CommandId, Command),
+}
+
+/// Something at a relay. Packets are not among them: they go to the data plane.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RelayEvent {
+    /// The relay took us in: packets can go over the region.
+    Connected {
+        /// Which.
+        region: RegionId,
+    },
+    /// The connection broke or could not be made.
+    Failed {
+        /// Which.
+        region: RegionId,
+        /// Why, for people.
+        reason: String,
+    },
+    /// The relay will be away.
+    Restarting {
+        /// Which.
+        region: RegionId,
+        /// Wait this long before connecting again.
+        reconnect_in: Duration,
+    },
+    /// A peer cannot be reached over the region.
+    PeerGone {
+        /// Which.
+        region: RegionId,
+        /// Who.
+        peer: NodePublic,
+    },
+    /// What is wrong with the connection, in the relay's words; `None` when it is well again.
+    Health {
+        /// Which.
+        region: RegionId,
+        /// What.
+        problem: Option<String>,
+    },
 }
 
 /// Something at the host.
@@ -33,8 +78,26 @@ pub enum HostEvent {
     },
     /// The wall clock was stepped.
     ClockStepped(WallAnchor),
-    /// Addresses or routes of the underlay changed: paths may be better or gone.
-    LinkChanged,
+    /// Addresses or routes of the underlay are these now. Said once at the start, and whenever they are others.
+    Links(LinkState),
+    /// The sockets are open at these ports.
+    SocketsOpen(LocalPorts),
+    /// The operating system refused to send to an address: it has no route, or forbids it.
+    SendFailed {
+        /// Where to.
+        to: SocketAddr,
+    },
+}
+
+/// What the underlay looks like: interfaces other than our own TUN.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LinkState {
+    /// The host's addresses, sorted.
+    pub addresses: Vec<IpAddr>,
+    /// Whether IPv4 packets have a default route.
+    pub has_default_v4: bool,
+    /// Whether IPv6 packets have a default route.
+    pub has_default_v6: bool,
 }
 
 /// Names a command until its reply. Chosen by the driver.

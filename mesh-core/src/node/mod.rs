@@ -32,8 +32,8 @@ use crate::{
 
 pub use config::{ConfigError, NodeConfig, PeerConfig};
 pub use host::{HostConfig, SocketPlan};
-pub use input::{Command, CommandId, HostEvent, Input, PingTarget};
-pub use output::{CommandError, Event, Output, Reply, Transmit};
+pub use input::{Command, CommandId, HostEvent, Input, LinkState, PingTarget, RelayEvent};
+pub use output::{CommandError, Event, Output, RelayCommand, Reply, Transmit};
 pub use status::{PeerStatus, Status};
 
 use ping::Pings;
@@ -147,7 +147,8 @@ impl Node {
     fn handle_host_event(&mut self, event: HostEvent, now: Instant) {
         match event {
             // Sessions that ran out while asleep are found spent by the stamps; timers that came due act now.
-            HostEvent::Resumed { .. } | HostEvent::LinkChanged => self.handle_due(now),
+            HostEvent::Resumed { .. } | HostEvent::Links(_) => self.handle_due(now),
+            HostEvent::SocketsOpen(_) | HostEvent::SendFailed { .. } => {}
             HostEvent::ClockStepped(anchor) => self.local.clock = anchor,
         }
     }
@@ -286,6 +287,7 @@ impl Machine for Node {
         match input {
             Input::Punt(punt) => self.handle_punt(punt, now),
             Input::Notice(notice) => self.handle_notice(notice, now),
+            Input::Relay(_) => {}
             Input::Host(event) => self.handle_host_event(event, now),
             Input::Command(id, command) => self.handle_command(id, command, now),
         }

@@ -2,7 +2,11 @@
 
 use core::{net::IpAddr, time::Duration};
 
-use crate::{key::NodePublic, path::PathAddr};
+use crate::{
+    derp::{DerpNode, RegionId, relays::Home},
+    key::NodePublic,
+    path::{PathAddr, Selection},
+};
 
 use super::{CommandId, ConfigError, HostConfig, SocketPlan};
 
@@ -13,6 +17,8 @@ pub enum Output {
     Transmit(Transmit),
     /// A packet of the owner's own for the host.
     TunWrite(Vec<u8>),
+    /// What to do with the connection to a relay.
+    Relay(RelayCommand),
     /// Which UDP sockets should be open now.
     Sockets(SocketPlan),
     /// Addresses and routes as they should be now.
@@ -28,8 +34,39 @@ pub enum Output {
 pub struct Transmit {
     /// Where to.
     pub to: PathAddr,
+    /// Routers that the datagram may pass, where that is not for the host to say.
+    pub ttl: Option<u8>,
     /// The datagram.
     pub payload: Vec<u8>,
+}
+
+/// What to do with the connection to a relay.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RelayCommand {
+    /// Connect to the first of these relays that takes us in, and say how it ended: [`RelayEvent::Connected`] or
+    /// [`RelayEvent::Failed`]. After `Connected` there is a `Failed` when the connection breaks. Packets that are sent
+    /// meanwhile wait, as many as the driver's bound allows.
+    ///
+    /// [`RelayEvent::Connected`]: super::RelayEvent::Connected
+    /// [`RelayEvent::Failed`]: super::RelayEvent::Failed
+    Connect {
+        /// The region that they are of.
+        region: RegionId,
+        /// In order of priority.
+        nodes: Vec<DerpNode>,
+    },
+    /// Close the connection, or give up making it. Nothing is to be said about it.
+    Close {
+        /// Of which region.
+        region: RegionId,
+    },
+    /// Tell the relay whether it is our home.
+    SetHome {
+        /// Which.
+        region: RegionId,
+        /// Whether it is.
+        home: Home,
+    },
 }
 
 /// A command that was done.
@@ -89,12 +126,12 @@ pub enum Event {
         /// With whom.
         peer: NodePublic,
     },
-    /// A peer is now answered at another address.
+    /// Packets for a peer go another way now.
     PathChanged {
         /// Who.
         peer: NodePublic,
-        /// Where.
-        path: PathAddr,
+        /// Which.
+        path: Selection,
     },
     /// A peer did not answer any initiation of an attempt.
     HandshakeGivenUp {

@@ -11,7 +11,7 @@
 
 use crate::{
     dataplane::{DropReason, Notice, PeerId, Punt, ReceiveSession, TxState},
-    path::{PathAddr, SendPath},
+    path::{PathAddr, Selection, SendPath},
     time::Instant,
     wireguard::{
         Kind, Tunnel, TunnelConfig,
@@ -105,7 +105,7 @@ impl Node {
                 tunnel::Output::Send(payload) => match peer.path {
                     Some(path) => {
                         peer.adjacency.counters().add_sent(1, payload.len() as u64);
-                        self.outbox.push_back(Output::Transmit(Transmit { to: path.to, payload }));
+                        self.outbox.push_back(Output::Transmit(Transmit { to: path.to, ttl: None, payload }));
                     }
                     None => self.drops.add(DropReason::NoPath),
                 },
@@ -200,7 +200,7 @@ impl Node {
             Admission::Open => Ok(()),
             Admission::RateLimited => Err(DropReason::RateLimited),
             Admission::Demand(payload) => {
-                self.outbox.push_back(Output::Transmit(Transmit { to: source, payload }));
+                self.outbox.push_back(Output::Transmit(Transmit { to: source, ttl: None, payload }));
                 Err(DropReason::CookieDemanded)
             }
         }
@@ -213,11 +213,14 @@ impl Node {
     /// The peer's last authenticated packet came from `source`.
     fn set_path(&mut self, id: PeerId, source: PathAddr) {
         let Some(peer) = self.peers.get_mut(id) else { return };
-        let path = Some(SendPath { to: source });
+        let path = Some(SendPath::new(source));
         if peer.path != path {
             peer.path = path;
             peer.publish();
-            self.outbox.push_back(Output::Event(Event::PathChanged { peer: peer.config.key, path: source }));
+            if let PathAddr::Udp(address) = source {
+                let path = Selection::Direct(address);
+                self.outbox.push_back(Output::Event(Event::PathChanged { peer: peer.config.key, path }));
+            }
         }
     }
 }

@@ -57,7 +57,7 @@ pub mod score;
 
 use core::{fmt, net::SocketAddr};
 
-use crate::derp::RegionId;
+use crate::{derp::RegionId, key::NodePublic};
 
 pub use output::{Opening, Output, PathsConfig, PathsStats, Reach};
 pub use peer_paths::PeerPaths;
@@ -67,19 +67,36 @@ pub use peer_paths::PeerPaths;
 pub enum PathAddr {
     /// A UDP datagram to this address.
     Udp(SocketAddr),
+    /// A packet that a relay of the region hands to the peer of this key.
+    Relay {
+        /// The region whose relay carries it.
+        region: RegionId,
+        /// For whom, or from whom.
+        peer: NodePublic,
+    },
 }
 
 impl PathAddr {
-    /// The bytes that stand for the sender in a cookie: IP address and port (WireGuard paper §5.4.7).
+    /// The bytes that stand for the sender in a cookie: IP address and port (WireGuard paper §5.4.7), or region and
+    /// key.
     #[must_use]
-    pub fn cookie_bytes(&self) -> [u8; 18] {
-        let mut bytes = [0; 18];
-        match self {
-            Self::Udp(SocketAddr::V4(v4)) => bytes[..4].copy_from_slice(&v4.ip().octets()),
-            Self::Udp(SocketAddr::V6(v6)) => bytes[..16].copy_from_slice(&v6.ip().octets()),
-        }
-        let Self::Udp(address) = self;
-        bytes[16..].copy_from_slice(&address.port().to_be_bytes());
+    pub fn cookie_bytes(&self) -> [u8; 34] {
+        let mut bytes = [0; 34];
+        let port = match self {
+            Self::Udp(SocketAddr::V4(v4)) => {
+                bytes[..4].copy_from_slice(&v4.ip().octets());
+                v4.port()
+            }
+            Self::Udp(SocketAddr::V6(v6)) => {
+                bytes[..16].copy_from_slice(&v6.ip().octets());
+                v6.port()
+            }
+            Self::Relay { region, peer } => {
+                bytes[..32].copy_from_slice(peer.as_bytes());
+                region.number()
+            }
+        };
+        bytes[32..].copy_from_slice(&port.to_be_bytes());
         bytes
     }
 }
@@ -88,6 +105,7 @@ impl fmt::Display for PathAddr {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Udp(address) => address.fmt(f),
+            Self::Relay { region, .. } => write!(f, "DERP({region})"),
         }
     }
 }
@@ -97,13 +115,21 @@ impl fmt::Display for PathAddr {
 pub struct SendPath {
     /// Where datagrams go.
     pub to: PathAddr,
+    /// Where a copy of each goes as well, while `to` is in doubt.
+    pub also: Option<PathAddr>,
 }
 
 impl SendPath {
+    /// One way.
+    #[must_use]
+    pub const fn new(to: PathAddr) -> Self {
+        Self { to, also: None }
+    }
+
     /// A path over UDP.
     #[must_use]
     pub const fn udp(to: SocketAddr) -> Self {
-        Self { to: PathAddr::Udp(to) }
+        Self::new(PathAddr::Udp(to))
     }
 }
 
@@ -135,6 +161,18 @@ pub enum Selection {
 }
 
 impl Selection {
+    /// Where the packets of the peer of this key go.
+    #[must_use]
+    pub fn send_path(self, peer: NodePublic) -> Option<SendPath> {
+        let relayed = |region| PathAddr::Relay { region, peer };
+        match self {
+            Self::Nowhere => None,
+            Self::Relay(region) => Some(SendPath::new(relayed(region))),
+            Self::Direct(direct) => Some(SendPath::udp(direct)),
+            Self::Both { direct, relay } => Some(SendPath { also: Some(relayed(relay)), ..SendPath::udp(direct) }),
+        }
+    }
+
     /// The direct address in it.
     #[must_use]
     pub fn direct(self) -> Option<SocketAddr> {
@@ -150,6 +188,17 @@ impl Selection {
         match self {
             Self::Relay(relay) | Self::Both { relay, .. } => Some(relay),
             Self::Nowhere | Self::Direct(_) => None,
+        }
+    }
+}
+
+impl fmt::Display for Selection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Nowhere => f.write_str("nowhere"),
+            Self::Relay(region) => write!(f, "DERP({region})"),
+            Self::Direct(direct) => direct.fmt(f),
+            Self::Both { direct, relay } => write!(f, "{direct} and DERP({relay})"),
         }
     }
 }

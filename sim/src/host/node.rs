@@ -234,8 +234,10 @@ impl NodeHost {
     fn seal(&mut self, packet: &[u8], now: Instant, effects: &mut Effects) {
         let Some(running) = &self.running else { return };
         running.plane.fib().outbound([packet], now, &mut self.sealed, &mut self.reports);
-        for (SendPath { to: PathAddr::Udp(to) }, datagram) in self.sealed.drain(..) {
-            effects.datagrams.push((to, datagram));
+        for (path, datagram) in self.sealed.drain(..) {
+            if let PathAddr::Udp(to) = path.to {
+                effects.datagrams.push((to, datagram));
+            }
         }
     }
 
@@ -273,7 +275,10 @@ impl NodeHost {
         let Some(running) = &mut self.running else { return };
         while let Some(output) = running.node.poll_output() {
             match output {
-                Output::Transmit(Transmit { to: PathAddr::Udp(to), payload }) => effects.datagrams.push((to, payload)),
+                Output::Transmit(Transmit { to: PathAddr::Udp(to), payload, .. }) => {
+                    effects.datagrams.push((to, payload));
+                }
+                Output::Transmit(Transmit { to: PathAddr::Relay { .. }, .. }) | Output::Relay(_) => {}
                 Output::TunWrite(packet) => self.tun.push(packet),
                 Output::Sockets(SocketPlan { port: 0 }) => {
                     running.port = 32_768 + self.ports.below(28_232) as u16;
@@ -318,7 +323,7 @@ fn node_event(event: Event, peers: &BTreeMap<NodePublic, HostId>) -> Option<Node
     let id = |key| peers.get(&key).copied();
     Some(match event {
         Event::SessionEstablished { peer } => NodeEvent::SessionEstablished { peer: id(peer)? },
-        Event::PathChanged { peer, path: PathAddr::Udp(to) } => NodeEvent::PathChanged { peer: id(peer)?, to },
+        Event::PathChanged { peer, path } => NodeEvent::PathChanged { peer: id(peer)?, to: path.direct()? },
         Event::HandshakeGivenUp { peer } => NodeEvent::HandshakeGivenUp { peer: id(peer)? },
     })
 }
