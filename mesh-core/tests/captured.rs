@@ -23,7 +23,7 @@ use mesh_core::{
     },
     disco::{self, Disco, Message},
     key::{DiscoPrivate, NodePrivate, NodePublic},
-    node::PeerConfig,
+    node::{PeerAddressing, PeerConfig},
     rng::Seed,
     stun,
     time::Instant,
@@ -86,7 +86,7 @@ fn a_node_answers_a_stock_initiation(stock: &Path) -> Result<(), Failed> {
         key,
         preshared_key: None,
         allowed_ips: vec!["10.0.0.2/32".parse().expect("a prefix")],
-        endpoint: None,
+        addressing: PeerAddressing::Roaming { endpoint: None },
         persistent_keepalive: None,
     };
     let now = Instant::from_secs(1);

@@ -17,7 +17,7 @@ use std::{collections::BTreeMap, io};
 use mesh_core::{
     dataplane::{DataPlane, DropCounts, DropReason, Inbound, ReportBuffer, Reports, TransmitSink},
     machine::Machine,
-    node::{Command, CommandError, CommandId, Event, Input, Node, Output, PeerConfig, PingTarget, Reply},
+    node::{Command, CommandError, CommandId, Event, Input, Node, Output, PeerConfig, PingKind, PingTarget, Reply},
     path::{PathAddr, SendPath},
     time::Instant,
 };
@@ -326,7 +326,9 @@ impl<T: Tun> Basic<T> {
             Request::Status(reply) => {
                 let _ = reply.send(self.snapshot(now));
             }
-            Request::Ping { target, timeout, reply } => self.command(Command::Ping { target, timeout }, reply, now),
+            Request::Ping { target, timeout, reply } => {
+                self.command(Command::Ping { target, kind: PingKind::Icmp, timeout }, reply, now);
+            }
             Request::SetPeers { peers, reply } => self.command(Command::SetPeers(peers), reply, now),
         }
         true
@@ -436,12 +438,13 @@ mod tests {
                 key: key(other).public(),
                 preshared_key: None,
                 allowed_ips: vec![mesh_core::ip::prefix::Prefix::host(address(other))],
-                endpoint,
+                addressing: mesh_core::node::PeerAddressing::Roaming { endpoint },
                 persistent_keepalive: None,
             };
             let clock = Clock::new();
             let config = NodeConfig {
                 key: key(index),
+                disco_key: mesh_core::key::DiscoPrivate::from_bytes([index; 32]),
                 addresses: vec![(address(index), 32)],
                 mtu_bytes: 1420,
                 listen_port: 0,

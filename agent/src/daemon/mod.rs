@@ -13,6 +13,7 @@ use std::path::PathBuf;
 
 use mesh_core::{
     dataplane::DropCounts,
+    key::DiscoPrivate,
     node::{HostConfig, Node, NodeConfig, Status},
     time::Instant,
 };
@@ -94,13 +95,16 @@ pub async fn run(config: Config) -> Result<(), Failure> {
 
     let clock = Clock::new();
     let bug = |error| Failure::new(Exit::Refused, "entropy", format!("the system has no randomness: {error}"));
+    let seed = entropy::seed().map_err(bug)?;
     let node = NodeConfig {
         key: file.private_key,
+        // Nobody hears of it: peers of a static file are not found by disco.
+        disco_key: DiscoPrivate::from_bytes(seed.stream("disco-key", 0).bytes()),
         addresses: file.addresses,
         mtu_bytes,
         listen_port: file.listen_port.unwrap_or(config.port),
         peers,
-        seed: entropy::seed().map_err(bug)?,
+        seed,
         epoch: clock.anchor(),
     };
     let node = Node::new(node, clock.now())

@@ -254,6 +254,7 @@ fn refused(error: &CommandError) -> (StatusCode, Failure) {
         CommandError::NoRoute(_) => (StatusCode::NOT_FOUND, "no-route"),
         CommandError::UnknownPeer(_) => (StatusCode::NOT_FOUND, "no-peer"),
         CommandError::NoAddress(_) => (StatusCode::BAD_REQUEST, "no-address"),
+        CommandError::NoWay(_) => (StatusCode::BAD_GATEWAY, "no-way"),
         CommandError::NoSource(_) => (StatusCode::BAD_REQUEST, "no-source"),
         CommandError::TooManyPings => (StatusCode::TOO_MANY_REQUESTS, "too-many-pings"),
         CommandError::TimedOut { .. } => (StatusCode::GATEWAY_TIMEOUT, "timeout"),

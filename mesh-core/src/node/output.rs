@@ -102,6 +102,9 @@ pub enum CommandError {
     /// We have no address of the family that is pinged.
     #[error("this node has no address of the family of {0}")]
     NoSource(IpAddr),
+    /// No way to the peer is known, not even a relay.
+    #[error("no way to peer {0} is known: it has no relay, and none of its addresses has answered")]
+    NoWay(NodePublic),
     /// Too many pings under way.
     #[error("{limit} pings are under way already; wait for them", limit = crate::limits::PINGS)]
     TooManyPings,

@@ -162,6 +162,15 @@ impl PeerPaths {
         self.finish(now);
     }
 
+    /// Packets for the peer were sent as late as `at`. Returns whether that is later than was known.
+    pub fn note_sent(&mut self, at: Instant) -> bool {
+        let is_later = self.active_at.is_some_and(|active| active < at);
+        if is_later {
+            self.active_at = Some(at);
+        }
+        is_later
+    }
+
     /// The relay that reaches the peer was connected to: a call-me-maybe of before may not have left.
     pub fn note_relay_connected(&mut self, now: Instant) {
         let now = self.tick(now);
