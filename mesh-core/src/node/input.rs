@@ -6,6 +6,7 @@ use core::{
 };
 
 use crate::{
+    control::types::MapResponse,
     dataplane::{Notice, Punt},
     derp::RegionId,
     endpoints::LocalPorts,
@@ -118,6 +119,8 @@ pub enum Command {
     },
     /// These are the peers from now on. Peers that stay the same keep their sessions.
     SetPeers(Vec<PeerConfig>),
+    /// This is the whole network map from now on. What stays the same is left alone.
+    ReplaceMap(Box<MapResponse>),
 }
 
 /// What a ping is made of.

@@ -10,7 +10,7 @@
 //! for peers with traffic; an idle peer is its entry in the table and its rows among the routes.
 //!
 //! `wire_*.rs` is where the parts meet: `wire_peers` tunnels and packets, `wire_paths` disco and paths, `wire_net`
-//! links, own endpoints and relays. Each has the only function that consumes a part's outputs.
+//! links, own endpoints and relays, `wire_control` the network map. Each has the only function that consumes a part's outputs.
 
 mod config;
 mod host;
@@ -20,6 +20,7 @@ mod ping;
 mod status;
 mod table;
 mod timers;
+mod wire_control;
 mod wire_net;
 mod wire_paths;
 mod wire_peers;
@@ -34,6 +35,7 @@ use std::{
 };
 
 use crate::{
+    control::netmap::NetMap,
     dataplane::{DataPlane, DropCounts, Fib, LocalAddrs, PeerId, Receivers},
     derp::{RegionId, Relays, relays::Network},
     disco::Disco,
@@ -70,6 +72,7 @@ pub struct Node {
     tunnels_made: u64,
     /// The same of paths.
     paths_made: u64,
+    netmap: NetMap,
     disco: Disco,
     /// How our own NAT is opened.
     opening: Opening,
@@ -119,6 +122,7 @@ impl Node {
             peers: PeerTable::default(),
             tunnels_made: 0,
             paths_made: 0,
+            netmap: NetMap::new(),
             opening: Opening::Plain,
             links: None,
             ports: LocalPorts::default(),
@@ -145,6 +149,12 @@ impl Node {
     #[must_use]
     pub fn data_plane(&self) -> DataPlane {
         self.plane.clone()
+    }
+
+    /// The network map.
+    #[must_use]
+    pub fn netmap(&self) -> &NetMap {
+        &self.netmap
     }
 
     /// What the node looks like at `now`.
@@ -233,6 +243,7 @@ impl Node {
                 }
                 Err(error) => Err(CommandError::Config(error)),
             },
+            Command::ReplaceMap(map) => self.replace_map(*map, now),
         };
         self.outbox.push_back(Output::Reply(id, result));
     }
@@ -321,7 +332,7 @@ impl Node {
         for id in change.restarted {
             // Its sessions went with it.
             self.with_active_paths(id, now, |paths| paths.note_restart(now));
-            self.with_tunnel_if_any(id, now, |tunnel, local| tunnel.initiate(local, now));
+            self.with_tunnel_if_any(id, now, |tunnel, local| tunnel.note_restart(local, now));
         }
         for id in change.rekeyed {
             if self.peers.get(id).is_some_and(|peer| peer.tunnel.is_some()) {

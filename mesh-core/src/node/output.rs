@@ -3,6 +3,7 @@
 use core::{net::IpAddr, time::Duration};
 
 use crate::{
+    control::netmap::{NetMapError, Skipped},
     derp::{DerpNode, RegionId, relays::Home},
     key::NodePublic,
     path::{PathAddr, Selection},
@@ -85,6 +86,8 @@ pub enum Reply {
     },
     /// The peers are as wanted.
     PeersSet,
+    /// The network map is the one that was handed in.
+    MapApplied,
 }
 
 /// A command that was not done, and what to do about it.
@@ -119,6 +122,9 @@ pub enum CommandError {
     /// The configuration is not usable.
     #[error(transparent)]
     Config(#[from] ConfigError),
+    /// The network map is not usable.
+    #[error(transparent)]
+    Map(#[from] NetMapError),
 }
 
 /// For the log and for whoever watches.
@@ -136,6 +142,8 @@ pub enum Event {
         /// Which.
         path: Selection,
     },
+    /// A part of a network map was left out; the rest counts.
+    MapPartSkipped(Skipped),
     /// A peer did not answer any initiation of an attempt.
     HandshakeGivenUp {
         /// Who.

@@ -76,6 +76,11 @@ impl Node {
         self.regions = regions;
         self.relay_problems.retain(|region, _| self.regions.contains_key(region));
         self.relays.set_regions(self.regions.keys().copied().collect(), &changed, now);
+        let mut homes = self.regions.iter().filter(|(_, region)| !region.no_home).map(|(id, _)| *id);
+        if let (Some(only), None) = (homes.next(), homes.next()) {
+            // Nothing to choose from, so nothing to measure first.
+            self.relays.set_home(Some(only), now);
+        }
         self.drain_relays();
     }
 

@@ -17,7 +17,7 @@ use crate::{
 };
 
 use super::{
-    Opening, Output, PathsConfig, PathsStats, Reach, Selection, Via,
+    CandidateReport, Opening, Output, PathsConfig, PathsStats, Reach, Selection, Via,
     candidate::{Added, Candidates, Keep, List},
     direct::Direct,
     probe::{Budget, Outstanding, Sent},
@@ -329,6 +329,14 @@ impl PeerPaths {
     #[must_use]
     pub fn latency(&self) -> Option<Duration> {
         self.direct.map(|direct| direct.latency)
+    }
+
+    /// All addresses, as people want to see them.
+    #[must_use]
+    pub fn candidates(&self, now: Instant) -> Vec<CandidateReport> {
+        let now = self.now.max(now);
+        let in_use = self.direct.map(|direct| (direct.address, direct.is_trusted(now)));
+        self.candidates.report(in_use, TRUST, now)
     }
 
     /// How many addresses are known.

@@ -213,6 +213,14 @@ impl Tunnel {
         }
     }
 
+    /// The peer has restarted, so nobody opens what is sealed with the session in use: wants another at once.
+    pub fn note_restart(&mut self, local: &mut Local, now: Instant) {
+        if self.sessions.current().is_some() || self.pending.is_some() {
+            self.attempts = 0;
+            self.send_initiation(local, now);
+        }
+    }
+
     /// Whether an initiation waits for its response.
     #[must_use]
     pub fn is_initiating(&self) -> bool {

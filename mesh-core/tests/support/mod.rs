@@ -8,6 +8,7 @@
 )]
 #![allow(clippy::unwrap_used, clippy::new_without_default, reason = "test support")]
 
+pub mod tailnet;
 pub mod world;
 
 use std::{collections::VecDeque, net::SocketAddr, time::Duration};

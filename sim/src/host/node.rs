@@ -328,5 +328,7 @@ fn node_event(event: Event, peers: &BTreeMap<NodePublic, HostId>) -> Option<Node
         Event::SessionEstablished { peer } => NodeEvent::SessionEstablished { peer: id(peer)? },
         Event::PathChanged { peer, path } => NodeEvent::PathChanged { peer: id(peer)?, to: path.direct()? },
         Event::HandshakeGivenUp { peer } => NodeEvent::HandshakeGivenUp { peer: id(peer)? },
+        // Maps of scenarios make sense.
+        Event::MapPartSkipped(_) => return None,
     })
 }
