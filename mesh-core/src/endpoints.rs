@@ -11,6 +11,7 @@ use core::{
 };
 use std::collections::{BTreeMap, VecDeque};
 
+pub use crate::stun::Mapping;
 use crate::{limits, machine::Deadline, time::Instant};
 
 /// How long an address that STUN saw is told. Stock nodes: 5 min 10 s.
@@ -63,17 +64,6 @@ pub struct LocalPorts {
     pub v4: Option<u16>,
     /// Of the IPv6 socket.
     pub v6: Option<u16>,
-}
-
-/// Whether our NAT gives us another address for each destination.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mapping {
-    /// Not known.
-    Unknown,
-    /// The same for all.
-    Same,
-    /// Another for each.
-    Varies,
 }
 
 /// What is to be told.

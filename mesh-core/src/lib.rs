@@ -37,6 +37,7 @@ pub mod key;
 pub mod limits;
 pub mod lookup;
 pub mod machine;
+pub mod netcheck;
 pub mod node;
 pub mod path;
 pub mod published;

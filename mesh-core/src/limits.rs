@@ -77,3 +77,25 @@ pub const USER_PROFILES: usize = PEERS;
 /// Names of packet filters, and of messages to the user, that a netmap keeps. Stock servers use a handful. At the bound:
 /// new names are left out, counted.
 pub const NETMAP_NAMES: usize = 1_024;
+
+/// Regions of the relay map that are measured. Tailscale's own map has about thirty. At the bound: those with the largest
+/// numbers are left out, counted.
+pub const NETCHECK_REGIONS: usize = 128;
+
+/// Relays of one region that are measured. At the bound: the last of the list are left out, counted.
+pub const NETCHECK_NODES_PER_REGION: usize = 8;
+
+/// STUN requests of one report. A full report sends three to each region and family when nothing answers. At the bound:
+/// the rest is not sent, counted; home and the nearest regions come first.
+pub const NETCHECK_PROBES: usize = 512;
+
+/// Regions that one report measures over TLS. Each costs a handshake. At the bound: the rest is left out; home and the
+/// nearest come first.
+pub const NETCHECK_FETCHES: usize = 32;
+
+/// Reports of the last minutes that are kept for the choice of a home. One comes every 20 s or more rarely unless asked
+/// for. At the bound: the oldest is forgotten.
+pub const NETCHECK_HISTORY: usize = 32;
+
+/// Runs of netcheck that begin within 4 s. For links that flap. At the bound: the next one waits.
+pub const NETCHECK_RUNS: usize = 4;

@@ -1,7 +1,7 @@
 //! STUN binding requests and responses (RFC 8489), as stock clients and relays speak them.
 //!
 //! A stock relay answers only requests that carry SOFTWARE `tailnode` and end with a right FINGERPRINT; ours answers
-//! ordinary ones too. Answers are matched by transaction id alone.
+//! ordinary ones too. Stock clients match answers by transaction id alone; ours compare the source too (`netcheck`).
 
 #![deny(clippy::indexing_slicing, clippy::cast_possible_truncation)]
 
@@ -33,6 +33,17 @@ impl TxId {
     pub fn random(rng: &mut Rng) -> Self {
         Self(rng.bytes())
     }
+}
+
+/// Whether our NAT gives us another address for each destination.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mapping {
+    /// Not known.
+    Unknown,
+    /// The same for all.
+    Same,
+    /// Another for each.
+    Varies,
 }
 
 /// Who asks, as far as a request shows it.
@@ -101,6 +112,8 @@ pub fn parse_request(datagram: &[u8]) -> Result<(TxId, Asker), ParseError> {
     let (mut has_software, mut has_fingerprint) = (false, false);
     for attribute in attributes {
         let Attribute { kind, value, before } = attribute?;
+        // A FINGERPRINT covers what is before it and so is the last (RFC 8489 §14.7); stock relays insist on it.
+        has_fingerprint = false;
         match kind {
             ATTR_SOFTWARE => has_software |= value == SOFTWARE,
             ATTR_FINGERPRINT => {
@@ -172,9 +185,10 @@ fn mapped_address(value: &[u8], mask: &[u8]) -> Option<SocketAddr> {
     let [_, family, port @ ..] = value else { return None };
     let (port, address) = port.split_first_chunk::<2>()?;
     let unmask = |bytes: &[u8], index: usize| bytes.get(index).zip(mask.get(index)).map_or(0, |(a, b)| a ^ b);
+    // Longer values than the address are read, as stock clients do.
     let ip = match (family, address.len()) {
-        (1, 4) => IpAddr::V4(Ipv4Addr::from(core::array::from_fn::<u8, 4, _>(|i| unmask(address, i)))),
-        (2, 16) => IpAddr::V6(Ipv6Addr::from(core::array::from_fn::<u8, 16, _>(|i| unmask(address, i)))),
+        (1, 4..) => IpAddr::V4(Ipv4Addr::from(core::array::from_fn::<u8, 4, _>(|i| unmask(address, i)))),
+        (2, 16..) => IpAddr::V6(Ipv6Addr::from(core::array::from_fn::<u8, 16, _>(|i| unmask(address, i)))),
         _ => return None,
     };
     let port = u16::from_be_bytes([unmask(port, 0), unmask(port, 1)]);
@@ -262,6 +276,26 @@ mod tests {
         }
         let plain = [&[0, 1, 0, 0][..], &COOKIE, &TX.0].concat();
         assert_eq!(parse_request(&plain), Ok((TX, Asker::Other)));
+    }
+
+    #[test]
+    fn a_fingerprint_that_is_not_the_last_attribute_is_no_stock_request() {
+        let mut request = request(TX);
+        request.extend([0x80, 0x22, 0, 0]);
+        request[3] += 4;
+        // Over the length as it is now, so that its value is right.
+        let fingerprint = crc32(&request[..32]) ^ FINGERPRINT_XOR;
+        request[36..40].copy_from_slice(&fingerprint.to_be_bytes());
+        assert_eq!(parse_request(&request), Ok((TX, Asker::Other)));
+    }
+
+    #[test]
+    fn a_value_longer_than_its_address_is_read() {
+        let mut long = response(TX, "192.0.2.1:5".parse().unwrap());
+        long.extend([9; 4]);
+        long[3] += 4;
+        long[23] += 4;
+        assert_eq!(parse_response(&long), Ok((TX, "192.0.2.1:5".parse().unwrap())));
     }
 
     #[test]
