@@ -303,7 +303,7 @@ impl<T: Tun> Basic<T> {
                 Ok(()) => self.tun_counts.written += 1,
                 Err(_) => self.tun_counts.write_failed += 1,
             },
-            Output::Relay(command) => error!(?command, "static peers have no relays"),
+            Output::Relay(_) | Output::Fetch(..) | Output::Resolve { .. } => {}
             Output::Sockets(plan) => match UdpSockets::bind(plan.port) {
                 Ok(sockets) => self.udp = sockets,
                 Err(error) => error!(%error, "sockets stay as they were"),
@@ -390,6 +390,7 @@ fn log(event: &Event) {
     match event {
         Event::SessionEstablished { peer } => debug!(?peer, "session established"),
         Event::PathChanged { peer, path } => debug!(?peer, %path, "peer is answered at another address"),
+        Event::HomeChanged(region) => info!(%region, "home relay"),
         Event::MapPartSkipped(what) => warn!(%what, "a part of the network map was left out"),
         Event::HandshakeGivenUp { peer } => debug!(?peer, "peer does not answer"),
     }

@@ -265,6 +265,7 @@ fn refused(error: &CommandError) -> (StatusCode, Failure) {
         CommandError::NoWay(_) => (StatusCode::BAD_GATEWAY, "no-way"),
         CommandError::NoSource(_) => (StatusCode::BAD_REQUEST, "no-source"),
         CommandError::TooManyPings => (StatusCode::TOO_MANY_REQUESTS, "too-many-pings"),
+        CommandError::TooManyReports => (StatusCode::TOO_MANY_REQUESTS, "too-many-reports"),
         CommandError::TimedOut { .. } => (StatusCode::GATEWAY_TIMEOUT, "timeout"),
         CommandError::Map(_) => (StatusCode::BAD_REQUEST, "bad-map"),
         CommandError::Config(_) => (StatusCode::BAD_REQUEST, "bad-config"),

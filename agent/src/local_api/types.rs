@@ -219,7 +219,7 @@ impl PingResult {
                 latency_seconds: round_trip.as_secs_f64(),
                 endpoint: via.as_ref().map(PathAddr::to_string),
             }),
-            Reply::PeersSet | Reply::MapApplied => None,
+            Reply::PeersSet | Reply::MapApplied | Reply::Report(_) => None,
         }
     }
 }

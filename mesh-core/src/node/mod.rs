@@ -10,7 +10,7 @@
 //! for peers with traffic; an idle peer is its entry in the table and its rows among the routes.
 //!
 //! `wire_*.rs` is where the parts meet: `wire_peers` tunnels and packets, `wire_paths` disco and paths, `wire_net`
-//! links, own endpoints and relays, `wire_control` the network map. Each has the only function that consumes a part's outputs.
+//! links, own endpoints and relays, `wire_netcheck` what the network lets us do, `wire_control` the network map. Each has the only function that consumes a part's outputs.
 
 mod config;
 mod host;
@@ -22,6 +22,7 @@ mod table;
 mod timers;
 mod wire_control;
 mod wire_net;
+mod wire_netcheck;
 mod wire_paths;
 mod wire_peers;
 
@@ -42,6 +43,7 @@ use crate::{
     endpoints::{Endpoints, LocalPorts},
     limits,
     machine::{Deadline, Machine},
+    netcheck::Netcheck,
     path::Opening,
     rng::Seed,
     time::{Instant, earliest},
@@ -51,7 +53,7 @@ use crate::{
 pub use config::{ConfigError, NodeConfig, PeerAddressing, PeerConfig, Whereabouts};
 pub use host::{HostConfig, SocketPlan};
 pub use input::{Command, CommandId, HostEvent, Input, LinkState, PingKind, PingTarget, RelayEvent};
-pub use output::{CommandError, Event, Output, RelayCommand, Reply, Transmit};
+pub use output::{CommandError, Event, FetchRequest, Output, RelayCommand, Reply, Transmit};
 pub use status::{PeerStatus, RelayStatus, Status};
 
 use ping::{Pings, WaitingDisco};
@@ -78,6 +80,9 @@ pub struct Node {
     opening: Opening,
     links: Option<LinkState>,
     ports: LocalPorts,
+    netcheck: Netcheck,
+    /// Who waits for a report.
+    reports_wanted: Vec<CommandId>,
     endpoints: Endpoints,
     own_endpoints: Vec<SocketAddr>,
     regions: BTreeMap<RegionId, Region>,
@@ -118,6 +123,7 @@ impl Node {
             mtu_bytes: config.mtu_bytes,
             gate: Gatekeeper::new(seed.stream("cookie", 0)),
             disco: Disco::new(config.disco_key, seed.stream("disco", 0)),
+            netcheck: Netcheck::new(seed.stream("netcheck", 0)),
             relays: Relays::new(seed.stream("relays", 0)),
             peers: PeerTable::default(),
             tunnels_made: 0,
@@ -126,6 +132,7 @@ impl Node {
             opening: Opening::Plain,
             links: None,
             ports: LocalPorts::default(),
+            reports_wanted: Vec::new(),
             endpoints: Endpoints::new(),
             own_endpoints: Vec::new(),
             regions: BTreeMap::new(),
@@ -224,6 +231,7 @@ impl Node {
                 let addresses = self.links.as_ref().map(|links| links.addresses.clone()).unwrap_or_default();
                 self.endpoints.set_interfaces(&addresses, ports, now);
                 self.drain_endpoints(now);
+                self.tell_families(now);
             }
             HostEvent::SendFailed { to } => self.handle_send_failure(to, now),
             HostEvent::ClockStepped(anchor) => self.local.clock = anchor,
@@ -243,6 +251,7 @@ impl Node {
                 }
                 Err(error) => Err(CommandError::Config(error)),
             },
+            Command::Netcheck => return self.start_report(id, now),
             Command::ReplaceMap(map) => self.replace_map(*map, now),
         };
         self.outbox.push_back(Output::Reply(id, result));
@@ -379,6 +388,9 @@ impl Node {
             self.relays.handle_timeout(now);
             self.drain_relays();
         }
+        if self.netcheck.poll_timeout().is_some_and(|deadline| deadline.at <= now) {
+            self.with_netcheck(now, |netcheck| netcheck.handle_timeout(now));
+        }
         if self.endpoints.poll_timeout().is_some_and(|deadline| deadline.at <= now) {
             self.endpoints.handle_timeout(now);
             self.drain_endpoints(now);
@@ -406,6 +418,8 @@ impl Machine for Node {
             Input::Punt(punt) => self.handle_punt(punt, now),
             Input::Notice(notice) => self.handle_notice(notice, now),
             Input::Relay(event) => self.handle_relay(event, now),
+            Input::Fetched(id, result) => self.handle_fetched(id, result, now),
+            Input::Resolved { host, result } => self.handle_resolved(&host, result, now),
             Input::Host(event) => self.handle_host_event(event, now),
             Input::Command(id, command) => self.handle_command(id, command, now),
         }
@@ -422,8 +436,12 @@ impl Machine for Node {
     }
 
     fn poll_timeout(&self) -> Option<Deadline> {
-        [self.pings.poll_timeout(), self.relays.poll_timeout(), self.endpoints.poll_timeout()]
-            .into_iter()
-            .fold(self.timers.next(), earliest)
+        let others = [
+            self.pings.poll_timeout(),
+            self.relays.poll_timeout(),
+            self.endpoints.poll_timeout(),
+            self.netcheck.poll_timeout(),
+        ];
+        others.into_iter().fold(self.timers.next(), earliest)
     }
 }

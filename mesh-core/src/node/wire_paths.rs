@@ -203,6 +203,7 @@ impl Node {
     pub(super) fn note_activity(&mut self, id: PeerId, now: Instant) {
         if self.with_paths(id, now, |paths| paths.note_activity(now)).is_some() {
             self.note_relay_use(id, now);
+            self.with_netcheck(now, |netcheck| netcheck.note_active(now));
         }
     }
 
@@ -234,6 +235,7 @@ impl Node {
             {
                 peer.watch.idle_at = Some(at + IDLE_FOR);
                 self.note_relay_use(id, now);
+                self.with_netcheck(now, |netcheck| netcheck.note_active(now));
             }
             self.with_active_paths_as_they_are(id, now);
         }
@@ -301,6 +303,7 @@ impl Node {
 
     /// The operating system refused to send to an address.
     pub(super) fn handle_send_failure(&mut self, to: SocketAddr, now: Instant) {
+        self.with_netcheck(now, |netcheck| netcheck.note_send_failure(to, now));
         for id in self.peers.ids() {
             if self.peers.get(id).is_some_and(|peer| peer.selection().direct() == Some(to)) {
                 self.with_active_paths(id, now, |paths| paths.note_send_failure(to, now));
