@@ -10,15 +10,14 @@
 use core::{
     future::poll_fn,
     task::{Context, Poll},
-    time::Duration,
 };
 use std::{collections::BTreeMap, io};
 
 use mesh_core::{
-    control::types::MapResponse,
     dataplane::{DataPlane, DropCounts, DropReason, Inbound, ReportBuffer, Reports, TransmitSink},
+    key::NodePublic,
     machine::Machine,
-    node::{Command, CommandError, CommandId, Event, Input, Node, Output, PeerConfig, PingKind, PingTarget, Reply},
+    node::{Command, CommandError, CommandId, Event, Input, Node, Output, PathsStatus, Reply},
     path::{PathAddr, SendPath},
     time::Instant,
 };
@@ -45,31 +44,10 @@ const UDP_BUDGET: usize = 1;
 pub enum Request {
     /// Somebody wants to know how the node is.
     Status(oneshot::Sender<Snapshot>),
-    /// Somebody wants to ping.
-    Ping {
-        /// Whom.
-        target: PingTarget,
-        /// How.
-        kind: PingKind,
-        /// How long to wait.
-        timeout: Duration,
-        /// Where the answer goes.
-        reply: oneshot::Sender<Result<Reply, CommandError>>,
-    },
-    /// These are the peers from now on.
-    SetPeers {
-        /// All of them.
-        peers: Vec<PeerConfig>,
-        /// Where the answer goes.
-        reply: oneshot::Sender<Result<Reply, CommandError>>,
-    },
-    /// This is the network map from now on.
-    ReplaceMap {
-        /// All of it.
-        map: Box<MapResponse>,
-        /// Where the answer goes.
-        reply: oneshot::Sender<Result<Reply, CommandError>>,
-    },
+    /// Somebody wants to know how a peer is reached; `None` when nobody has the key.
+    Paths(NodePublic, oneshot::Sender<Option<PathsStatus>>),
+    /// Somebody wants something of the node.
+    Command(Command, oneshot::Sender<Result<Reply, CommandError>>),
     /// The end.
     Stop,
 }
@@ -336,11 +314,10 @@ impl<T: Tun> Basic<T> {
             Request::Status(reply) => {
                 let _ = reply.send(self.snapshot(now));
             }
-            Request::Ping { target, kind, timeout, reply } => {
-                self.command(Command::Ping { target, kind, timeout }, reply, now);
+            Request::Paths(key, reply) => {
+                let _ = reply.send(self.node.paths_status(&key, now));
             }
-            Request::ReplaceMap { map, reply } => self.command(Command::ReplaceMap(map), reply, now),
-            Request::SetPeers { peers, reply } => self.command(Command::SetPeers(peers), reply, now),
+            Request::Command(command, reply) => self.command(command, reply, now),
         }
         true
     }
@@ -398,11 +375,14 @@ fn log(event: &Event) {
 
 #[cfg(test)]
 mod tests {
-    use core::net::{IpAddr, SocketAddr};
+    use core::{
+        net::{IpAddr, SocketAddr},
+        time::Duration,
+    };
 
     use mesh_core::{
         key::NodePrivate,
-        node::{NodeConfig, PeerConfig},
+        node::{NodeConfig, PeerConfig, PingKind, PingTarget},
         rng::Seed,
     };
     use transports::tun::MemoryTun;
@@ -432,7 +412,10 @@ mod tests {
             let (reply, pong) = oneshot::channel();
             let target = PingTarget::Address(address(2));
             ask_a
-                .send(Request::Ping { target, kind: PingKind::Icmp, timeout: Duration::from_millis(20), reply })
+                .send(Request::Command(
+                    Command::Ping { target, kind: PingKind::Icmp, timeout: Duration::from_millis(20) },
+                    reply,
+                ))
                 .await
                 .unwrap();
             assert!(matches!(pong.await.unwrap(), Err(CommandError::TimedOut { .. })));

@@ -41,6 +41,7 @@ use crate::{
     derp::{RegionId, Relays, relays::Network},
     disco::Disco,
     endpoints::{Endpoints, LocalPorts},
+    key::NodePublic,
     limits,
     machine::{Deadline, Machine},
     netcheck::Netcheck,
@@ -54,7 +55,7 @@ pub use config::{ConfigError, NodeConfig, PeerAddressing, PeerConfig, Whereabout
 pub use host::{HostConfig, SocketPlan};
 pub use input::{Command, CommandId, HostEvent, Input, LinkState, PingKind, PingTarget, RelayEvent};
 pub use output::{CommandError, Event, FetchRequest, Output, RelayCommand, Reply, Transmit};
-pub use status::{PeerStatus, RelayStatus, Status};
+pub use status::{PathsStatus, PeerStatus, RelayStatus, Status};
 
 use ping::{Pings, WaitingDisco};
 use table::{PeerTable, TableChange};
@@ -167,31 +168,45 @@ impl Node {
     /// What the node looks like at `now`.
     #[must_use]
     pub fn status(&self, now: Instant) -> Status {
-        let peer = |peer: &table::Peer| {
-            let (counters, activity) = (peer.adjacency.counters(), peer.adjacency.activity());
-            PeerStatus {
-                key: peer.config.key,
-                allowed_ips: peer.config.allowed_ips.clone(),
-                path: peer.selection(),
-                relay: peer.config.addressing.whereabouts().and_then(|whereabouts| whereabouts.home),
-                latency: peer.paths.as_ref().and_then(|paths| paths.latency()),
-                has_session: peer.sealer.as_ref().is_some_and(|sealer| !sealer.is_spent(now)),
-                last_handshake: peer.last_handshake.map(|at| self.local.clock.wall_at(at)),
-                last_sent: activity.last_sent(),
-                last_received: activity.last_received(),
-                sent_bytes: counters.sent_bytes(),
-                received_bytes: counters.received_bytes(),
-            }
-        };
         Status {
             key: self.local.identity.public(),
+            node: self.netmap.self_node().cloned(),
             disco_key: self.disco.public(),
             endpoints: self.endpoints.list(),
             home: self.relays.home(),
             relays: self.regions.iter().map(|(region, known)| self.relay_status(*region, known)).collect(),
             addresses: self.addresses.iter().map(|(address, _)| *address).collect(),
-            peers: self.peers.iter().map(peer).collect(),
+            peers: self.peers.iter().map(|peer| self.peer_status(peer, now)).collect(),
             drops: self.drops.clone(),
+        }
+    }
+
+    /// How a peer is reached; `None` when nobody has the key.
+    #[must_use]
+    pub fn paths_status(&self, key: &NodePublic, now: Instant) -> Option<PathsStatus> {
+        let peer = self.peers.get(self.peers.by_key(key)?)?;
+        Some(PathsStatus {
+            peer: self.peer_status(peer, now),
+            candidates: peer.paths.as_ref().map(|paths| paths.candidates(now)).unwrap_or_default(),
+            stats: peer.paths.as_ref().map(|paths| paths.stats()).unwrap_or_default(),
+        })
+    }
+
+    fn peer_status(&self, peer: &table::Peer, now: Instant) -> PeerStatus {
+        let (counters, activity) = (peer.adjacency.counters(), peer.adjacency.activity());
+        PeerStatus {
+            key: peer.config.key,
+            node: self.netmap.peer_by_key(&peer.config.key).cloned(),
+            allowed_ips: peer.config.allowed_ips.clone(),
+            path: peer.selection(),
+            relay: peer.config.addressing.whereabouts().and_then(|whereabouts| whereabouts.home),
+            latency: peer.paths.as_ref().and_then(|paths| paths.latency()),
+            has_session: peer.sealer.as_ref().is_some_and(|sealer| !sealer.is_spent(now)),
+            last_handshake: peer.last_handshake.map(|at| self.local.clock.wall_at(at)),
+            last_sent: activity.last_sent(),
+            last_received: activity.last_received(),
+            sent_bytes: counters.sent_bytes(),
+            received_bytes: counters.received_bytes(),
         }
     }
 
@@ -301,8 +316,8 @@ impl Node {
         match self.pings.finish(&packet, now) {
             Some(ended) => {
                 let via = peer.path.map(|path| path.to);
-                let pong =
-                    Reply::Pong { peer: peer.config.key, address: ended.address, round_trip: ended.elapsed, via };
+                let (address, round_trip, kind) = (ended.address, ended.elapsed, PingKind::Icmp);
+                let pong = Reply::Pong { peer: peer.config.key, address, round_trip, kind, via };
                 self.outbox.push_back(Output::Reply(ended.command, Ok(pong)));
             }
             // Another program on this host happens to use our identifier.

@@ -11,7 +11,7 @@ use crate::{
     path::{PathAddr, Selection},
 };
 
-use super::{CommandId, ConfigError, HostConfig, SocketPlan};
+use super::{CommandId, ConfigError, HostConfig, PingKind, SocketPlan};
 
 /// One thing that the driver should do. An output may fail later; failure is not reported back for datagrams.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -100,7 +100,9 @@ pub enum Reply {
         address: IpAddr,
         /// From request to answer.
         round_trip: Duration,
-        /// Where the peer's datagrams come from.
+        /// What the ping was made of.
+        kind: PingKind,
+        /// Where a disco pong came from; of an echo, where the peer's datagrams go.
         via: Option<PathAddr>,
     },
     /// The peers are as wanted.

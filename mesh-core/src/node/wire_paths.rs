@@ -17,7 +17,7 @@ use crate::{
     wireguard::timers::Edge,
 };
 
-use super::{Event, Node, Output, PeerAddressing, Reply, Transmit, table::Peer};
+use super::{Event, Node, Output, PeerAddressing, PingKind, Reply, Transmit, table::Peer};
 
 /// Routers that a datagram passes which is to open our own NAT and not to reach the peer's.
 const OPENER_TTL: u8 = 3;
@@ -190,7 +190,8 @@ impl Node {
         if let Some(asked) = self.pings.finish_disco(pong.tx, owners) {
             let Some(peer) = self.peers.get(asked.peer) else { return };
             let round_trip = now.since(asked.sent_at);
-            let pong = Reply::Pong { peer: peer.config.key, address: asked.address, round_trip, via: Some(source) };
+            let (peer, address, kind) = (peer.config.key, asked.address, PingKind::Disco);
+            let pong = Reply::Pong { peer, address, round_trip, kind, via: Some(source) };
             self.outbox.push_back(Output::Reply(asked.command, Ok(pong)));
             return;
         }
