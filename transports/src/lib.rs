@@ -7,6 +7,9 @@
 //! * [`clock`]: the monotonic clock that counts sleep, and a timer on it, for `now` arguments and deadlines
 //! * [`batch`]: [`batch::SendBatch`], where the fast path seals into, and [`batch::RecvBatch`], which it opens in place
 //! * [`udp`]: sockets of both families behind one port; sends a `SendBatch`, fills a `RecvBatch`
+//! * [`derp`]: [`derp::RelayLinks`], connections to relays
+//! * [`fetch`]: small requests over HTTPS, to probe relays
+//! * [`resolve`]: host names to addresses
 //! * [`tun`]: IP packets from and to the host
 //! * [`entropy`]: the seed of everything random
 //! * [`host`]: makes addresses, routes and rules look as [`mesh_core::node::HostConfig`] says
@@ -16,8 +19,12 @@
 
 pub mod batch;
 pub mod clock;
+pub mod derp;
 pub mod entropy;
+pub mod fetch;
 pub mod host;
+pub mod resolve;
+mod stream;
 pub mod tun;
 pub mod udp;
 mod watched;
