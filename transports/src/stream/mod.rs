@@ -17,11 +17,16 @@ use tokio::net::TcpStream;
 
 /// What one system call reads at most.
 const READ_BYTES: usize = 64 << 10;
+/// What one system call reads at most during the handshake: data behind it stay within what TLS keeps.
+const HANDSHAKE_BYTES: usize = 16 << 10;
 
 thread_local! {
     /// One read buffer for each thread: an idle stream holds none.
     static SCRATCH: RefCell<Vec<u8>> = RefCell::new(vec![0; READ_BYTES]);
 }
+
+/// Whom pieces of what came are handed to.
+type Take<'t> = dyn FnMut(&[u8]) + 't;
 
 /// A byte stream.
 #[derive(Debug)]
@@ -64,8 +69,7 @@ impl Stream {
             tokio::select! {
                 ready = self.socket.readable() => {
                     ready?;
-                    // No data can come before the handshake is done, and what comes right behind it is kept.
-                    self.receive()?;
+                    self.receive(HANDSHAKE_BYTES, None)?;
                 }
                 ready = self.socket.writable(), if self.has_unsent() => ready?,
             }
@@ -82,53 +86,38 @@ impl Stream {
     /// Hands what has come to `take`, in pieces. Nothing when nothing has.
     ///
     /// # Errors
-    /// When the stream is broken; `UnexpectedEof` when it ended.
+    /// When the stream is broken; `UnexpectedEof` when it ended. What came before that has been handed over.
     pub(crate) fn read(&mut self, mut take: impl FnMut(&[u8])) -> io::Result<()> {
-        if self.tls.is_none() {
-            return SCRATCH.with_borrow_mut(|scratch| match self.socket.try_read(scratch) {
-                Ok(0) => Err(io::ErrorKind::UnexpectedEof.into()),
-                Ok(got) => {
-                    take(&scratch[..got]);
-                    Ok(())
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
-                Err(error) => Err(error),
-            });
-        }
-        // What came with the end of the handshake, and what came before an error, is heard first.
-        let received = self.receive();
-        let Some(tls) = &mut self.tls else { return received };
-        let mut reader = tls.reader();
-        loop {
-            match reader.fill_buf() {
-                Ok([]) => return received.and(Err(io::ErrorKind::UnexpectedEof.into())),
-                Ok(bytes) => {
-                    let length = bytes.len();
-                    take(bytes);
-                    reader.consume(length);
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return received,
-                Err(error) => return Err(error),
-            }
-        }
+        // What came with the end of the handshake.
+        self.tls.as_mut().map_or(Ok(()), |tls| drain(tls, &mut take))?;
+        self.receive(READ_BYTES, Some(&mut take))
     }
 
-    /// Moves bytes from the socket into TLS.
-    fn receive(&mut self) -> io::Result<()> {
-        let Some(tls) = &mut self.tls else { return Ok(()) };
+    /// Reads once from the socket, up to `most` bytes, and hands over what is in them; without `take`, TLS keeps it.
+    fn receive(&mut self, most: usize, mut take: Option<&mut Take<'_>>) -> io::Result<()> {
         SCRATCH.with_borrow_mut(|scratch| {
-            let got = match self.socket.try_read(scratch) {
+            let got = match self.socket.try_read(&mut scratch[..most]) {
                 Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
                 Ok(got) => got,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
                 Err(error) => return Err(error),
             };
             let mut read = &scratch[..got];
+            let Some(tls) = &mut self.tls else {
+                if let Some(take) = take {
+                    take(read);
+                }
+                return Ok(());
+            };
             while !read.is_empty() {
                 if tls.read_tls(&mut read)? == 0 {
                     return Err(io::ErrorKind::UnexpectedEof.into());
                 }
-                if let Err(error) = tls.process_new_packets() {
+                let processed = tls.process_new_packets();
+                if let Some(take) = take.as_mut() {
+                    drain(tls, take)?;
+                }
+                if let Err(error) = processed {
                     // The alert is a courtesy.
                     let _ = tls.write_tls(&mut Socket(&self.socket));
                     return Err(io::Error::new(io::ErrorKind::InvalidData, error));
@@ -193,6 +182,23 @@ impl Stream {
                 ready?;
                 self.flush()
             }
+        }
+    }
+}
+
+/// Hands over what was decrypted, where it lies.
+fn drain(tls: &mut ClientConnection, take: &mut Take<'_>) -> io::Result<()> {
+    let mut reader = tls.reader();
+    loop {
+        match reader.fill_buf() {
+            Ok([]) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(bytes) => {
+                let length = bytes.len();
+                take(bytes);
+                reader.consume(length);
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+            Err(error) => return Err(error),
         }
     }
 }
