@@ -12,7 +12,7 @@
 //! * [`resolve`]: host names to addresses
 //! * [`tun`]: IP packets from and to the host
 //! * [`entropy`]: the seed of everything random
-//! * [`host`]: makes addresses, routes and rules look as [`mesh_core::node::HostConfig`] says
+//! * [`host`]: makes addresses, routes and rules look as [`mesh_core::node::HostConfig`] says, and watches the underlay
 //!
 //! Left to the caller: threads, loops, budgets, and what to do about errors. Unsafe code lives here only, each
 //! piece in the smallest function that can hold it. Linux only in this form.
