@@ -31,6 +31,8 @@ pub struct Response {
     pub body: Vec<u8>,
     /// From the request to the head of the answer.
     pub took: Duration,
+    /// Over which family it came.
+    pub over: Family,
 }
 
 impl Response {
@@ -91,8 +93,9 @@ async fn exchange(
     stream.push(request.as_bytes()).map_err(broken)?;
     let head = read_head(&mut stream, &node.host_name).await?;
     let took = began.elapsed();
+    let over = if stream.socket.peer_addr().is_ok_and(|peer| peer.is_ipv6()) { Family::V6 } else { Family::V4 };
     let body = body(&mut stream, &head).await;
-    Ok(Response { status: head.status, headers: head.headers, body, took })
+    Ok(Response { status: head.status, headers: head.headers, body, took, over })
 }
 
 /// Reads to the end of the body, of the connection, or of what is read at all. A connection that breaks ends the body:
