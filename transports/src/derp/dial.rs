@@ -45,7 +45,7 @@ const KEEPALIVE: Duration = Duration::from_secs(60);
 const NOT_SENT_BYTES: u32 = 128 << 10;
 
 /// How relays are reached.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Dialer {
     /// Whom to believe.
     pub trust: Trust,

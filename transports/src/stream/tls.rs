@@ -27,7 +27,7 @@ const PIN: &str = "sha256-raw:";
 const ANNOUNCEMENT: &[u8] = b"derpkey";
 
 /// Whom to believe.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Trust {
     provider: Arc<CryptoProvider>,
     roots: OnceCell<Arc<RootCertStore>>,
