@@ -28,7 +28,7 @@ use super::types::{
     DisplayMessage, DnsConfig, FilterRule, MapResponse, NodeId, PeerNode, TkaInfo, UserId, UserProfile,
 };
 use crate::{
-    derp::{DerpMap, DerpRegion, RegionId},
+    derp::{DerpMap, DerpRegion, RegionId, map::DerpHomeParams},
     key::NodePublic,
     limits,
     time::WallTime,
@@ -271,9 +271,10 @@ impl View {
         };
         change.peers = peers::Merge::new(&mut self.peers, self.node.as_deref(), skipped).apply(&response, reset, now);
         change.users = self.merge_users(core::mem::take(&mut response.user_profiles), reset, skipped);
-        let derp_map = merged_derp_map(&self.derp_map, response.derp_map.take(), reset, skipped);
-        change.derp_regions = changed_regions(&self.derp_map, &derp_map);
-        change.derp_map = set(&mut self.derp_map, Some(derp_map), reset);
+        if let Some(derp_map) = merged_derp_map(&self.derp_map, response.derp_map.take(), reset, skipped) {
+            change.derp_regions = changed_regions(&self.derp_map, &derp_map);
+            change.derp_map = set(&mut self.derp_map, Some(derp_map), reset);
+        }
         let filters = merged_filters(&self.filters, &mut response, reset, skipped);
         change.filters = filters.is_some() && set(&mut self.filters, filters, reset);
         change.dns = set(&mut self.dns, response.dns_config.take(), reset);
@@ -370,21 +371,26 @@ fn merged_names<T>(
     known
 }
 
-/// What the relay map becomes. Without regions in the update they stay; weights stay likewise.
-fn merged_derp_map(known: &DerpMap, update: Option<DerpMap>, reset: bool, skipped: &mut Vec<Skipped>) -> DerpMap {
-    let known = if reset { DerpMap::default() } else { known.clone() };
-    let Some(update) = update else { return known };
-    let mut merged = known;
+/// What the relay map becomes; `None` when the message says nothing of it. Without regions in the update they stay;
+/// weights stay likewise.
+fn merged_derp_map(
+    known: &DerpMap,
+    update: Option<DerpMap>,
+    reset: bool,
+    skipped: &mut Vec<Skipped>,
+) -> Option<DerpMap> {
+    let mut merged = if reset { DerpMap::default() } else { known.clone() };
+    let Some(update) = update else { return reset.then_some(merged) };
     if let Some(regions) = update.regions {
-        merged.regions =
-            Some(regions.into_iter().filter_map(|(number, region)| usable(number, region, skipped)).collect());
+        let usable = regions.into_iter().filter_map(|(number, region)| usable(number, region, skipped));
+        merged.regions = Some(usable.collect());
         merged.omit_default_regions = update.omit_default_regions;
     }
     if let Some(params) = update.home_params {
-        let score = params.region_score.or_else(|| merged.home_params.take()?.region_score);
-        merged.home_params = Some(crate::derp::map::DerpHomeParams { region_score: score });
+        let region_score = params.region_score.or_else(|| merged.home_params.take()?.region_score);
+        merged.home_params = Some(DerpHomeParams { region_score });
     }
-    merged
+    Some(merged)
 }
 
 /// A region under the number it is listed under; one that does not say its number has that.

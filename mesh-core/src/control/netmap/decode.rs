@@ -87,11 +87,11 @@ impl<'de> Visitor<'de> for Message<'_> {
         let Some(interner) = self.interner else {
             return MapResponse::deserialize(MapAccessDeserializer::new(map));
         };
-        let (mut peers, mut peers_changed) = (Vec::new(), Vec::new());
+        let (mut peers, mut peers_changed) = (None, None);
         let others = WithoutPeers { map, peers: &mut peers, peers_changed: &mut peers_changed };
         let mut response = MapResponse::deserialize(MapAccessDeserializer::new(others))?;
         for (fragments, list) in [(peers, &mut response.peers), (peers_changed, &mut response.peers_changed)] {
-            for fragment in fragments {
+            for fragment in fragments.into_iter().flatten() {
                 match interner.read(fragment) {
                     Ok(peer) => list.push(peer),
                     Err(error) => {
@@ -109,8 +109,8 @@ impl<'de> Visitor<'de> for Message<'_> {
 /// The members of a map message without its lists of peers, which are put aside.
 struct WithoutPeers<'de, 'l, A> {
     map: A,
-    peers: &'l mut Vec<&'de RawValue>,
-    peers_changed: &'l mut Vec<&'de RawValue>,
+    peers: &'l mut Option<Vec<&'de RawValue>>,
+    peers_changed: &'l mut Option<Vec<&'de RawValue>>,
 }
 
 impl<'de, A: MapAccess<'de>> MapAccess<'de> for WithoutPeers<'de, '_, A> {
@@ -118,15 +118,18 @@ impl<'de, A: MapAccess<'de>> MapAccess<'de> for WithoutPeers<'de, '_, A> {
 
     fn next_key_seed<K: DeserializeSeed<'de>>(&mut self, seed: K) -> Result<Option<K::Value>, A::Error> {
         while let Some(name) = self.map.next_key::<String>()? {
-            let list = match name.as_str() {
-                "Peers" => &mut *self.peers,
-                "PeersChanged" => &mut *self.peers_changed,
+            let (name, list) = match name.as_str() {
+                "Peers" => ("Peers", &mut *self.peers),
+                "PeersChanged" => ("PeersChanged", &mut *self.peers_changed),
                 _ => {
                     let name: StringDeserializer<A::Error> = name.into_deserializer();
                     return seed.deserialize(name).map(Some);
                 }
             };
-            *list = self.map.next_value::<Option<Vec<&'de RawValue>>>()?.unwrap_or_default();
+            let fragments = self.map.next_value::<Option<Vec<&'de RawValue>>>()?.unwrap_or_default();
+            if list.replace(fragments).is_some() {
+                return Err(serde::de::Error::duplicate_field(name));
+            }
         }
         Ok(None)
     }
@@ -147,11 +150,13 @@ mod tests {
         let shared = decode(text, Some(&mut Interner::new())).unwrap_err();
         assert_eq!(plain.to_string(), "line 5, column 16: invalid type: string \"two\", expected i64");
         assert_eq!(shared, plain);
-        for text in ["", "{", "[]", "{\"Peers\":7}", "{\"Peers\":[]} x", "null"] {
+        for text in ["", "{", "[]", "{\"Peers\":7}", "{\"Peers\":[]} x", "null", TWICE] {
             assert!(decode(text.as_bytes(), None).is_err(), "{text}");
             assert!(decode(text.as_bytes(), Some(&mut Interner::new())).is_err(), "{text}");
         }
     }
+
+    const TWICE: &str = r#"{"PeersChanged":null,"PeersChanged":[]}"#;
 
     #[test]
     fn an_interner_changes_nothing_in_what_is_read() {
