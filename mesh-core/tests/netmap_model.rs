@@ -289,7 +289,7 @@ fn peer(id: i64, salt: u8) -> Value {
     let mut peer = json!({"ID": id, "Key": key_text("nodekey", id, salt % 2), "Name": format!("peer{}.", salt % 4),
         "Addresses": [format!("100.64.0.{id}/32")], "Tags": null});
     if salt >= 128 {
-        peer["Online"] = (salt % 2 == 0).into();
+        peer["Online"] = salt.is_multiple_of(2).into();
         peer["DiscoKey"] = key_text("discokey", id, salt).into();
         peer["HomeDERP"] = 1.into();
     }
@@ -307,7 +307,7 @@ fn region(id: u16, salt: u8) -> Value {
 
 /// None for each third, which denies all as well as no rules do.
 fn rules(salt: u8) -> Value {
-    if salt % 3 == 0 { json!([]) } else { json!([{"SrcIPs": [format!("100.64.0.{}", salt % 4)]}]) }
+    if salt.is_multiple_of(3) { json!([]) } else { json!([{"SrcIPs": [format!("100.64.0.{}", salt % 4)]}]) }
 }
 
 fn dns(salt: u8) -> Value {
