@@ -11,6 +11,27 @@
 //!
 //! What holds in a map at all times: every peer has a number above 0 and a key, no two have the same of either, and
 //! none has those of the node itself. Peers are shared ([`Arc`]); a change replaces the one it is about.
+//!
+//! ```
+//! use mesh_core::{control::{NetMap, NodeId, netmap}, time::WallTime};
+//!
+//! let now = WallTime::from_unix_secs(1_800_000_000);
+//! let key = |digit: &str| format!("nodekey:{}", digit.repeat(64));
+//! let first = format!(r#"{{"Node":{{"ID":1,"Key":"{}"}},"Peers":[{{"ID":2,"Key":"{}"}}]}}"#, key("1"), key("2"));
+//!
+//! let mut map = NetMap::new();
+//! let change = map.apply(netmap::decode(first.as_bytes(), None)?, now)?;
+//! assert_eq!(change.peers.added, [NodeId(2)]);
+//!
+//! let delta = br#"{"PeersChangedPatch":[{"NodeID":2,"DERPRegion":900}]}"#;
+//! let change = map.apply(netmap::decode(delta, None)?, now)?;
+//! assert_eq!(change.peers.changed, [NodeId(2)]);
+//! assert_eq!(map.peer(NodeId(2)).and_then(|peer| peer.home()).map(|region| region.number()), Some(900));
+//!
+//! let wrong = netmap::decode(b"{\n  \"Peers\": 7\n}", None).unwrap_err();
+//! assert_eq!(wrong.to_string(), "line 2, column 12: invalid type: integer `7`, expected a sequence");
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 
 mod change;
 mod decode;
