@@ -11,6 +11,7 @@
 //! ```
 
 pub mod config;
+pub mod control;
 pub mod ip;
 pub mod key;
 pub mod script;
@@ -27,6 +28,7 @@ pub const TARGETS: &[Target] = &[
     ("icmp_echo", ip::echo),
     ("ip_packet", ip::packet),
     ("key_text", key::text),
+    ("map_response", control::map_response),
     ("prefix_text", ip::prefix),
     ("replay_window", wireguard::replay_window),
     ("routes", ip::routes),

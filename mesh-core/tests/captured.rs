@@ -20,11 +20,13 @@ use serde_json::Value;
 use mesh_core::{
     control::{
         Interner, NetMap, netmap,
-        types::{MapRequest, MapResponse, RegisterRequest, RegisterResponse},
+        types::{
+            DnsConfig, FilterRule, Hostinfo, MapRequest, MapResponse, PeerNode, RegisterRequest, RegisterResponse,
+        },
     },
     crypto::nacl::BoxKey,
     derp::{
-        Client, Frame,
+        Client, DerpMap, Frame,
         client::{Event, Output, Start},
     },
     disco::{self, Disco, Message},
@@ -44,7 +46,7 @@ use support::{End, config};
 type Test = fn(&Path) -> Result<(), Failed>;
 
 fn main() -> ExitCode {
-    let tests: [(&str, Test); 9] = [
+    let tests: [(&str, Test); 10] = [
         ("a_stock_initiation_opens_with_its_receivers_key", a_stock_initiation_opens_with_its_receivers_key),
         ("a_node_answers_a_stock_initiation", a_node_answers_a_stock_initiation),
         ("stock_disco_messages_open_and_are_made_alike", stock_disco_messages_open_and_are_made_alike),
@@ -54,6 +56,7 @@ fn main() -> ExitCode {
         ("a_client_follows_what_a_stock_relay_said", a_client_follows_what_a_stock_relay_said),
         ("stock_control_messages_are_read_and_written_alike", stock_control_messages_are_read_and_written_alike),
         ("netmaps_follow_what_a_stock_server_said", netmaps_follow_what_a_stock_server_said),
+        ("what_a_stock_client_shows_is_read_and_written_alike", what_a_stock_client_shows_is_read_and_written_alike),
     ];
     let folder = folder();
     let trials = tests.map(|(name, test)| {
@@ -290,6 +293,30 @@ fn netmaps_follow_what_a_stock_server_said(stock: &Path) -> Result<(), Failed> {
         for peer in map.peers().values() {
             assert!(peer.disco_key.is_some() && !peer.addresses.is_empty() && map.user(peer.user).is_some());
         }
+    }
+    Ok(())
+}
+
+/// The same objects as a client keeps them; only the names that it computes itself are none of ours.
+fn what_a_stock_client_shows_is_read_and_written_alike(stock: &Path) -> Result<(), Failed> {
+    let map = json(&stock.join("client/netmap.json"))?;
+    let peers = map["Peers"].as_array().ok_or("no Peers")?;
+    let (whois, tagged) = (json(&stock.join("client/whois.json"))?, json(&stock.join("client/whois-tagged.json"))?);
+    let nodes: Vec<_> = peers.iter().chain([&map["SelfNode"], &whois["Node"], &tagged["Node"]]).collect();
+    assert!(nodes.len() >= 4);
+    for node in nodes {
+        let mut node = node.clone();
+        let members = node.as_object_mut().ok_or("no object")?;
+        members.retain(|name, _| !name.starts_with("Computed"));
+        assert_eq!(again::<PeerNode>(&node)?, node);
+    }
+    let hostinfo = json(&stock.join("client/hostinfo.json"))?;
+    assert_eq!(again::<Hostinfo>(&hostinfo)?, hostinfo);
+    let relays = json(&stock.join("client/derp-map.json"))?;
+    assert_eq!(again::<DerpMap>(&relays)?, relays);
+    assert_eq!(again::<DnsConfig>(&map["DNS"])?, map["DNS"]);
+    for rule in map["PacketFilterRules"].as_array().ok_or("no rules")? {
+        assert_eq!(again::<FilterRule>(rule)?, *rule);
     }
     Ok(())
 }

@@ -11,6 +11,27 @@
 //!
 //! What holds in a map at all times: every peer has a number above 0 and a key, no two have the same of either, and
 //! none has those of the node itself. Peers are shared ([`Arc`]); a change replaces the one it is about.
+//!
+//! ```
+//! use mesh_core::{control::{NetMap, NodeId, netmap}, time::WallTime};
+//!
+//! let now = WallTime::from_unix_secs(1_800_000_000);
+//! let key = |digit: &str| format!("nodekey:{}", digit.repeat(64));
+//! let first = format!(r#"{{"Node":{{"ID":1,"Key":"{}"}},"Peers":[{{"ID":2,"Key":"{}"}}]}}"#, key("1"), key("2"));
+//!
+//! let mut map = NetMap::new();
+//! let change = map.apply(netmap::decode(first.as_bytes(), None)?, now)?;
+//! assert_eq!(change.peers.added, [NodeId(2)]);
+//!
+//! let delta = br#"{"PeersChangedPatch":[{"NodeID":2,"DERPRegion":900}]}"#;
+//! let change = map.apply(netmap::decode(delta, None)?, now)?;
+//! assert_eq!(change.peers.changed, [NodeId(2)]);
+//! assert_eq!(map.peer(NodeId(2)).and_then(|peer| peer.home()).map(|region| region.number()), Some(900));
+//!
+//! let wrong = netmap::decode(b"{\n  \"Peers\": 7\n}", None).unwrap_err();
+//! assert_eq!(wrong.to_string(), "line 2, column 12: invalid type: integer `7`, expected a sequence");
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 
 mod change;
 mod decode;
@@ -28,7 +49,7 @@ use super::types::{
     DisplayMessage, DnsConfig, FilterRule, MapResponse, NodeId, PeerNode, TkaInfo, UserId, UserProfile,
 };
 use crate::{
-    derp::{DerpMap, DerpRegion, RegionId},
+    derp::{DerpMap, DerpRegion, RegionId, map::DerpHomeParams},
     key::NodePublic,
     limits,
     time::WallTime,
@@ -271,9 +292,10 @@ impl View {
         };
         change.peers = peers::Merge::new(&mut self.peers, self.node.as_deref(), skipped).apply(&response, reset, now);
         change.users = self.merge_users(core::mem::take(&mut response.user_profiles), reset, skipped);
-        let derp_map = merged_derp_map(&self.derp_map, response.derp_map.take(), reset, skipped);
-        change.derp_regions = changed_regions(&self.derp_map, &derp_map);
-        change.derp_map = set(&mut self.derp_map, Some(derp_map), reset);
+        if let Some(derp_map) = merged_derp_map(&self.derp_map, response.derp_map.take(), reset, skipped) {
+            change.derp_regions = changed_regions(&self.derp_map, &derp_map);
+            change.derp_map = set(&mut self.derp_map, Some(derp_map), reset);
+        }
         let filters = merged_filters(&self.filters, &mut response, reset, skipped);
         change.filters = filters.is_some() && set(&mut self.filters, filters, reset);
         change.dns = set(&mut self.dns, response.dns_config.take(), reset);
@@ -370,21 +392,26 @@ fn merged_names<T>(
     known
 }
 
-/// What the relay map becomes. Without regions in the update they stay; weights stay likewise.
-fn merged_derp_map(known: &DerpMap, update: Option<DerpMap>, reset: bool, skipped: &mut Vec<Skipped>) -> DerpMap {
-    let known = if reset { DerpMap::default() } else { known.clone() };
-    let Some(update) = update else { return known };
-    let mut merged = known;
+/// What the relay map becomes; `None` when the message says nothing of it. Without regions in the update they stay;
+/// weights stay likewise.
+fn merged_derp_map(
+    known: &DerpMap,
+    update: Option<DerpMap>,
+    reset: bool,
+    skipped: &mut Vec<Skipped>,
+) -> Option<DerpMap> {
+    let mut merged = if reset { DerpMap::default() } else { known.clone() };
+    let Some(update) = update else { return reset.then_some(merged) };
     if let Some(regions) = update.regions {
-        merged.regions =
-            Some(regions.into_iter().filter_map(|(number, region)| usable(number, region, skipped)).collect());
+        let usable = regions.into_iter().filter_map(|(number, region)| usable(number, region, skipped));
+        merged.regions = Some(usable.collect());
         merged.omit_default_regions = update.omit_default_regions;
     }
     if let Some(params) = update.home_params {
-        let score = params.region_score.or_else(|| merged.home_params.take()?.region_score);
-        merged.home_params = Some(crate::derp::map::DerpHomeParams { region_score: score });
+        let region_score = params.region_score.or_else(|| merged.home_params.take()?.region_score);
+        merged.home_params = Some(DerpHomeParams { region_score });
     }
-    merged
+    Some(merged)
 }
 
 /// A region under the number it is listed under; one that does not say its number has that.

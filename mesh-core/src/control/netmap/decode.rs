@@ -40,28 +40,37 @@ pub fn decode(text: &[u8], interner: Option<&mut Interner>) -> Result<MapRespons
     if text.len() > limits::MAP_MESSAGE_BYTES {
         return Err(DecodeError::TooLong(text.len()));
     }
+    let text = core::str::from_utf8(text).map_err(|error| {
+        let (line, column) = position(text, error.valid_up_to());
+        DecodeError::Malformed { line, column: column + 1, what: "not UTF-8".to_owned() }
+    })?;
     let mut bad_peer = None;
-    let mut deserializer = serde_json::Deserializer::from_slice(text);
+    let mut deserializer = serde_json::Deserializer::from_str(text);
     let message = Message { interner, bad_peer: &mut bad_peer };
     let read = deserializer.deserialize_map(message).and_then(|response| deserializer.end().map(|()| response));
     read.map_err(|error| match bad_peer {
-        Some(BadPeer { at, error }) => malformed(text, at - text.as_ptr() as usize, &error),
-        None => malformed(text, 0, &error),
+        Some(BadPeer { at, error }) => malformed(text.as_bytes(), at - text.as_ptr() as usize, &error),
+        None => malformed(text.as_bytes(), 0, &error),
     })
 }
 
 /// An error whose position counts from byte `start` of the text.
 fn malformed(text: &[u8], start: usize, error: &serde_json::Error) -> DecodeError {
-    let before = text.get(..start).unwrap_or_default();
-    let lines_before = before.iter().filter(|byte| **byte == b'\n').count();
-    let column_before = before.iter().rev().take_while(|byte| **byte != b'\n').count();
-    let position = format!(" at line {} column {}", error.line(), error.column());
+    let (line, column) = position(text, start);
+    let suffix = format!(" at line {} column {}", error.line(), error.column());
     let what = error.to_string();
     DecodeError::Malformed {
-        line: lines_before + error.line(),
-        column: error.column() + if error.line() == 1 { column_before } else { 0 },
-        what: what.strip_suffix(&position).unwrap_or(&what).to_owned(),
+        line: line + error.line() - 1,
+        column: error.column() + if error.line() == 1 { column } else { 0 },
+        what: what.strip_suffix(&suffix).unwrap_or(&what).to_owned(),
     }
+}
+
+/// The line of a byte, from 1, and how many bytes of that line are before it.
+fn position(text: &[u8], at: usize) -> (usize, usize) {
+    let before = text.get(..at).unwrap_or(text);
+    let lines = before.iter().filter(|byte| **byte == b'\n').count();
+    (lines + 1, before.iter().rev().take_while(|byte| **byte != b'\n').count())
 }
 
 /// Reads a map message; takes its peers from the interner when there is one.
@@ -87,11 +96,11 @@ impl<'de> Visitor<'de> for Message<'_> {
         let Some(interner) = self.interner else {
             return MapResponse::deserialize(MapAccessDeserializer::new(map));
         };
-        let (mut peers, mut peers_changed) = (Vec::new(), Vec::new());
+        let (mut peers, mut peers_changed) = (None, None);
         let others = WithoutPeers { map, peers: &mut peers, peers_changed: &mut peers_changed };
         let mut response = MapResponse::deserialize(MapAccessDeserializer::new(others))?;
         for (fragments, list) in [(peers, &mut response.peers), (peers_changed, &mut response.peers_changed)] {
-            for fragment in fragments {
+            for fragment in fragments.into_iter().flatten() {
                 match interner.read(fragment) {
                     Ok(peer) => list.push(peer),
                     Err(error) => {
@@ -109,8 +118,8 @@ impl<'de> Visitor<'de> for Message<'_> {
 /// The members of a map message without its lists of peers, which are put aside.
 struct WithoutPeers<'de, 'l, A> {
     map: A,
-    peers: &'l mut Vec<&'de RawValue>,
-    peers_changed: &'l mut Vec<&'de RawValue>,
+    peers: &'l mut Option<Vec<&'de RawValue>>,
+    peers_changed: &'l mut Option<Vec<&'de RawValue>>,
 }
 
 impl<'de, A: MapAccess<'de>> MapAccess<'de> for WithoutPeers<'de, '_, A> {
@@ -118,15 +127,18 @@ impl<'de, A: MapAccess<'de>> MapAccess<'de> for WithoutPeers<'de, '_, A> {
 
     fn next_key_seed<K: DeserializeSeed<'de>>(&mut self, seed: K) -> Result<Option<K::Value>, A::Error> {
         while let Some(name) = self.map.next_key::<String>()? {
-            let list = match name.as_str() {
-                "Peers" => &mut *self.peers,
-                "PeersChanged" => &mut *self.peers_changed,
+            let (name, list) = match name.as_str() {
+                "Peers" => ("Peers", &mut *self.peers),
+                "PeersChanged" => ("PeersChanged", &mut *self.peers_changed),
                 _ => {
                     let name: StringDeserializer<A::Error> = name.into_deserializer();
                     return seed.deserialize(name).map(Some);
                 }
             };
-            *list = self.map.next_value::<Option<Vec<&'de RawValue>>>()?.unwrap_or_default();
+            let fragments = self.map.next_value::<Option<Vec<&'de RawValue>>>()?.unwrap_or_default();
+            if list.replace(fragments).is_some() {
+                return Err(serde::de::Error::duplicate_field(name));
+            }
         }
         Ok(None)
     }
@@ -147,16 +159,24 @@ mod tests {
         let shared = decode(text, Some(&mut Interner::new())).unwrap_err();
         assert_eq!(plain.to_string(), "line 5, column 16: invalid type: string \"two\", expected i64");
         assert_eq!(shared, plain);
-        for text in ["", "{", "[]", "{\"Peers\":7}", "{\"Peers\":[]} x", "null"] {
+        for text in ["", "{", "[]", "{\"Peers\":7}", "{\"Peers\":[]} x", "null", TWICE] {
             assert!(decode(text.as_bytes(), None).is_err(), "{text}");
             assert!(decode(text.as_bytes(), Some(&mut Interner::new())).is_err(), "{text}");
         }
     }
 
+    const TWICE: &str = r#"{"PeersChanged":null,"PeersChanged":[]}"#;
+
     #[test]
     fn an_interner_changes_nothing_in_what_is_read() {
         let text = br#"{"Node":{"ID":1},"Peers":[{"ID":2},{"ID":3}],"PeersChanged":null,"Later":[{}],"Domain":"x"}"#;
         assert_eq!(decode(text, Some(&mut Interner::new())), decode(text, None));
+    }
+
+    #[test]
+    fn what_is_not_utf_8_is_refused_with_its_place() {
+        let error = decode(b"{\"a\":1,\n \"\xff\":2}", None).unwrap_err();
+        assert_eq!(error.to_string(), "line 2, column 3: not UTF-8");
     }
 
     #[test]

@@ -210,7 +210,9 @@ impl<'m> Merge<'m> {
             match (before, self.peers.by_id.get(&id)) {
                 (None, Some(_)) => change.added.push(id),
                 (Some(_), None) => change.removed.push(id),
-                (Some(before), Some(after)) if before != *after => change.changed.push(id),
+                (Some(before), Some(after)) if !Arc::ptr_eq(&before, after) && before != *after => {
+                    change.changed.push(id)
+                }
                 (Some(_), Some(_)) | (None, None) => {}
             }
         }

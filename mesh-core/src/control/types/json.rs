@@ -149,9 +149,10 @@ pub(super) fn some_endpoints<'de, D: Deserializer<'de>>(deserializer: D) -> Resu
     Ok(Option::<Endpoints>::deserialize(deserializer)?.map(|endpoints| endpoints.0))
 }
 
-/// Prefixes. Those with host bits set are left out, as stock nodes do.
+/// Prefixes. Those with host bits set are left out, as stock nodes do; IPv4 written as IPv6 is IPv4.
 pub(super) fn prefixes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Prefix>, D::Error> {
-    list(deserializer, |text| text.is_empty() || has_host_bits(text))
+    let prefixes: Vec<Prefix> = list(deserializer, |text| text.is_empty() || has_host_bits(text))?;
+    Ok(prefixes.into_iter().map(canonical).collect())
 }
 
 /// Prefixes, where null is none at all.
@@ -196,6 +197,12 @@ fn parse<T: FromStr<Err: Display>>(text: &str) -> Result<T, String> {
     text.parse().map_err(|error| format!("{text:?}: {error}"))
 }
 
+fn canonical(prefix: Prefix) -> Prefix {
+    let IpAddr::V4(v4) = prefix.address().to_canonical() else { return prefix };
+    let length = if prefix.address().is_ipv6() { prefix.length().checked_sub(96) } else { None };
+    length.and_then(|length| Prefix::new(v4.into(), length)).unwrap_or(prefix)
+}
+
 fn has_host_bits(text: &str) -> bool {
     let address: Option<IpAddr> = text.split_once('/').and_then(|(address, _)| address.parse().ok());
     matches!((address, text.parse::<Prefix>()), (Some(address), Ok(prefix)) if prefix.address() != address)
@@ -216,6 +223,15 @@ mod tests {
         assert_eq!(nanos("1960-01-01T00:00:00Z"), Some(0));
         assert_eq!(nanos("9999-12-31T23:59:59Z"), Some(u64::MAX));
         assert_eq!(time::parse("tomorrow"), None);
+    }
+
+    #[test]
+    fn ipv4_written_as_ipv6_is_ipv4() {
+        let canonical = |text: &str| canonical(text.parse().unwrap()).to_string();
+        assert_eq!(canonical("::ffff:10.0.0.0/104"), "10.0.0.0/8");
+        for text in ["10.0.0.0/8", "::/0", "fd7a::/48", "::ffff:0:0/95"] {
+            assert_eq!(canonical(text), text.parse::<Prefix>().unwrap().to_string());
+        }
     }
 
     #[test]

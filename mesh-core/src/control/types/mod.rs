@@ -34,3 +34,6 @@ pub use netinfo::NetInfo;
 pub use node::{Expiry, NodeId, PeerNode};
 pub use register::{RegisterAuth, RegisterRequest, RegisterResponse};
 pub use user::{Login, User, UserId, UserProfile};
+
+#[cfg(test)]
+mod tests;

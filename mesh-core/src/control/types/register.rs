@@ -26,8 +26,8 @@ pub struct RegisterRequest {
     /// The key before it, when the key changes.
     #[serde(with = "key_or_zeros")]
     pub old_node_key: Option<NodePublic>,
-    /// The node's key for tailnet lock, `nlpub:` and 64 hex digits.
-    #[serde(rename = "NLKey", deserialize_with = "or_zero")]
+    /// The node's key for tailnet lock, `nlpub:` and 64 hex digits; empty is none.
+    #[serde(rename = "NLKey", with = "nl_key")]
     pub nl_key: String,
     /// What it shows for itself.
     #[serde(skip_serializing_if = "is_zero")]
@@ -75,6 +75,24 @@ pub struct RegisterAuth {
 impl fmt::Debug for RegisterAuth {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("RegisterAuth([private])")
+    }
+}
+
+/// No key for tailnet lock is written as zeros, because stock servers refuse an empty text.
+mod nl_key {
+    use serde::{Deserializer, Serializer};
+
+    use super::or_zero;
+
+    const ZERO: &str = "nlpub:0000000000000000000000000000000000000000000000000000000000000000";
+
+    pub(super) fn serialize<S: Serializer>(key: &str, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(if key.is_empty() { ZERO } else { key })
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+        let key: String = or_zero(deserializer)?;
+        Ok(if key == ZERO { String::new() } else { key })
     }
 }
 

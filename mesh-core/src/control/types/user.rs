@@ -15,7 +15,7 @@ pub struct UserId(pub i64);
 #[serde(default, rename_all = "PascalCase")]
 pub struct UserProfile {
     /// Who.
-    #[serde(rename = "ID")]
+    #[serde(rename = "ID", deserialize_with = "or_zero")]
     pub id: UserId,
     /// The name they sign in with, such as `alice@example.net`.
     #[serde(deserialize_with = "or_zero")]
@@ -36,7 +36,7 @@ pub struct UserProfile {
 #[serde(default, rename_all = "PascalCase")]
 pub struct User {
     /// Who.
-    #[serde(rename = "ID")]
+    #[serde(rename = "ID", deserialize_with = "or_zero")]
     pub id: UserId,
     /// A name for people.
     #[serde(deserialize_with = "or_zero")]
