@@ -24,6 +24,8 @@ mod nat_ports;
 pub mod nat_presets;
 mod nat_table;
 mod packet;
+pub mod segment;
+pub mod stream;
 
 use core::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::collections::BTreeMap;
