@@ -14,8 +14,8 @@ impl Simulation<'_> {
         self.faults += 1;
         self.record(None, What::Fault { event }, 0);
         match &self.scenario.events[event as usize].fault {
-            Fault::Link { net, change: LinkChange::Set(params) } => self.network.set_link(*net, **params),
-            Fault::Link { net, change: LinkChange::Up } => self.network.set_link_up(*net, true),
+            Fault::Link { net, change: LinkChange::Set(params) } => self.network.set_link(*net, None, **params),
+            Fault::Link { net, change: LinkChange::Up } => self.network.set_link_up(*net, None, true),
             Fault::Link { net, change: LinkChange::Down(down) } => self.link_down(*net, *down),
             Fault::Reboot { net, renumber, down } => {
                 self.network.reboot_nat(*net, *renumber);
@@ -35,7 +35,7 @@ impl Simulation<'_> {
     }
 
     fn link_down(&mut self, net: NetId, down: Option<Duration>) {
-        self.network.set_link_up(net, false);
+        self.network.set_link_up(net, None, false);
         if let Some(down) = down {
             self.agenda.insert(self.now + down, Class::Fault, Event::LinkUp { net });
         }

@@ -23,7 +23,7 @@ use crate::{
         Effects, HostId, NodeEvent, NodeHost,
         message::{Carrier, Marker, Message, Role},
     },
-    net::{DropCause, Forwarded, Hop, NetId, Network, Packet, PacketKind},
+    net::{DropCause, Forwarded, Hop, NetId, Network, Packet, PacketKind, Proto},
     scenario::{Scenario, TrafficKind},
 };
 
@@ -287,7 +287,7 @@ impl<'s> Simulation<'s> {
             Event::Wake { host } => self.wake(host),
             Event::Ask { flow } => self.ask(flow),
             Event::Fault { event } => self.fault(event),
-            Event::LinkUp { net } => self.network.set_link_up(net, true),
+            Event::LinkUp { net } => self.network.set_link_up(net, None, true),
             Event::Start { host } => self.call(host, None, |host, now, effects| host.start(now, effects)),
         }
     }
@@ -324,7 +324,7 @@ impl<'s> Simulation<'s> {
         let what = What::Received {
             packet: packet.number,
             from: packet.source,
-            kind: PacketKind::of(&packet.payload),
+            kind: PacketKind::of(packet.proto, &packet.payload),
             bytes: packet.payload.len() as u32,
         };
         self.record(Some(id), what, packet.digest);
@@ -405,14 +405,15 @@ impl<'s> Simulation<'s> {
         let host = &self.hosts[id.index()];
         let Some(source) = host.socket() else { return };
         let net = host.net();
-        let kind = PacketKind::of(&payload);
+        let kind = PacketKind::of(Proto::Udp, &payload);
         self.packets[id.index()][kind as usize] += 1;
         self.wire.handle_sent(id, &payload, self.now, &mut self.tally);
         let (number, digest) = (self.sent, digest_of(&payload));
         self.sent += 1;
         let bytes = payload.len() as u32;
         self.record(Some(id), What::Sent { packet: number, to, kind, bytes }, digest);
-        let packet = Packet { number, origin: id, source, destination: to, ttl: TTL, payload, digest };
+        let packet =
+            Packet { number, origin: id, proto: Proto::Udp, source, destination: to, ttl: TTL, payload, digest };
         self.forward(Hop::Sent(net), Box::new(packet));
     }
 

@@ -63,8 +63,7 @@ impl World {
     /// Adds a net with public addresses on a gigabit Ethernet.
     pub fn net(&self, name: &str) -> NetRef {
         let mut scenario = self.scenario.borrow_mut();
-        let setup = NetSetup { link: LinkParams::LAN, nat: None, firewall: None, behind: None };
-        scenario.nets.push(NetSpec { name: name.to_owned(), setup });
+        scenario.nets.push(NetSpec { name: name.to_owned(), setup: NetSetup::PUBLIC });
         NetRef { world: self.clone(), id: NetId(scenario.nets.len() as u32 - 1) }
     }
 

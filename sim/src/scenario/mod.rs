@@ -15,7 +15,7 @@ use crate::{
     check::Expectation,
     host::HostId,
     kernel::{dice::Probability, trace::Names},
-    net::{NetId, NetSetup, Renumber, link::LinkParams, nat::NatParams},
+    net::{Ipv6, NetId, NetSetup, Renumber, link::LinkParams, nat::NatParams},
 };
 
 pub use builder::{DeliveryRef, NetRef, NodeRef, TrafficRef, World, star};
@@ -208,9 +208,12 @@ impl Scenario {
             format!("{nets:?} {nodes:?} {:?} {:?} {:?} {:?}", self.peers, self.traffic, self.events, self.duration);
         // Told where they are, so that what was recorded of worlds without them stays good.
         for (number, net) in self.nets.iter().enumerate() {
-            let NetSetup { firewall, behind, .. } = net.setup;
+            let NetSetup { firewall, behind, ipv6, region, .. } = net.setup;
             if firewall.is_some() || behind.is_some() {
                 text += &format!(" {number}: {firewall:?} {behind:?}");
+            }
+            if ipv6 != Ipv6::None || region != 0 {
+                text += &format!(" {number}: {ipv6:?} in {region}");
             }
         }
         text.into_bytes()

@@ -114,11 +114,11 @@ impl<'t> File<'t> {
         }
         // Of two in series the outer one is a net of its own, right at the inner one's access link.
         for outer in nats.iter().skip(1).rev() {
-            let setup = NetSetup { link: LinkParams::PERFECT, nat: Some(*outer), firewall: None, behind };
+            let setup = NetSetup { link: LinkParams::PERFECT, nat: Some(*outer), behind, ..NetSetup::PUBLIC };
             behind = Some(NetId(self.scenario.nets.len() as u32));
             self.scenario.nets.push(NetSpec { name: format!("{name}/{}", outer.profile), setup });
         }
-        let setup = NetSetup { link, nat: nats.first().copied(), firewall, behind };
+        let setup = NetSetup { link, nat: nats.first().copied(), firewall, behind, ..NetSetup::PUBLIC };
         self.scenario.nets.push(NetSpec { name, setup });
         Ok(())
     }
