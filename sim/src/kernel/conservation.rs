@@ -10,11 +10,9 @@ impl Simulation<'_> {
         let hops = || {
             self.agenda.iter().filter_map(|event| match event {
                 Event::Packet { hop, .. } => Some(*hop),
-                Event::Wake { .. }
-                | Event::Ask { .. }
-                | Event::Fault { .. }
-                | Event::LinkUp { .. }
-                | Event::Start { .. } => None,
+                Event::Wake { .. } | Event::Ask { .. } | Event::Fault { .. } | Event::Heal(_) | Event::Start { .. } => {
+                    None
+                }
             })
         };
         let mut wrong = None;

@@ -34,7 +34,7 @@ pub mod segment;
 pub mod stream;
 
 use core::{
-    net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4},
+    net::{IpAddr, SocketAddr, SocketAddrV4},
     time::Duration,
 };
 use std::collections::BTreeMap;

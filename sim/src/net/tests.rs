@@ -1,5 +1,7 @@
 //! Packets walked through nets.
 
+use core::net::Ipv4Addr;
+
 use super::nat::Pool;
 use super::*;
 use crate::kernel::trace::digest_of;

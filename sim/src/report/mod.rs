@@ -86,8 +86,7 @@ impl RunReport {
     /// The report of a simulation that has ended.
     #[must_use]
     pub fn new(scenario: &Scenario, simulation: &Simulation<'_>, ended: &Ended) -> Self {
-        let guarded: Vec<_> =
-            simulation.hosts().iter().map(|host| simulation.network().is_guarded(host.net())).collect();
+        let guarded: Vec<_> = scenario.nodes.iter().map(|node| simulation.network().is_guarded(node.net)).collect();
         let view = View {
             end: simulation.now(),
             flows: simulation.flows(),
@@ -186,7 +185,9 @@ fn pairs(scenario: &Scenario, simulation: &Simulation<'_>, guarded: &[bool]) -> 
 
 fn packets(simulation: &Simulation<'_>) -> BTreeMap<&'static str, u64> {
     let total = |kind: PacketKind| simulation.packets().iter().map(|counts| counts[kind as usize]).sum();
-    [PacketKind::WireguardHandshake, PacketKind::WireguardData].map(|kind| (kind.name(), total(kind))).into()
+    let kinds = [PacketKind::WireguardHandshake, PacketKind::WireguardData, PacketKind::Disco, PacketKind::Stun];
+    let datagrams = kinds.map(|kind| (kind.name(), total(kind)));
+    datagrams.into_iter().chain([("derp_frames", simulation.derp_frames())]).collect()
 }
 
 fn drops(simulation: &Simulation<'_>) -> BTreeMap<&'static str, u64> {

@@ -19,8 +19,8 @@ use crate::{
 };
 
 use super::{
-    DEFAULT_PORT, Endpoint, EventSpec, Fault, LinkChange, NetSpec, NodeSpec, PeerSpec, Scenario, ScenarioError,
-    TrafficKind, TrafficSpec,
+    DEFAULT_PORT, Endpoint, EventSpec, Fault, LinkChange, LinkPart, NetSpec, NodeSpec, PeerSpec, Scenario,
+    ScenarioError, TrafficKind, TrafficSpec,
     read::{Reader, Source, Value, nearest},
     toml_nat, value,
 };
@@ -231,7 +231,7 @@ impl<'t> File<'t> {
         if down.is_some() && !matches!(change, LinkChange::Down(_)) {
             return Err(reader.error("only `state = \"down\"` has a `for`"));
         }
-        Ok((reader, Fault::Link { net, change }))
+        Ok((reader, Fault::Link { net, part: LinkPart::Whole, change }))
     }
 
     /// The net whose NAT an event is about, and what that NAT is.
