@@ -3,8 +3,10 @@
 mod builder;
 mod read;
 mod toml;
+mod toml_event;
 mod toml_expect;
 mod toml_nat;
+mod toml_world;
 mod value;
 
 use core::{fmt, time::Duration};
@@ -21,7 +23,7 @@ use crate::{
 };
 
 pub use builder::{DeliveryRef, NetRef, NodeRef, RelayRef, TrafficRef, World, star};
-pub use toml::parse;
+pub use toml::{parse, parse_with};
 pub use value::parse_seeds;
 
 /// The UDP port of nodes that are not given another.

@@ -143,7 +143,8 @@ impl<'t> File<'t> {
 
     fn packets(&self, reader: &Reader<'_, '_>) -> Result<Expectation> {
         reader.require("kind")?;
-        let kinds = [PacketKind::WireguardHandshake, PacketKind::WireguardData].map(|kind| (kind.name(), kind));
+        let kinds = [PacketKind::WireguardHandshake, PacketKind::WireguardData, PacketKind::Disco, PacketKind::Stun]
+            .map(|kind| (kind.name(), kind));
         let kind = reader.choice("kind", &kinds)?.unwrap_or(PacketKind::WireguardData);
         let of = reader.get("of").map(|_| self.node_named(reader, "of")).transpose()?;
         let (min, max) = (count(reader, "min")?, count(reader, "max")?);

@@ -77,9 +77,9 @@ pub(super) fn changed<'t>(reader: &Reader<'_, 't>, value: &Value<'t>, base: NatP
     Ok(params)
 }
 
-/// The firewall of a net.
-pub(super) fn firewall(reader: &Reader<'_, '_>) -> Result<Option<FirewallParams>> {
-    let (Some(value), Some(name)) = (reader.get("firewall"), reader.text("firewall")?) else { return Ok(None) };
+/// The firewall that `key` names.
+pub(super) fn firewall(reader: &Reader<'_, '_>, key: &str) -> Result<Option<FirewallParams>> {
+    let (Some(value), Some(name)) = (reader.get(key), reader.text(key)?) else { return Ok(None) };
     if let Some(params) = FirewallParams::preset(name) {
         return Ok(Some(params));
     }
