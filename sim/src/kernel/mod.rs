@@ -175,6 +175,7 @@ impl<'s> Simulation<'s> {
         };
         if ended == Ended::InTime {
             self.check_conservation();
+            self.check_network();
         }
         ended
     }

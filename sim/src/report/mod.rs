@@ -94,6 +94,7 @@ impl RunReport {
             packets: simulation.packets(),
             events: simulation.node_events(),
             guarded: &guarded,
+            has_relays: !scenario.relays.is_empty(),
         };
         let mut failed = Vec::new();
         let mut about: Vec<HostId> = Vec::new();
@@ -170,12 +171,20 @@ fn pairs(scenario: &Scenario, simulation: &Simulation<'_>, guarded: &[bool]) -> 
     let report = |[a, b]: [HostId; 2]| {
         let first = |from, to| check::first_delivery(simulation.flows(), (from, to), Instant::ZERO);
         let (there, back) = (first(a, b), first(b, a));
-        let direct = there.zip(back).map(|(there, back)| there.max(back));
+        let (path, direct) = if scenario.relays.is_empty() {
+            let path = if there.or(back).is_some() { PathIs::Direct } else { PathIs::None };
+            (path, there.zip(back).map(|(there, back)| there.max(back)))
+        } else {
+            let ways = check::ways::ways(simulation.node_events(), [a, b]);
+            let end = simulation.now();
+            let direct = check::ways::first_in(&ways, PathIs::Direct, Instant::ZERO, end);
+            (check::ways::way_at(&ways, end), direct)
+        };
         PairReport {
             a: name(a),
             b: name(b),
-            path: if there.or(back).is_some() { PathIs::Direct } else { PathIs::None },
-            technique: there.or(back).map(|_| check::technique(guarded, [a, b])),
+            path,
+            technique: (path == PathIs::Direct).then(|| check::technique(guarded, [a, b])),
             first_delivery: mesh_core::time::earliest(there, back),
             direct,
         }

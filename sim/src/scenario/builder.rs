@@ -6,7 +6,7 @@ use std::{cell::RefCell, rc::Rc};
 use mesh_core::{derp::RegionId, time::Instant};
 
 use crate::{
-    check::{Expectation, Held, PathIs},
+    check::{Expectation, Held, Hold, PathIs},
     host::{HostId, RelayChange},
     kernel::dice::Probability,
     net::{Ipv6, NetId, NetSetup, firewall::FirewallParams, link::LinkParams, nat::NatParams},
@@ -145,8 +145,14 @@ impl World {
 
     /// Expects that two nodes speak directly within so long.
     pub fn expect_direct(&self, a: NodeRef, b: NodeRef, within: Duration) {
-        let between = [a.0, b.0];
-        self.expect(Expectation::Path { between, is: PathIs::Direct, within: Some(within), technique: Vec::new() });
+        self.expect(Expectation::Path {
+            between: [a.0, b.0],
+            is: PathIs::Direct,
+            after: Instant::ZERO,
+            within: Some(within),
+            hold: Hold::Once,
+            technique: Vec::new(),
+        });
     }
 
     /// The description so far, to run until `until`.
