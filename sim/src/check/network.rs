@@ -124,3 +124,124 @@ fn check_connected(ended: &Ended<'_>, pair: [HostId; 2], quiet: Option<(Instant,
         tally.note(CheckId::L2, ended.end, text);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use mesh_core::path::Selection;
+
+    use super::*;
+    use crate::{
+        host::message::{Carrier, Message, Role},
+        scenario::{TrafficKind, TrafficSpec},
+    };
+
+    const A: HostId = HostId(0);
+    const B: HostId = HostId(1);
+
+    #[test]
+    fn a_quiet_world_in_which_all_arrives_is_looked_at_and_fine() {
+        let tally = run(|_| true, &[], Vec::new());
+        assert_eq!(tally.violation(), None);
+        assert!([CheckId::N1, CheckId::N2, CheckId::L2].iter().all(|id| tally.checked(*id) > 0));
+    }
+
+    #[test]
+    fn what_is_lost_for_longer_than_three_seconds_is_seen_unless_something_happened() {
+        assert_eq!(violated(|second| !(50..53).contains(&second), &[], Vec::new()), None);
+        assert_eq!(violated(|second| !(50..55).contains(&second), &[], Vec::new()), Some(CheckId::N1));
+        let event = vec![(secs(49), secs(50))];
+        assert_eq!(violated(|second| !(50..55).contains(&second), &[], event.clone()), None);
+        assert_eq!(violated(|second| !(90..95).contains(&second), &[], event), Some(CheckId::N1));
+        assert_eq!(violated(|second| second > 25, &[], Vec::new()), None, "the beginning is no quiet time");
+    }
+
+    #[test]
+    fn a_way_that_changes_again_and_again_is_seen() {
+        let changes = |times: &[u64]| {
+            let direct = Selection::Direct("192.0.2.1:1".parse().unwrap());
+            let event = |at, host, peer, to| (secs(at), host, NodeEvent::PathChanged { peer, to });
+            let mut events = vec![event(1, A, B, direct), event(1, B, A, direct)];
+            for (number, at) in times.iter().enumerate() {
+                let relay = Selection::Relay(mesh_core::derp::RegionId::new(1).unwrap());
+                events.push(event(*at, A, B, if number % 2 == 0 { relay } else { direct }));
+            }
+            violated(|_| true, &events, Vec::new())
+        };
+        assert_eq!(changes(&[100, 110]), None);
+        assert_eq!(changes(&[100, 110, 120]), Some(CheckId::N2));
+        assert_eq!(changes(&[40, 110, 180]), None);
+    }
+
+    #[test]
+    fn who_is_not_heard_at_the_end_is_seen() {
+        let lost = |since, over| {
+            let tally = run(|second| second < since, &[], vec![(secs(100), secs(over))]);
+            (tally.checked(CheckId::L2), tally.violations())
+        };
+        assert_eq!(lost(200, 160), (2, 0));
+        // The messages of the one who asks are lost; the other has none to answer. N1 sees it as well.
+        assert_eq!(lost(150, 160), (1, 2));
+        assert_eq!(lost(150, 170), (0, 0), "what happened is still felt");
+    }
+
+    fn violated(
+        arrives: impl Fn(u64) -> bool,
+        events: &[(Instant, HostId, NodeEvent)],
+        disturbed: Vec<(Instant, Instant)>,
+    ) -> Option<CheckId> {
+        run(arrives, events, disturbed).violation().map(|violation| violation.id)
+    }
+
+    fn run(
+        arrives: impl Fn(u64) -> bool,
+        events: &[(Instant, HostId, NodeEvent)],
+        disturbed: Vec<(Instant, Instant)>,
+    ) -> Tally {
+        let mut tally = Tally::default();
+        check(&ended(&flows(arrives), events, disturbed), &mut tally);
+        tally
+    }
+
+    fn ended<'r>(
+        flows: &'r Flows,
+        events: &'r [(Instant, HostId, NodeEvent)],
+        disturbed: Vec<(Instant, Instant)>,
+    ) -> Ended<'r> {
+        Ended { end: secs(200), flows, events, disturbed }
+    }
+
+    /// A message and its answer every second, for 200 s.
+    fn flows(arrives: impl Fn(u64) -> bool) -> Flows {
+        let mut flows = Flows::new(&[TrafficSpec {
+            kind: TrafficKind::Request,
+            from: A,
+            to: B,
+            every: Duration::from_secs(1),
+            start: Instant::ZERO,
+            stop: None,
+            bytes: 56,
+            answer_bytes: 56,
+        }]);
+        for second in 0..200 {
+            let sequence = flows.note_sent(0, secs(second));
+            if arrives(second) {
+                let question = Message {
+                    flow: 0,
+                    sequence,
+                    role: Role::Question,
+                    carrier: Carrier::Udp,
+                    bytes: 56,
+                    answer_bytes: 56,
+                };
+                flows.note_delivered(&question, B, secs(second)).unwrap();
+                let answer = Message { role: Role::Answer, ..question };
+                flows.note_delivered(&answer, A, secs(second)).unwrap();
+            }
+        }
+        flows
+    }
+
+    fn secs(secs: u64) -> Instant {
+        Instant::from_secs(secs)
+    }
+}
