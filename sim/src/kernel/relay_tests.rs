@@ -1,12 +1,13 @@
 //! Hosts that speak to relays over simulated streams: the real client, the real relay, and what can go wrong between.
 //! What a node would want done is done by the tests.
 
-use core::time::Duration;
+use core::{net::SocketAddr, time::Duration};
 
 use mesh_core::{
     derp::{RegionId, relays::Home},
     node::RelayCommand,
     path::{PathAddr, SendPath},
+    stun,
     time::Instant,
 };
 
@@ -14,7 +15,7 @@ use super::*;
 use crate::{
     LinkParams, NatParams,
     host::RelayChange,
-    net::{Ipv6, NetId, Renumber, firewall::FirewallParams},
+    net::{DropCause, Ipv6, NetId, Proto, Renumber, firewall::FirewallParams},
     scenario::{Fault, LinkChange, LinkPart, RelayRef, RelayStart, World},
 };
 
@@ -292,6 +293,30 @@ fn the_same_seed_gives_the_same_digest_and_stream_bytes_are_in_it() {
     };
     assert_eq!(digest(1), digest(1));
     assert_ne!(digest(1), digest(2));
+}
+
+#[test]
+fn the_relay_answers_stun_and_a_low_hop_limit_dies_behind_the_own_router() {
+    let lab = Lab::new(FirewallParams::HOST);
+    lab.run(secs(2), |simulation| {
+        let relay = HostId(2);
+        let to = SocketAddr::new(simulation.hosts()[relay.index()].addresses()[0], 3478);
+        let from = SocketAddr::new(simulation.hosts()[ALICE.index()].addresses()[0], 41641);
+        let request = |ttl| {
+            let payload = stun::request(stun::TxId([3; 12]));
+            Outgoing { proto: Proto::Udp, from, to, ttl, payload }
+        };
+        let answers = |simulation: &Simulation<'_>| simulation.packets()[relay.index()][PacketKind::Stun as usize];
+        simulation.send(ALICE, request(Some(2)));
+        simulation.run_until(secs(3));
+        let died = simulation.network().counts().dropped.iter().find(|(cause, _)| *cause == DropCause::TtlExpired);
+        assert_eq!((answers(simulation), died.map(|(_, count)| count)), (0, Some(1)));
+        let sessions: u64 = simulation.network().nats().map(|(_, nat)| nat.counts().sessions).sum();
+        assert_eq!(sessions, 2, "of the stream, and of the datagram that died");
+        simulation.send(ALICE, request(None));
+        simulation.run_until(secs(4));
+        assert_eq!(answers(simulation), 1);
+    });
 }
 
 const ALICE: HostId = HostId(0);
