@@ -4,7 +4,7 @@
 //! [`Output::Write`] at a time: the next one comes after [`Input::Writable`], and what waits for that is bounded in the
 //! client's mailbox and grows old there.
 
-use core::net::SocketAddr;
+use core::{net::SocketAddr, time::Duration};
 use std::{
     collections::{BTreeMap, VecDeque},
     sync::Arc,
@@ -61,6 +61,13 @@ pub enum Input<'a> {
         from: SocketAddr,
         /// What.
         payload: &'a [u8],
+    },
+    /// The relay will be away: clients are told.
+    Restarting {
+        /// They should wait this long before they connect again.
+        reconnect_in: Duration,
+        /// And try for this long.
+        try_for: Duration,
     },
     /// The answer to [`Output::Admit`].
     Admitted {
@@ -225,6 +232,11 @@ impl Machine for Relay {
             Input::Datagram { from, payload } => {
                 if let Some(payload) = stun::answer(payload, from, &self.hub.stats) {
                     self.outputs.push_back(Output::Transmit { to: from, payload });
+                }
+            }
+            Input::Restarting { reconnect_in, try_for } => {
+                for conn in self.conns.keys().copied().collect::<Vec<_>>() {
+                    self.with(conn, |client, _| client.conn.say_restarting(reconnect_in, try_for));
                 }
             }
             Input::Admitted { conn, verdict } => {

@@ -307,7 +307,7 @@ fn replay_seed(options: &Replay) -> Result<u8, Failure> {
 
 fn read(file: &str) -> Result<Scenario, Failure> {
     let text = fs::read_to_string(file).map_err(|error| unusable(file, "read", &error))?;
-    scenario::parse(&text).map_err(|error| Failure {
+    scenario::parse_with(&text, |name| std::env::var(name).ok()).map_err(|error| Failure {
         exit: 2,
         code: "bad_scenario",
         message: format!("{file}:{}:{}: {}", error.line, error.column, error.message),

@@ -13,7 +13,10 @@ use crate::{
     net::PacketKind,
 };
 
-use super::{CheckId, Flows, Tally};
+use super::{
+    CheckId, Flows, Tally,
+    ways::{first_in, first_not, way_at, ways},
+};
 
 /// Messages sent this short a time before the end are not counted as lost: they may be on their way.
 const IN_FLIGHT: Duration = Duration::from_secs(2);
@@ -35,14 +38,18 @@ pub enum Expectation {
         /// Whether it is expected to happen.
         held: Held,
     },
-    /// Two nodes come to speak this way, from `within` after the start on.
+    /// Two nodes come to speak this way at or before `after + within`; without `within`, some time.
     Path {
         /// Which two.
         between: [HostId; 2],
         /// How.
         is: PathIs,
+        /// From when on it is looked at.
+        after: Instant,
         /// How soon.
         within: Option<Duration>,
+        /// For how long.
+        hold: Hold,
         /// By which technique; any when empty.
         technique: Vec<Technique>,
     },
@@ -129,11 +136,22 @@ pub enum Held {
     Never,
 }
 
+/// For how long something is expected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hold {
+    /// At one instant at least.
+    Once,
+    /// From then to the end.
+    Always,
+}
+
 /// How two nodes speak.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PathIs {
     /// From one to the other over UDP.
     Direct,
+    /// Over a relay, one way at least.
+    Relay,
     /// Not at all.
     None,
 }
@@ -153,6 +171,7 @@ impl PathIs {
     pub const fn name(self) -> &'static str {
         match self {
             Self::Direct => "direct",
+            Self::Relay => "relay",
             Self::None => "none",
         }
     }
@@ -224,6 +243,8 @@ pub(crate) struct View<'r> {
     pub(crate) events: &'r [(Instant, HostId, NodeEvent)],
     /// Whether a host is behind a NAT.
     pub(crate) guarded: &'r [bool],
+    /// Whether there are relays: then nodes say which way they speak.
+    pub(crate) has_relays: bool,
 }
 
 impl Expectation {
@@ -283,7 +304,11 @@ pub(crate) fn evaluate(expectation: &Expectation, view: &View<'_>) -> Verdict {
         Expectation::Delivered { from, to, after, within, held } => {
             delivered(view, (*from, *to), *after, *within, *held)
         }
-        Expectation::Path { between, is, within, technique } => path(view, *between, *is, *within, technique),
+        Expectation::Path { between, is, after, within, hold, technique } if view.has_relays => {
+            let held = selected(view, *between, *is, (*after, *within), *hold);
+            if held == Verdict::Held { used(view, *between, technique) } else { held }
+        }
+        Expectation::Path { between, is, within, technique, .. } => path(view, *between, *is, *within, technique),
         Expectation::Outage { from, to, max, outside } => outage(view, (*from, *to), *max, outside),
         Expectation::Rtt { from, to, after, p50, p99, max } => {
             rtt(view, (*from, *to), *after, [(50, *p50), (99, *p99), (100, *max)])
@@ -354,6 +379,33 @@ fn delivered(view: &View<'_>, pair: (HostId, HostId), after: Instant, within: Op
     }
 }
 
+/// What two nodes said of the way that they speak.
+fn selected(
+    view: &View<'_>,
+    between: [HostId; 2],
+    is: PathIs,
+    (after, within): (Instant, Option<Duration>),
+    hold: Hold,
+) -> Verdict {
+    let until = within.map_or(view.end, |within| after + within);
+    if until > view.end {
+        return Verdict::NotEvaluated("the run ended first".to_owned());
+    }
+    let ways = ways(view.events, between);
+    let Some(since) = first_in(&ways, is, after, until) else {
+        return Verdict::failed_by(until, format!("it is {}", way_at(&ways, until).name()));
+    };
+    match (hold, first_not(&ways, is, since, view.end)) {
+        (Hold::Once, _) | (Hold::Always, None) => Verdict::Held,
+        (Hold::Always, Some(at)) => Verdict::failed_by(at, format!("it is {} from {at} on", way_at(&ways, at).name())),
+    }
+}
+
+fn used(view: &View<'_>, between: [HostId; 2], wanted: &[Technique]) -> Verdict {
+    let used = technique(view.guarded, between);
+    verdict(wanted.is_empty() || wanted.contains(&used), || format!("by {}", used.name()))
+}
+
 fn path(view: &View<'_>, between: [HostId; 2], is: PathIs, within: Option<Duration>, wanted: &[Technique]) -> Verdict {
     let [a, b] = between;
     let firsts = [(a, b), (b, a)].map(|pair| first_delivery(view.flows, pair, Instant::ZERO));
@@ -365,12 +417,12 @@ fn path(view: &View<'_>, between: [HostId; 2], is: PathIs, within: Option<Durati
         (PathIs::None, _) => Verdict::failed("they speak directly".to_owned()),
         (PathIs::Direct, [Some(there), Some(back)]) => {
             let at = there.max(back);
-            let used = technique(view.guarded, between);
             if within.is_some_and(|within| at > Instant::ZERO + within) {
                 return Verdict::failed_by(at, format!("it is direct since {at}"));
             }
-            verdict(wanted.is_empty() || wanted.contains(&used), || format!("by {}", used.name()))
+            used(view, between, wanted)
         }
+        (PathIs::Relay, _) => Verdict::NotEvaluated("there is no relay".to_owned()),
         (PathIs::Direct, _) => Verdict::failed("nothing was delivered both ways".to_owned()),
     }
 }

@@ -4,12 +4,14 @@
 //! was looked at: a check that never had anything to look at has not passed.
 
 mod expect;
+pub(crate) mod network;
 mod traffic;
+pub(crate) mod ways;
 mod wire;
 
 use mesh_core::time::Instant;
 
-pub use expect::{Expectation, Held, PathIs, Technique, Verdict};
+pub use expect::{Expectation, Held, Hold, PathIs, Technique, Verdict};
 pub use traffic::{Flow, Flows, Sample};
 pub use wire::WireCheck;
 
@@ -51,6 +53,12 @@ check_ids! {
     S11 = "S11",
     /// No panic.
     S12 = "S12",
+    /// In a world with relays: what is sent is not lost for more than 3 s at a time.
+    N1 = "N1",
+    /// In a world with relays: the way between two nodes changes twice a minute at most while nothing happens.
+    N2 = "N2",
+    /// In a world with relays: those who send are heard at the end, both ways.
+    L2 = "L2",
     /// Every datagram is delivered, dropped for a cause, or on its way.
     Conservation = "conservation",
     /// A NAT never maps two live sessions to one reply tuple and never delivers to a host that is not inside.
@@ -58,10 +66,13 @@ check_ids! {
 }
 
 impl CheckId {
-    /// The invariants that `pattern` names: one, or a class as `S*`, or all as `*`.
+    /// The invariants that `pattern` names: one, or a class as `S*`, or as `*` all that every world has something for.
+    /// The others are looked at too, where there is something to look at.
     #[must_use]
     pub fn matching(pattern: &str) -> Vec<Self> {
+        let is_anywhere = |id: Self| !matches!(id, Self::N1 | Self::N2 | Self::L2);
         let matches = |id: &&Self| match pattern.strip_suffix('*') {
+            Some("") => is_anywhere(**id),
             Some(prefix) => id.name().starts_with(prefix),
             None => id.name() == pattern,
         };
@@ -132,8 +143,9 @@ mod tests {
     fn patterns_name_classes() {
         assert_eq!(CheckId::matching("S2"), [CheckId::S2]);
         assert_eq!(CheckId::matching("S*").len(), 6);
-        assert_eq!(CheckId::matching("*").len(), CheckId::ALL.len());
-        assert!(CheckId::matching("L*").is_empty());
+        assert_eq!(CheckId::matching("*").len(), CheckId::ALL.len() - 3);
+        assert_eq!(CheckId::matching("N*"), [CheckId::N1, CheckId::N2]);
+        assert!(CheckId::matching("X*").is_empty());
     }
 
     #[test]

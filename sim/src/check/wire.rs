@@ -8,7 +8,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use mesh_core::{time::Instant, wireguard::Kind};
 
-use crate::host::{HostId, message::Marker};
+use crate::{
+    host::{HostId, message::Marker},
+    net::Proto,
+};
 
 use super::{CheckId, Tally};
 
@@ -27,11 +30,10 @@ pub struct WireCheck {
 }
 
 impl WireCheck {
-    /// Watches hosts with these overlay addresses.
+    /// Watches so many hosts, some of which have these overlay addresses.
     #[must_use]
-    pub fn new(marker: Marker, overlay: impl IntoIterator<Item = Ipv4Addr>) -> Self {
+    pub fn new(marker: Marker, overlay: impl IntoIterator<Item = Ipv4Addr>, hosts: usize) -> Self {
         let overlay: BTreeSet<_> = overlay.into_iter().map(|address| address.octets()).collect();
-        let hosts = overlay.len();
         Self {
             marker,
             overlay,
@@ -41,8 +43,23 @@ impl WireCheck {
         }
     }
 
-    /// A host sends a datagram.
-    pub fn handle_sent(&mut self, host: HostId, payload: &[u8], now: Instant, tally: &mut Tally) {
+    /// A host sends a packet.
+    pub fn handle_sent(&mut self, host: HostId, proto: Proto, payload: &[u8], now: Instant, tally: &mut Tally) {
+        self.check_clear(host, payload, now, tally);
+        if proto == Proto::Udp {
+            self.check_fresh(host, payload, now, tally);
+        }
+    }
+
+    /// A host gives a packet to its connection to a relay; a copy is of what it sends directly as well.
+    pub fn handle_relayed(&mut self, host: HostId, payload: &[u8], is_copy: bool, now: Instant, tally: &mut Tally) {
+        self.check_clear(host, payload, now, tally);
+        if !is_copy {
+            self.check_fresh(host, payload, now, tally);
+        }
+    }
+
+    fn check_clear(&self, host: HostId, payload: &[u8], now: Instant, tally: &mut Tally) {
         let leak = if self.marker.is_in(payload) {
             Some("payload of an application")
         } else if self.has_inner_addresses(payload) {
@@ -52,7 +69,9 @@ impl WireCheck {
         };
         let leak = leak.map(|what| format!("host {} sent {what} in the clear", host.0));
         tally.note(CheckId::S2, now, leak);
+    }
 
+    fn check_fresh(&mut self, host: HostId, payload: &[u8], now: Instant, tally: &mut Tally) {
         let used_again = match Kind::of(payload) {
             Some(Kind::Transport { receiver }) => {
                 let counter = counter_of(payload);
@@ -144,11 +163,17 @@ mod tests {
         let message =
             Message { flow: 0, sequence: 0, role: Role::Question, carrier: Carrier::Udp, bytes: 64, answer_bytes: 64 };
         let packet = message.packet(A, B, marker());
-        assert_eq!(check(|wire, tally| wire.handle_sent(HostId(0), &packet, Instant::ZERO, tally)), [CheckId::S2]);
+        assert_eq!(
+            check(|wire, tally| wire.handle_sent(HostId(0), Proto::Udp, &packet, Instant::ZERO, tally)),
+            [CheckId::S2]
+        );
         let header = &packet[..24];
-        assert_eq!(check(|wire, tally| wire.handle_sent(HostId(0), header, Instant::ZERO, tally)), [CheckId::S2]);
+        assert_eq!(
+            check(|wire, tally| wire.handle_sent(HostId(0), Proto::Tcp, header, Instant::ZERO, tally)),
+            [CheckId::S2]
+        );
         let noise = &Dice::new(2).stream("noise", 0).bytes::<1400>();
-        assert_eq!(check(|wire, tally| wire.handle_sent(HostId(0), noise, Instant::ZERO, tally)), []);
+        assert_eq!(check(|wire, tally| wire.handle_sent(HostId(0), Proto::Udp, noise, Instant::ZERO, tally)), []);
     }
 
     #[test]
@@ -156,7 +181,7 @@ mod tests {
         let send = |datagrams: &[(u32, u64)]| {
             check(|wire, tally| {
                 for (receiver, counter) in datagrams {
-                    wire.handle_sent(HostId(0), &transport(*receiver, *counter), Instant::ZERO, tally);
+                    wire.handle_sent(HostId(0), Proto::Udp, &transport(*receiver, *counter), Instant::ZERO, tally);
                 }
             })
         };
@@ -169,8 +194,8 @@ mod tests {
         let mut initiation = vec![7; 148];
         initiation[..4].copy_from_slice(&[1, 0, 0, 0]);
         let found = check(|wire, tally| {
-            wire.handle_sent(HostId(0), &initiation, Instant::ZERO, tally);
-            wire.handle_sent(HostId(1), &initiation, Instant::ZERO, tally);
+            wire.handle_sent(HostId(0), Proto::Udp, &initiation, Instant::ZERO, tally);
+            wire.handle_sent(HostId(1), Proto::Udp, &initiation, Instant::ZERO, tally);
         });
         assert_eq!(found, [CheckId::S5]);
     }
@@ -191,7 +216,7 @@ mod tests {
 
     fn check(act: impl FnOnce(&mut WireCheck, &mut Tally)) -> Vec<CheckId> {
         let mut tally = Tally::default();
-        act(&mut WireCheck::new(marker(), [A, B]), &mut tally);
+        act(&mut WireCheck::new(marker(), [A, B], 2), &mut tally);
         tally.violation().map(|violation| violation.id).into_iter().collect()
     }
 

@@ -1,20 +1,147 @@
 //! Simulated computers.
 //!
-//! A host has an address in a net, two clocks, a UDP socket and a TUN device, and runs one participant. What a
-//! host wants done it leaves in [`Effects`]; it never touches the network or the agenda itself.
+//! A host has addresses in a net, sockets and streams, and runs one participant: a node with its TUN and
+//! applications, a relay, a resolver. What a host wants done it leaves in [`Effects`]; it never touches the network or
+//! the agenda itself.
 
+pub mod dns;
+pub mod links;
 pub mod message;
+pub mod names;
 mod node;
+pub mod relay;
+pub mod resolver;
+pub mod stack;
 
-use core::net::SocketAddr;
+use core::net::{IpAddr, SocketAddr};
 
-use mesh_core::dataplane::DropCounts;
+use mesh_core::{dataplane::DropCounts, derp::RegionId, machine::Deadline, path::Selection, time::Instant};
 
-use crate::kernel::trace::Names;
+use crate::{
+    kernel::trace::Names,
+    net::{DropCause, NetId, Packet, Proto},
+};
 
 use message::Message;
 
 pub use node::{NodeHost, NodeSetup, PeerSetup};
+pub use relay::{RelayChange, RelayHost, RelaySetup};
+pub use resolver::{Manner, ResolverHost};
+
+/// A simulated computer.
+#[derive(Debug)]
+pub enum Host {
+    /// Runs a node.
+    Node(Box<NodeHost>),
+    /// Runs a relay.
+    Relay(Box<RelayHost>),
+    /// Runs a DNS server.
+    Resolver(Box<ResolverHost>),
+}
+
+impl Host {
+    /// The node that it runs.
+    #[must_use]
+    pub fn node(&self) -> Option<&NodeHost> {
+        match self {
+            Self::Node(node) => Some(node),
+            Self::Relay(_) | Self::Resolver(_) => None,
+        }
+    }
+
+    /// The node that it runs, to do something to it.
+    pub fn node_mut(&mut self) -> Option<&mut NodeHost> {
+        match self {
+            Self::Node(node) => Some(node),
+            Self::Relay(_) | Self::Resolver(_) => None,
+        }
+    }
+
+    /// The relay that it runs.
+    #[must_use]
+    pub fn relay(&self) -> Option<&RelayHost> {
+        match self {
+            Self::Relay(relay) => Some(relay),
+            Self::Node(_) | Self::Resolver(_) => None,
+        }
+    }
+
+    /// The net that it is in; none while it is on its way to another.
+    #[must_use]
+    pub fn net(&self) -> Option<NetId> {
+        match self {
+            Self::Node(node) => node.net(),
+            Self::Relay(relay) => Some(relay.net()),
+            Self::Resolver(resolver) => Some(resolver.net()),
+        }
+    }
+
+    /// Its addresses there.
+    #[must_use]
+    pub fn addresses(&self) -> &[IpAddr] {
+        match self {
+            Self::Node(node) => node.addresses(),
+            Self::Relay(relay) => relay.addresses(),
+            Self::Resolver(resolver) => resolver.addresses(),
+        }
+    }
+
+    /// Why a packet that arrived ends here, if it does.
+    #[must_use]
+    pub fn refuses(&self, packet: &Packet) -> Option<DropCause> {
+        let (is_up, has_socket) = match self {
+            Self::Node(node) => (node.is_awake(), node.has_socket(packet.destination.port())),
+            Self::Relay(relay) => (relay.is_reachable(), relay.has_socket(packet.destination.port())),
+            Self::Resolver(resolver) => (true, resolver.has_socket(packet.destination.port())),
+        };
+        match packet.proto {
+            _ if !is_up => Some(DropCause::HostDown),
+            Proto::Udp if !has_socket => Some(DropCause::PortClosed),
+            Proto::Udp | Proto::Tcp => None,
+        }
+    }
+
+    /// A packet arrived.
+    pub fn handle_packet(&mut self, packet: Packet, now: Instant, effects: &mut Effects) {
+        let Packet { proto, source, destination, payload, .. } = packet;
+        match self {
+            Self::Node(node) => node.handle_packet(proto, (source, destination), packet.origin, payload, now, effects),
+            Self::Relay(relay) => relay.handle_packet(proto, source, destination, &payload, now, effects),
+            Self::Resolver(resolver) => {
+                resolver.handle_datagram(source, destination, &payload, now);
+                resolver.handle_timeout(now, effects);
+            }
+        }
+    }
+
+    /// Lets due timers act.
+    pub fn handle_timeout(&mut self, now: Instant, effects: &mut Effects) {
+        match self {
+            Self::Node(node) => node.handle_timeout(now, effects),
+            Self::Relay(relay) => relay.handle_timeout(now, effects),
+            Self::Resolver(resolver) => resolver.handle_timeout(now, effects),
+        }
+    }
+
+    /// When [`Self::handle_timeout`] is wanted next, in the world's time.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<Deadline> {
+        match self {
+            Self::Node(node) => node.poll_timeout(),
+            Self::Relay(relay) => relay.poll_timeout(),
+            Self::Resolver(resolver) => resolver.poll_timeout(),
+        }
+    }
+
+    /// Starts what it runs.
+    pub fn start(&mut self, now: Instant, effects: &mut Effects) {
+        match self {
+            Self::Node(node) => node.start(now, effects),
+            Self::Relay(relay) => relay.change(RelayChange::Start, now, effects),
+            Self::Resolver(_) => {}
+        }
+    }
+}
 
 /// Names a host: its number in the scenario.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -31,8 +158,12 @@ impl HostId {
 /// What a host wants done and seen. The kernel empties it after every call.
 #[derive(Debug, Default)]
 pub struct Effects {
-    /// Datagrams to send, in order.
-    pub datagrams: Vec<(SocketAddr, Vec<u8>)>,
+    /// Packets to send, in order.
+    pub packets: Vec<Outgoing>,
+    /// Copies of what a node gave to a relay's connection, for the checks, in order.
+    pub relayed: Vec<Relayed>,
+    /// DERP frames that were written to streams.
+    pub derp_frames: u64,
     /// IP packets that came out of the tunnel, in order.
     pub delivered: Vec<Delivery>,
     /// What the node said.
@@ -41,9 +172,44 @@ pub struct Effects {
     pub drops: DropCounts,
 }
 
+/// A packet to send.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outgoing {
+    /// What it carries.
+    pub proto: Proto,
+    /// The address and port of the host that it is sent from.
+    pub from: SocketAddr,
+    /// Where to.
+    pub to: SocketAddr,
+    /// Routers that it may pass, where that is not for the host to say.
+    pub ttl: Option<u8>,
+    /// The UDP payload, or the segment.
+    pub payload: Vec<u8>,
+}
+
+/// What a node gave to a relay's connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Relayed {
+    /// The packet.
+    pub payload: Vec<u8>,
+    /// Whether it goes directly as well.
+    pub is_copy: bool,
+}
+
+/// Who sealed a packet, and how it began.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sealed {
+    /// Who.
+    pub by: HostId,
+    /// Its first bytes.
+    pub head: [u8; 16],
+}
+
 /// An IP packet that came out of the tunnel.
 #[derive(Clone, Debug)]
 pub struct Delivery {
+    /// What it came in; none of what the node itself has to say.
+    pub sealed: Option<Sealed>,
     /// The packet.
     pub packet: Vec<u8>,
     /// The application's message in it, if it holds one undamaged.
@@ -62,12 +228,22 @@ pub enum NodeEvent {
         /// With whom.
         peer: HostId,
     },
-    /// A peer is now answered at another address.
+    /// Packets for a peer go another way now.
     PathChanged {
         /// Who.
         peer: HostId,
-        /// Where.
-        to: SocketAddr,
+        /// Which.
+        to: Selection,
+    },
+    /// A relay took the node in.
+    RelayConnected {
+        /// Of which region.
+        region: RegionId,
+    },
+    /// A connection to a relay broke or could not be made.
+    RelayFailed {
+        /// Of which region.
+        region: RegionId,
     },
     /// A peer did not answer.
     HandshakeGivenUp {
@@ -78,8 +254,15 @@ pub enum NodeEvent {
 
 impl NodeEvent {
     /// The names that scenarios may use.
-    pub const NAMES: &'static [&'static str] =
-        &["started", "stopped", "session_established", "path_changed", "handshake_given_up"];
+    pub const NAMES: &'static [&'static str] = &[
+        "started",
+        "stopped",
+        "session_established",
+        "path_changed",
+        "handshake_given_up",
+        "relay_connected",
+        "relay_failed",
+    ];
 
     /// The name in scenarios and reports.
     #[must_use]
@@ -90,6 +273,8 @@ impl NodeEvent {
             Self::SessionEstablished { .. } => "session_established",
             Self::PathChanged { .. } => "path_changed",
             Self::HandshakeGivenUp { .. } => "handshake_given_up",
+            Self::RelayConnected { .. } => "relay_connected",
+            Self::RelayFailed { .. } => "relay_failed",
         }
     }
 
@@ -97,7 +282,7 @@ impl NodeEvent {
     #[must_use]
     pub const fn peer(&self) -> Option<HostId> {
         match self {
-            Self::Started | Self::Stopped => None,
+            Self::Started | Self::Stopped | Self::RelayConnected { .. } | Self::RelayFailed { .. } => None,
             Self::SessionEstablished { peer } | Self::PathChanged { peer, .. } | Self::HandshakeGivenUp { peer } => {
                 Some(*peer)
             }
@@ -110,8 +295,14 @@ impl NodeEvent {
             Self::Started => 0,
             Self::Stopped => 1,
             Self::SessionEstablished { .. } => 2,
-            Self::PathChanged { to, .. } => 3 | u64::from(to.port()) << 8,
+            Self::PathChanged { to, .. } => {
+                let port = to.direct().map_or(0, |direct| direct.port());
+                let region = to.relay().map_or(0, RegionId::number);
+                3 | u64::from(port) << 8 | u64::from(region) << 24
+            }
             Self::HandshakeGivenUp { .. } => 4,
+            Self::RelayConnected { region } => 5 | u64::from(region.number()) << 24,
+            Self::RelayFailed { region } => 6 | u64::from(region.number()) << 24,
         };
         (kind, self.peer().map_or(u64::MAX, |peer| u64::from(peer.0)))
     }
@@ -121,6 +312,7 @@ impl NodeEvent {
         let peer = self.peer().and_then(|peer| names.hosts.get(peer.index()));
         match (self, peer) {
             (Self::PathChanged { to, .. }, Some(peer)) => format!("{} {peer} at {to}", self.name()),
+            (Self::RelayConnected { region } | Self::RelayFailed { region }, _) => format!("{} {region}", self.name()),
             (_, Some(peer)) => format!("{} {peer}", self.name()),
             (_, None) => self.name().to_owned(),
         }

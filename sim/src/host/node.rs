@@ -12,22 +12,31 @@ use std::collections::BTreeMap;
 
 use mesh_core::{
     dataplane::{DataPlane, Inbound, ReportBuffer},
+    derp::DerpMap,
+    endpoints::LocalPorts,
     ip::{packet::IpPacket, prefix::Prefix},
     key::{DiscoPrivate, NodePrivate, NodePublic},
     machine::{Deadline, Machine},
     node::{
-        Event, HostConfig, Input, Node, NodeConfig, Output, PeerAddressing, PeerConfig, SocketPlan, Status, Transmit,
+        Event, HostConfig, HostEvent, Input, LinkState, Node, NodeConfig, Output, PeerAddressing, PeerConfig,
+        RelayCommand, RelayEvent, SocketPlan, Status, Transmit,
     },
     path::{PathAddr, SendPath},
     rng::{Rng, Seed},
-    time::Instant,
+    time::{Instant, earliest},
 };
 
-use crate::{kernel::clock::HostClock, net::NetId};
+use crate::{
+    kernel::clock::HostClock,
+    net::{NetId, Proto},
+};
 
 use super::{
-    Delivery, Effects, HostId, NodeEvent,
+    Delivery, Effects, HostId, NodeEvent, Outgoing, Relayed, Sealed,
+    links::{Links, LinksOutput, Net},
     message::{Carrier, Marker, Message},
+    names::Names,
+    stack::{Stack, StackOutput},
 };
 
 /// MTU of the TUN in bytes: the smallest that IPv6 allows.
@@ -36,15 +45,26 @@ const MTU_BYTES: usize = 1280;
 /// Length of the overlay's network, 100.64.0.0/10 (RFC 6598).
 const OVERLAY_BITS: u8 = 10;
 
+/// The port that a host asks for names from.
+const NAMES_PORT: u16 = 61_053;
+
 /// What a host is made of.
 #[derive(Debug)]
 pub struct NodeSetup {
     /// Its number.
     pub id: HostId,
-    /// The net that it is in.
+    /// The net that it is in at first.
     pub net: NetId,
-    /// Its address there.
-    pub address: Ipv4Addr,
+    /// Its addresses there, IPv4 first.
+    pub addresses: Vec<IpAddr>,
+    /// The relays that there are.
+    pub derp_map: DerpMap,
+    /// Where it looks up names.
+    pub resolver: Option<SocketAddr>,
+    /// What relays' certificates name, by host name.
+    pub certificates: BTreeMap<String, NodePublic>,
+    /// All nodes by key: who a relay says that a packet is from.
+    pub by_key: BTreeMap<NodePublic, HostId>,
     /// The UDP port that it listens on; 0 lets the host choose.
     pub port: u16,
     /// Its overlay address.
@@ -78,15 +98,23 @@ pub struct PeerSetup {
 #[derive(Debug)]
 pub struct NodeHost {
     setup: NodeSetup,
+    /// Where it is now.
+    net: Option<NetId>,
+    addresses: Vec<IpAddr>,
     clock: HostClock,
     peers_by_key: BTreeMap<NodePublic, HostId>,
     ports: Rng,
     boots: u64,
     running: Option<Running>,
+    asleep_since: Option<Instant>,
     sealed: Vec<(SendPath, Vec<u8>)>,
     reports: ReportBuffer,
+    /// What the packet that is being looked at came in.
+    opening: Option<Sealed>,
     /// Packets from the tunnel that the host has not looked at yet.
     tun: Vec<Vec<u8>>,
+    #[cfg(test)]
+    heard: Vec<(Instant, NodePublic, Vec<u8>)>,
 }
 
 #[derive(Debug)]
@@ -94,6 +122,9 @@ struct Running {
     node: Node,
     plane: DataPlane,
     port: u16,
+    stack: Stack,
+    names: Names,
+    links: Links,
 }
 
 impl NodeHost {
@@ -104,15 +135,21 @@ impl NodeHost {
         let peers_by_key = setup.peers.iter().map(|peer| (peer.key, peer.id)).collect();
         let ports = setup.seed.stream("ports", 0);
         Self {
+            net: Some(setup.net),
+            addresses: setup.addresses.clone(),
             setup,
             clock,
             peers_by_key,
             ports,
             boots: 0,
             running: None,
+            asleep_since: None,
             sealed: Vec::new(),
             reports: ReportBuffer::default(),
+            opening: None,
             tun: Vec::new(),
+            #[cfg(test)]
+            heard: Vec::new(),
         }
     }
 
@@ -133,11 +170,46 @@ impl NodeHost {
             seed: self.setup.seed.child("boot", self.boots),
             epoch: self.clock.anchor(),
         };
+        let boot = self.setup.seed.child("host", self.boots);
         self.boots += 1;
-        let node = Node::new(config, now).expect("peers are distinct and within limits");
-        self.running = Some(Running { plane: node.data_plane(), node, port: 0 });
+        let mut node = Node::new(config, now).expect("peers are distinct and within limits");
+        node.handle_input(Input::Host(HostEvent::Links(link_state(&self.addresses))), now);
+        self.running = Some(Running {
+            plane: node.data_plane(),
+            node,
+            port: 0,
+            stack: Stack::new(&mut boot.stream("streams", 0)),
+            names: Names::new(self.setup.resolver),
+            links: Links::new(self.setup.key.clone(), self.setup.certificates.clone(), boot.child("links", 0)),
+        });
         effects.events.push(NodeEvent::Started);
         self.settle(now, effects);
+    }
+
+    /// The host is in another net, or in none, and has these addresses now.
+    pub fn set_net(&mut self, net: Option<NetId>, addresses: Vec<IpAddr>, world: Instant, effects: &mut Effects) {
+        (self.net, self.addresses) = (net, addresses);
+        // A sleeping host notices when it wakes.
+        if self.asleep_since.is_none() {
+            self.note_links(self.clock.at(world), effects);
+        }
+    }
+
+    /// The host sleeps: nothing happens in it until [`Self::wake`].
+    pub fn sleep(&mut self, world: Instant) {
+        self.asleep_since.get_or_insert(world);
+    }
+
+    /// The host wakes up; its monotonic clock has counted the sleep.
+    pub fn wake(&mut self, world: Instant, effects: &mut Effects) {
+        let Some(since) = self.asleep_since.take() else { return };
+        let now = self.clock.at(world);
+        if let Some(running) = &mut self.running {
+            running.node.handle_input(Input::Host(HostEvent::Resumed { slept: world.since(since) }), now);
+        }
+        self.note_links(now, effects);
+        // What was due meanwhile is late, as it is on a computer that wakes.
+        self.handle_timeout(world, effects);
     }
 
     /// Ends the node without a word to anybody.
@@ -147,18 +219,49 @@ impl NodeHost {
         }
     }
 
-    /// A datagram arrived at the node's socket.
-    pub fn handle_datagram(&mut self, from: SocketAddr, mut payload: Vec<u8>, world: Instant, effects: &mut Effects) {
-        let Some(running) = &self.running else { return };
+    /// The node is told of the host's addresses.
+    fn note_links(&mut self, now: Instant, effects: &mut Effects) {
+        if let Some(running) = &mut self.running {
+            running.node.handle_input(Input::Host(HostEvent::Links(link_state(&self.addresses))), now);
+        }
+        self.settle(now, effects);
+    }
+
+    /// A packet arrived; `ends` are where it comes from and the address of the host that it is for.
+    pub fn handle_packet(
+        &mut self,
+        proto: Proto,
+        ends: (SocketAddr, SocketAddr),
+        origin: HostId,
+        payload: Vec<u8>,
+        world: Instant,
+        effects: &mut Effects,
+    ) {
+        let Some(running) = &mut self.running else { return };
         let now = self.clock.at(world);
+        let (from, to) = ends;
+        match proto {
+            Proto::Udp if to.port() == running.port => {
+                let head = payload.first_chunk().copied().unwrap_or_default();
+                self.opening = Some(Sealed { by: origin, head });
+                self.open(payload, PathAddr::Udp(from), now);
+            }
+            Proto::Udp => running.names.handle_datagram(from, &payload),
+            Proto::Tcp => running.stack.handle_segment(from, to, &payload, now),
+        }
+        self.settle(now, effects);
+        self.opening = None;
+    }
+
+    /// A packet for the data plane.
+    fn open(&mut self, mut payload: Vec<u8>, from: PathAddr, now: Instant) {
+        let Some(running) = &self.running else { return };
         let fib = running.plane.fib();
         let mut run = fib.inbound(now);
-        match run.handle(&mut payload, PathAddr::Udp(from), &mut self.reports) {
+        match run.handle(&mut payload, from, &mut self.reports) {
             Inbound::Deliver { packet, .. } => self.tun.push(packet.to_vec()),
             Inbound::Consumed | Inbound::Drop(_) => {}
         }
-        drop(run);
-        self.settle(now, effects);
     }
 
     /// An application on the host sends a message to an overlay address.
@@ -187,7 +290,10 @@ impl NodeHost {
     /// When [`Self::handle_timeout`] is wanted next, in the world's time.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Deadline> {
-        let deadline = self.running.as_ref()?.node.poll_timeout()?;
+        let running = self.running.as_ref().filter(|_| self.asleep_since.is_none())?;
+        let stream = running.stack.poll_timeout().map(|at| Deadline::new(at, "stream"));
+        let links = earliest(running.links.poll_timeout(), running.names.poll_timeout());
+        let deadline = earliest(running.node.poll_timeout(), earliest(stream, links))?;
         Some(Deadline { at: self.clock.world(deadline.at), why: deadline.why })
     }
 
@@ -197,17 +303,40 @@ impl NodeHost {
         self.setup.id
     }
 
-    /// The net that it is in.
+    /// The net that it is in; none while it is on its way to another.
     #[must_use]
-    pub fn net(&self) -> NetId {
-        self.setup.net
+    pub fn net(&self) -> Option<NetId> {
+        self.net
     }
 
-    /// The address and port that its datagrams come from; `None` while it is off.
+    /// Its addresses there.
     #[must_use]
-    pub fn socket(&self) -> Option<SocketAddr> {
-        let running = self.running.as_ref()?;
-        Some(SocketAddr::from((self.setup.address, running.port)))
+    pub fn addresses(&self) -> &[IpAddr] {
+        &self.addresses
+    }
+
+    /// Whether a datagram to this port would be read.
+    #[must_use]
+    pub fn has_socket(&self, port: u16) -> bool {
+        self.running.as_ref().is_some_and(|running| running.port == port || port == NAMES_PORT)
+    }
+
+    /// Whether anything happens in it.
+    #[must_use]
+    pub fn is_awake(&self) -> bool {
+        self.running.is_some() && self.asleep_since.is_none()
+    }
+
+    /// Whether the host sleeps.
+    #[must_use]
+    pub fn is_asleep(&self) -> bool {
+        self.asleep_since.is_some()
+    }
+
+    /// The node that runs on it, to be watched.
+    #[must_use]
+    pub fn running(&self) -> Option<&Node> {
+        self.running.as_ref().map(|running| &running.node)
     }
 
     /// Its overlay address.
@@ -237,9 +366,37 @@ impl NodeHost {
     fn seal(&mut self, packet: &[u8], now: Instant, effects: &mut Effects) {
         let Some(running) = &self.running else { return };
         running.plane.fib().outbound([packet], now, &mut self.sealed, &mut self.reports);
-        for (path, datagram) in self.sealed.drain(..) {
-            if let PathAddr::Udp(to) = path.to {
-                effects.datagrams.push((to, datagram));
+        for (path, datagram) in core::mem::take(&mut self.sealed) {
+            if let Some(also) = path.also {
+                self.transmit(also, None, datagram.clone(), true, now, effects);
+            }
+            self.transmit(path.to, None, datagram, false, now, effects);
+        }
+    }
+
+    /// Sends a datagram of the node, over UDP or a relay.
+    fn transmit(
+        &mut self,
+        to: PathAddr,
+        ttl: Option<u8>,
+        payload: Vec<u8>,
+        is_copy: bool,
+        now: Instant,
+        effects: &mut Effects,
+    ) {
+        let Some(running) = &mut self.running else { return };
+        match to {
+            PathAddr::Udp(to) => match source(&self.addresses, to.ip()) {
+                Some(own) => {
+                    let from = SocketAddr::new(own, running.port);
+                    effects.packets.push(Outgoing { proto: Proto::Udp, from, to, ttl, payload });
+                }
+                None => running.node.handle_input(Input::Host(HostEvent::SendFailed { to }), now),
+            },
+            PathAddr::Relay { region, peer } => {
+                effects.relayed.push(Relayed { payload: payload.clone(), is_copy });
+                let Running { stack, names, links, .. } = running;
+                links.send(region, peer, payload, &mut Net { addresses: &self.addresses, stack, names }, now);
             }
         }
     }
@@ -248,9 +405,10 @@ impl NodeHost {
     fn settle(&mut self, now: Instant, effects: &mut Effects) {
         loop {
             self.report(now);
-            self.carry_out(effects);
+            self.carry_out(now, effects);
+            let is_busy = self.serve_streams(now, effects);
             if self.tun.is_empty() {
-                if self.reports.is_empty() {
+                if self.reports.is_empty() && !is_busy {
                     break;
                 }
                 continue;
@@ -274,27 +432,102 @@ impl NodeHost {
         }
     }
 
-    fn carry_out(&mut self, effects: &mut Effects) {
-        let Some(running) = &mut self.running else { return };
-        while let Some(output) = running.node.poll_output() {
+    fn carry_out(&mut self, now: Instant, effects: &mut Effects) {
+        while let Some(output) = self.running.as_mut().and_then(|running| running.node.poll_output()) {
             match output {
-                Output::Transmit(Transmit { to: PathAddr::Udp(to), payload, .. }) => {
-                    effects.datagrams.push((to, payload));
+                Output::Transmit(Transmit { to, ttl, payload }) => {
+                    self.transmit(to, ttl, payload, false, now, effects);
                 }
-                Output::Transmit(Transmit { to: PathAddr::Relay { .. }, .. })
-                | Output::Relay(_)
-                | Output::Fetch(..)
-                | Output::Resolve { .. } => {}
+                Output::Relay(command) => self.command(command, now),
+                Output::Fetch(..) | Output::Resolve { .. } => {}
                 Output::TunWrite(packet) => self.tun.push(packet),
                 Output::Sockets(SocketPlan { port: 0 }) => {
-                    running.port = 32_768 + self.ports.below(28_232) as u16;
+                    let port = 32_768 + self.ports.below(28_232) as u16;
+                    self.open_sockets(port, now);
                 }
-                Output::Sockets(SocketPlan { port }) => running.port = port,
+                Output::Sockets(SocketPlan { port }) => self.open_sockets(port, now),
                 // The TUN is as the node's configuration says from the start; commands are not given.
                 Output::Configure(HostConfig { .. }) | Output::Reply(..) => {}
                 Output::Event(event) => effects.events.extend(node_event(event, &self.peers_by_key)),
             }
         }
+    }
+
+    fn open_sockets(&mut self, port: u16, now: Instant) {
+        let Some(running) = &mut self.running else { return };
+        running.port = port;
+        let ports = LocalPorts { v4: Some(port), v6: Some(port) };
+        running.node.handle_input(Input::Host(HostEvent::SocketsOpen(ports)), now);
+    }
+
+    fn command(&mut self, command: RelayCommand, now: Instant) {
+        let Some(running) = &mut self.running else { return };
+        let Running { stack, names, links, .. } = running;
+        links.handle_command(command, &mut Net { addresses: &self.addresses, stack, names }, now);
+    }
+
+    /// Carries out what streams, names and connections to relays have to say; `false` when that is nothing.
+    fn serve_streams(&mut self, now: Instant, effects: &mut Effects) -> bool {
+        let Some(running) = &mut self.running else { return false };
+        let Running { node, stack, names, links, .. } = running;
+        // What arrives when a timer is due does not hold it up.
+        stack.handle_timeout(now);
+        names.handle_timeout(now);
+        links.handle_timeout(&mut Net { addresses: &self.addresses, stack, names }, now);
+        let mut is_busy = false;
+        while let Some(output) = stack.poll_output() {
+            is_busy = true;
+            if let StackOutput::Send { from, to, payload } = output {
+                effects.packets.push(Outgoing { proto: Proto::Tcp, from, to, ttl: None, payload });
+            } else {
+                links.handle_stack(&output, &mut Net { addresses: &self.addresses, stack, names }, now);
+            }
+        }
+        links.handle_names(&mut Net { addresses: &self.addresses, stack, names }, now);
+        while let Some((to, payload)) = names.poll_output() {
+            if let Some(own) = source(&self.addresses, to.ip()) {
+                let from = SocketAddr::new(own, NAMES_PORT);
+                effects.packets.push(Outgoing { proto: Proto::Udp, from, to, ttl: None, payload });
+            }
+        }
+        effects.derp_frames += links.take_frames();
+        match links.poll_output() {
+            None => is_busy,
+            Some(LinksOutput::Event(event)) => {
+                effects.events.extend(match event {
+                    RelayEvent::Connected { region } => Some(NodeEvent::RelayConnected { region }),
+                    RelayEvent::Failed { region, .. } => Some(NodeEvent::RelayFailed { region }),
+                    RelayEvent::Restarting { .. } | RelayEvent::PeerGone { .. } | RelayEvent::Health { .. } => None,
+                });
+                node.handle_input(Input::Relay(event), now);
+                true
+            }
+            #[cfg(test)]
+            Some(LinksOutput::Packet { from, packet, .. }) if packet.starts_with(tests::MARK) => {
+                self.heard.push((now, from, packet));
+                true
+            }
+            // One at a time: what comes out of each is told apart by what it came in.
+            Some(LinksOutput::Packet { region, from, packet }) => {
+                let by = self.setup.by_key.get(&from).copied();
+                let head = packet.first_chunk().copied().unwrap_or_default();
+                self.opening = by.map(|by| Sealed { by, head });
+                self.open(packet, PathAddr::Relay { region, peer: from }, now);
+                true
+            }
+        }
+    }
+
+    /// The relays that it was told of.
+    #[must_use]
+    pub fn derp_map(&self) -> &DerpMap {
+        &self.setup.derp_map
+    }
+
+    /// Its key, as others know it.
+    #[must_use]
+    pub fn public(&self) -> NodePublic {
+        self.setup.key.public()
     }
 
     /// The host's own stack: questions are answered, everything is shown to the kernel.
@@ -309,7 +542,8 @@ impl NodeHost {
             let answer = answer.packet(self.setup.overlay, *from, self.setup.marker);
             self.seal(&answer, now, effects);
         }
-        effects.delivered.push(Delivery { packet, message: message.map(|(_, message)| message) });
+        let message = message.map(|(_, message)| message);
+        effects.delivered.push(Delivery { sealed: self.opening, packet, message });
     }
 }
 
@@ -325,13 +559,29 @@ impl PeerSetup {
     }
 }
 
+/// The host's own address for sending there.
+fn source(addresses: &[IpAddr], to: IpAddr) -> Option<IpAddr> {
+    addresses.iter().find(|own| own.is_ipv4() == to.is_ipv4()).copied()
+}
+
+fn link_state(addresses: &[IpAddr]) -> LinkState {
+    LinkState {
+        addresses: addresses.to_vec(),
+        has_default_v4: addresses.iter().any(IpAddr::is_ipv4),
+        has_default_v6: addresses.iter().any(IpAddr::is_ipv6),
+    }
+}
+
 fn node_event(event: Event, peers: &BTreeMap<NodePublic, HostId>) -> Option<NodeEvent> {
     let id = |key| peers.get(&key).copied();
     Some(match event {
         Event::SessionEstablished { peer } => NodeEvent::SessionEstablished { peer: id(peer)? },
-        Event::PathChanged { peer, path } => NodeEvent::PathChanged { peer: id(peer)?, to: path.direct()? },
+        Event::PathChanged { peer, path } => NodeEvent::PathChanged { peer: id(peer)?, to: path },
         Event::HandshakeGivenUp { peer } => NodeEvent::HandshakeGivenUp { peer: id(peer)? },
         // Maps of scenarios make sense.
         Event::MapPartSkipped(_) | Event::HomeChanged(_) => return None,
     })
 }
+
+#[cfg(test)]
+pub(crate) mod tests;

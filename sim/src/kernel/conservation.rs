@@ -1,20 +1,39 @@
 //! Every datagram is delivered, dropped for a cause, or on its way; and the NATs' model keeps its own rules.
 
-use crate::check::CheckId;
+use core::time::Duration;
+
+use crate::{
+    check::{CheckId, network},
+    scenario::{Fault, LinkChange},
+};
 
 use super::{Event, Simulation};
 
 impl Simulation<'_> {
+    /// What the network owes those who use it, in worlds in which everybody can be reached.
+    pub(super) fn check_network(&mut self) {
+        if self.scenario.relays.is_empty() {
+            return;
+        }
+        let mut disturbed: Vec<_> = self
+            .scenario
+            .events
+            .iter()
+            .map(|event| (event.at, length_of(&event.fault).map_or(self.end, |length| event.at + length)))
+            .collect();
+        disturbed.sort_unstable();
+        let ended = network::Ended { end: self.now, flows: &self.flows, events: &self.node_events, disturbed };
+        network::check(&ended, &mut self.tally);
+    }
+
     /// Counts what is on its way anew, from the agenda.
     pub(super) fn check_conservation(&mut self) {
         let hops = || {
             self.agenda.iter().filter_map(|event| match event {
                 Event::Packet { hop, .. } => Some(*hop),
-                Event::Wake { .. }
-                | Event::Ask { .. }
-                | Event::Fault { .. }
-                | Event::LinkUp { .. }
-                | Event::Start { .. } => None,
+                Event::Wake { .. } | Event::Ask { .. } | Event::Fault { .. } | Event::Heal(_) | Event::Start { .. } => {
+                    None
+                }
             })
         };
         let mut wrong = None;
@@ -40,5 +59,22 @@ impl Simulation<'_> {
             let wrong = (shared + strays > 0).then(|| format!("{shared} shared reply tuples, {strays} strays"));
             self.tally.note(CheckId::Nat, self.now, wrong);
         }
+    }
+}
+
+/// How long what an event does lasts; `None` when it does not end by itself and may keep two nodes apart.
+fn length_of(fault: &Fault) -> Option<Duration> {
+    match fault {
+        Fault::Link { change: LinkChange::Down(length), .. } => *length,
+        Fault::Relay { length, change, .. } => match change {
+            crate::host::RelayChange::Kill | crate::host::RelayChange::BlackHole => *length,
+            _ => Some(Duration::ZERO),
+        },
+        Fault::Restart { off: length, .. }
+        | Fault::Reboot { down: length, .. }
+        | Fault::Move { gap: length, .. }
+        | Fault::Suspend { length, .. } => Some(*length),
+        Fault::Link { change: LinkChange::Up, .. } | Fault::Nat { .. } | Fault::Firewall { .. } => Some(Duration::ZERO),
+        Fault::Link { change: LinkChange::Set(_), .. } | Fault::Resolver(_) => Some(Duration::ZERO),
     }
 }

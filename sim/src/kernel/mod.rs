@@ -12,7 +12,7 @@ pub mod dice;
 mod fault;
 pub mod trace;
 
-use core::{net::SocketAddr, time::Duration};
+use core::time::Duration;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use mesh_core::{dataplane::DropCounts, ip::packet::IpPacket, time::Instant};
@@ -20,15 +20,16 @@ use mesh_core::{dataplane::DropCounts, ip::packet::IpPacket, time::Instant};
 use crate::{
     check::{CheckId, Flows, Tally, WireCheck},
     host::{
-        Effects, HostId, NodeEvent, NodeHost,
+        Delivery, Effects, Host, HostId, NodeEvent, Outgoing,
         message::{Carrier, Marker, Message, Role},
     },
-    net::{DropCause, Forwarded, Hop, NetId, Network, Packet, PacketKind},
+    net::{Forwarded, Hop, Network, Packet, PacketKind},
     scenario::{Scenario, TrafficKind},
 };
 
 use agenda::{Agenda, Class};
 use dice::Dice;
+use fault::Healing;
 use trace::{Names, Observer, Record, Trace, What, digest_of};
 
 /// The hop limit that hosts send with.
@@ -50,7 +51,7 @@ pub struct Simulation<'s> {
     names: Names,
     observer: Option<Box<Observer<'s>>>,
     network: Network,
-    hosts: Vec<NodeHost>,
+    hosts: Vec<Host>,
     /// When each host is to be woken next.
     armed: Vec<Option<Instant>>,
     flows: Flows,
@@ -59,6 +60,8 @@ pub struct Simulation<'s> {
     effects: Effects,
     /// Datagrams sent so far.
     sent: u64,
+    /// DERP frames written so far.
+    derp_frames: u64,
     /// By host, by kind.
     packets: Vec<[u64; PacketKind::ALL.len()]>,
     node_events: Vec<(Instant, HostId, NodeEvent)>,
@@ -74,7 +77,7 @@ enum Event {
     Wake { host: HostId },
     Ask { flow: u32 },
     Fault { event: u32 },
-    LinkUp { net: NetId },
+    Heal(Healing),
     Start { host: HostId },
 }
 
@@ -100,6 +103,9 @@ impl<'s> Simulation<'s> {
         for net in &scenario.nets {
             network.add_net(net.setup, &dice);
         }
+        for (one, other, latency) in &scenario.latencies {
+            network.set_latency(*one, *other, *latency);
+        }
         let marker = Marker::new(&mut dice.stream("marker", 0));
         let hosts = build::hosts(scenario, &mut network, &dice, marker);
         let mut about = seed.to_le_bytes().to_vec();
@@ -118,10 +124,11 @@ impl<'s> Simulation<'s> {
             network,
             armed: vec![None; hosts.len()],
             flows: Flows::new(&scenario.traffic),
-            wire: WireCheck::new(marker, hosts.iter().map(NodeHost::overlay)),
+            wire: WireCheck::new(marker, hosts.iter().filter_map(Host::node).map(|node| node.overlay()), hosts.len()),
             tally: Tally::default(),
             effects: Effects::default(),
             sent: 0,
+            derp_frames: 0,
             packets: vec![[0; PacketKind::ALL.len()]; hosts.len()],
             hosts,
             node_events: Vec::new(),
@@ -168,6 +175,7 @@ impl<'s> Simulation<'s> {
         };
         if ended == Ended::InTime {
             self.check_conservation();
+            self.check_network();
         }
         ended
     }
@@ -222,7 +230,7 @@ impl<'s> Simulation<'s> {
 
     /// The hosts, by number.
     #[must_use]
-    pub fn hosts(&self) -> &[NodeHost] {
+    pub fn hosts(&self) -> &[Host] {
         &self.hosts
     }
 
@@ -244,6 +252,12 @@ impl<'s> Simulation<'s> {
         &self.packets
     }
 
+    /// DERP frames that hosts wrote.
+    #[must_use]
+    pub fn derp_frames(&self) -> u64 {
+        self.derp_frames
+    }
+
     /// What nodes said, and when.
     #[must_use]
     pub fn node_events(&self) -> &[(Instant, HostId, NodeEvent)] {
@@ -254,7 +268,7 @@ impl<'s> Simulation<'s> {
     #[must_use]
     pub fn refused(&self) -> DropCounts {
         let mut drops = self.refused.clone();
-        for status in self.hosts.iter().filter_map(|host| host.status(self.now)) {
+        for status in self.hosts.iter().filter_map(|host| host.node()?.status(self.now)) {
             drops.merge(&status.drops);
         }
         drops
@@ -287,8 +301,8 @@ impl<'s> Simulation<'s> {
             Event::Wake { host } => self.wake(host),
             Event::Ask { flow } => self.ask(flow),
             Event::Fault { event } => self.fault(event),
-            Event::LinkUp { net } => self.network.set_link_up(net, true),
-            Event::Start { host } => self.call(host, None, |host, now, effects| host.start(now, effects)),
+            Event::Heal(healing) => self.heal(healing),
+            Event::Start { host } => self.call(host, |host, now, effects| host.start(now, effects)),
         }
     }
 
@@ -312,11 +326,7 @@ impl<'s> Simulation<'s> {
     }
 
     fn receive(&mut self, id: HostId, packet: Packet) {
-        let cause = match self.hosts[id.index()].socket() {
-            None => Some(DropCause::HostDown),
-            Some(socket) => (socket.port() != packet.destination.port()).then_some(DropCause::PortClosed),
-        };
-        if let Some(cause) = cause {
+        if let Some(cause) = self.hosts[id.index()].refuses(&packet) {
             self.network.note_undelivered(cause);
             self.record(Some(id), What::Dropped { packet: packet.number, cause }, packet.digest);
             return;
@@ -324,13 +334,11 @@ impl<'s> Simulation<'s> {
         let what = What::Received {
             packet: packet.number,
             from: packet.source,
-            kind: PacketKind::of(&packet.payload),
+            kind: PacketKind::of(packet.proto, &packet.payload),
             bytes: packet.payload.len() as u32,
         };
         self.record(Some(id), what, packet.digest);
-        let sealed_by = Sealed { by: packet.origin, head: packet.payload.first_chunk().copied().unwrap_or_default() };
-        let Packet { source, payload, .. } = packet;
-        self.call(id, Some(sealed_by), |host, now, effects| host.handle_datagram(source, payload, now, effects));
+        self.call(id, |host, now, effects| host.handle_packet(packet, now, effects));
     }
 
     fn wake(&mut self, id: HostId) {
@@ -342,7 +350,7 @@ impl<'s> Simulation<'s> {
         match self.hosts[id.index()].poll_timeout() {
             Some(deadline) if deadline.at <= self.now => {
                 self.record(Some(id), What::Woken(deadline.why), 0);
-                self.call(id, None, |host, now, effects| host.handle_timeout(now, effects));
+                self.call(id, |host, now, effects| host.handle_timeout(now, effects));
             }
             Some(_) | None => self.arm(id),
         }
@@ -354,6 +362,11 @@ impl<'s> Simulation<'s> {
         if spec.stop.is_none_or(|stop| next < stop) {
             self.agenda.insert(next, Class::App, Event::Ask { flow });
         }
+        let Some(to) = self.hosts[spec.to.index()].node().map(|node| node.overlay()) else { return };
+        // A host that sleeps has no application that asks.
+        if self.hosts[spec.from.index()].node().is_none_or(|node| node.is_asleep()) {
+            return;
+        }
         let sequence = self.flows.note_sent(flow, self.now);
         self.record(Some(spec.from), What::Asked { flow, sequence }, 0);
         let carrier = match spec.kind {
@@ -362,12 +375,15 @@ impl<'s> Simulation<'s> {
         };
         let (bytes, answer_bytes) = (spec.bytes, spec.answer_bytes);
         let message = Message { flow, sequence, role: Role::Question, carrier, bytes, answer_bytes };
-        let to = self.hosts[spec.to.index()].overlay();
-        self.call(spec.from, None, |host, now, effects| host.handle_message(message, to, now, effects));
+        self.call(spec.from, |host, now, effects| {
+            if let Host::Node(node) = host {
+                node.handle_message(message, to, now, effects);
+            }
+        });
     }
 
     /// Calls a host, carries out what it wants done, and arms its timer.
-    fn call(&mut self, id: HostId, sealed: Option<Sealed>, act: impl FnOnce(&mut NodeHost, Instant, &mut Effects)) {
+    fn call(&mut self, id: HostId, act: impl FnOnce(&mut Host, Instant, &mut Effects)) {
         self.inside = Some(id);
         act(&mut self.hosts[id.index()], self.now, &mut self.effects);
         self.inside = None;
@@ -383,10 +399,14 @@ impl<'s> Simulation<'s> {
             self.record(Some(id), What::Node(event), 0);
         }
         for delivery in effects.delivered.drain(..) {
-            self.check_delivery(id, sealed, &delivery.packet, delivery.message);
+            self.check_delivery(id, &delivery);
         }
-        for (to, payload) in effects.datagrams.drain(..) {
-            self.send(id, to, payload);
+        for relayed in effects.relayed.drain(..) {
+            self.wire.handle_relayed(id, &relayed.payload, relayed.is_copy, self.now, &mut self.tally);
+        }
+        self.derp_frames += core::mem::take(&mut effects.derp_frames);
+        for packet in effects.packets.drain(..) {
+            self.send(id, packet);
         }
         self.effects = effects;
         self.arm(id);
@@ -401,39 +421,42 @@ impl<'s> Simulation<'s> {
         }
     }
 
-    fn send(&mut self, id: HostId, to: SocketAddr, payload: Vec<u8>) {
+    fn send(&mut self, id: HostId, packet: Outgoing) {
         let host = &self.hosts[id.index()];
-        let Some(source) = host.socket() else { return };
-        let net = host.net();
-        let kind = PacketKind::of(&payload);
+        let Outgoing { proto, from: source, to, ttl, payload } = packet;
+        // From an address that the host does not have any more nothing is sent.
+        let Some(net) = host.net().filter(|_| host.addresses().contains(&source.ip())) else { return };
+        let kind = PacketKind::of(proto, &payload);
         self.packets[id.index()][kind as usize] += 1;
-        self.wire.handle_sent(id, &payload, self.now, &mut self.tally);
+        self.wire.handle_sent(id, proto, &payload, self.now, &mut self.tally);
         let (number, digest) = (self.sent, digest_of(&payload));
         self.sent += 1;
         let bytes = payload.len() as u32;
         self.record(Some(id), What::Sent { packet: number, to, kind, bytes }, digest);
-        let packet = Packet { number, origin: id, source, destination: to, ttl: TTL, payload, digest };
+        let ttl = ttl.unwrap_or(TTL);
+        let packet = Packet { number, origin: id, proto, source, destination: to, ttl, payload, digest };
         self.forward(Hop::Sent(net), Box::new(packet));
     }
 
-    fn check_delivery(&mut self, id: HostId, sealed: Option<Sealed>, packet: &[u8], message: Option<Message>) {
-        if let Some(sealed) = sealed {
-            let boot = self.hosts[id.index()].boots();
-            self.wire.handle_delivered(id, boot, sealed.head, self.now, &mut self.tally);
-            let sealer = self.hosts[sealed.by.index()].overlay();
+    fn check_delivery(&mut self, id: HostId, delivery: &Delivery) {
+        let Some(node) = self.hosts[id.index()].node() else { return };
+        let packet = &delivery.packet;
+        if let Some(sealed) = delivery.sealed {
+            self.wire.handle_delivered(id, node.boots(), sealed.head, self.now, &mut self.tally);
+            let sealer = self.hosts[sealed.by.index()].node().map(|node| node.overlay().into());
             let inner = IpPacket::parse(packet).map(|ip| ip.source()).ok();
-            let forged = inner != Some(sealer.into());
-            let forged = forged.then(|| format!("host {} delivered a packet from {inner:?} sealed by {sealer}", id.0));
+            let forged = (inner != sealer)
+                .then(|| format!("host {} delivered a packet from {inner:?} sealed by {sealer:?}", id.0));
             self.tally.note(CheckId::S3, self.now, forged);
         }
-        let Some(message) = message else { return };
+        let Some(message) = &delivery.message else { return };
         let (flow, sequence) = (message.flow, message.sequence);
         self.record(
             Some(id),
             What::Delivered { flow, sequence, answer: message.role == Role::Answer },
             digest_of(packet),
         );
-        if let Err(wrong) = self.flows.note_delivered(&message, id, self.now) {
+        if let Err(wrong) = self.flows.note_delivered(message, id, self.now) {
             let text = format!("host {} was given message {sequence} of traffic {flow}: {wrong:?}", id.0);
             self.tally.note(CheckId::S4, self.now, Some(text));
         }
@@ -464,9 +487,5 @@ impl<'s> Simulation<'s> {
     }
 }
 
-/// Who sealed a datagram, and how it began.
-#[derive(Clone, Copy, Debug)]
-struct Sealed {
-    by: HostId,
-    head: [u8; 16],
-}
+#[cfg(test)]
+mod relay_tests;

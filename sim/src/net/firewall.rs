@@ -3,11 +3,12 @@
 //! A firewall stands between the hosts of a net and what leads out of it, inside of the NAT if there is one, so it
 //! sees the hosts' own addresses. What hosts of the net send to each other does not pass it.
 
-use core::{net::SocketAddrV4, time::Duration};
+use core::{net::SocketAddr, time::Duration};
+use std::collections::BTreeMap;
 
 use mesh_core::{time::Instant, wireguard::Kind};
 
-use super::nat_table::{Flow, NatTable, NewSession, Owner, Side};
+use super::packet::Proto;
 
 /// How a firewall behaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,8 +26,8 @@ pub struct FirewallParams {
 pub enum Blocked {
     /// Everything passes.
     Nothing,
-    /// All UDP.
-    Udp,
+    /// Everything but TCP to the ports of the web, 443 and 80.
+    AllButWeb,
     /// All UDP but that of one port outside.
     UdpBut(u16),
     /// UDP of one port outside.
@@ -61,44 +62,69 @@ pub enum Refusal {
 /// When an answered flow counts as a stream: as Linux has it.
 const STREAM_AFTER: Duration = Duration::from_secs(2);
 
+/// How long a TCP flow is remembered that was answered, and one that was not (RFC 6092, RFC 5382 REQ-5).
+const TCP_IDLE: (Duration, Duration) = (Duration::from_secs(7440), Duration::from_secs(240));
+
+/// Flows that are held before those that are over are looked for.
+const SWEEP: usize = 1024;
+
 /// One firewall.
 #[derive(Debug)]
 pub struct Firewall {
     params: FirewallParams,
-    table: NatTable,
+    flows: BTreeMap<Flow, Seen>,
+    sweep_at: usize,
+}
+
+/// What makes packets belong together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Flow {
+    /// Datagrams or streams.
+    pub proto: Proto,
+    /// The address inside.
+    pub inside: SocketAddr,
+    /// The address outside.
+    pub outside: SocketAddr,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Seen {
+    since: Instant,
+    answered: bool,
+    until: Instant,
 }
 
 impl Firewall {
     /// A firewall without state.
     #[must_use]
     pub fn new(params: FirewallParams) -> Self {
-        Self { params, table: NatTable::new() }
+        Self { params, flows: BTreeMap::new(), sweep_at: SWEEP }
+    }
+
+    /// Has other rules from now on. What it has seen it still knows.
+    pub fn set_params(&mut self, params: FirewallParams) {
+        self.params = params;
     }
 
     /// A packet from inside.
     ///
     /// # Errors
     /// When it does not pass.
-    pub fn handle_outbound(
-        &mut self,
-        from: SocketAddrV4,
-        to: SocketAddrV4,
-        payload: &[u8],
-        now: Instant,
-    ) -> Result<(), Refusal> {
-        if self.params.blocked.hits(to.port(), payload) {
+    pub fn handle_outbound(&mut self, flow: Flow, payload: &[u8], now: Instant) -> Result<(), Refusal> {
+        if self.params.blocked.hits(flow, payload) {
             return Err(Refusal::Blocked);
         }
-        let Inbound::Answers { idle, .. } = self.params.inbound else { return Ok(()) };
-        self.table.expire(now);
-        let flow = Flow { internal: from, remote: to };
-        match self.table.by_flow(flow) {
-            Some(_) => self.note_packet(flow, Side::Inside, now),
-            None => {
-                let (mapped, owner) = (from, Owner::Inside(from));
-                self.table.insert(NewSession { flow, mapped, owner, opened: Side::Inside, now, deadline: now + idle });
-            }
+        if self.params.inbound == Inbound::Open {
+            return Ok(());
         }
+        if self.flows.len() >= self.sweep_at {
+            self.flows.retain(|_, seen| seen.until > now);
+            self.sweep_at = SWEEP.max(self.flows.len() * 2);
+        }
+        let new = Seen { since: now, answered: false, until: now };
+        let mut seen = self.flows.get(&flow).copied().filter(|seen| seen.until > now).unwrap_or(new);
+        seen.until = now + self.idle(flow.proto, seen, now);
+        self.flows.insert(flow, seen);
         Ok(())
     }
 
@@ -106,45 +132,41 @@ impl Firewall {
     ///
     /// # Errors
     /// When it does not pass.
-    pub fn handle_inbound(
-        &mut self,
-        from: SocketAddrV4,
-        to: SocketAddrV4,
-        payload: &[u8],
-        now: Instant,
-    ) -> Result<(), Refusal> {
-        if self.params.blocked.hits(from.port(), payload) {
+    pub fn handle_inbound(&mut self, flow: Flow, payload: &[u8], now: Instant) -> Result<(), Refusal> {
+        if self.params.blocked.hits(flow, payload) {
             return Err(Refusal::Blocked);
         }
         if self.params.inbound == Inbound::Open {
             return Ok(());
         }
-        self.table.expire(now);
-        let flow = Flow { internal: to, remote: from };
-        if self.table.by_flow(flow).is_none() {
-            return Err(Refusal::Unsolicited);
-        }
-        self.note_packet(flow, Side::Outside, now);
+        let known = self.flows.get(&flow).copied().filter(|seen| seen.until > now);
+        let mut seen = known.ok_or(Refusal::Unsolicited)?;
+        seen.answered = true;
+        seen.until = now + self.idle(flow.proto, seen, now);
+        self.flows.insert(flow, seen);
         Ok(())
     }
 
-    fn note_packet(&mut self, flow: Flow, from: Side, now: Instant) {
-        let Inbound::Answers { idle, stream } = self.params.inbound else { return };
-        let Some(session) = self.table.by_flow(flow) else { return };
-        self.table.note_packet(session, from, now);
-        let is_stream = self.table.replied_for(session, now).is_some_and(|age| age > STREAM_AFTER);
-        self.table.set_deadline(session, now + if is_stream { stream } else { idle });
+    fn idle(&self, proto: Proto, seen: Seen, now: Instant) -> Duration {
+        let Inbound::Answers { idle, stream } = self.params.inbound else { return Duration::ZERO };
+        match proto {
+            Proto::Tcp if seen.answered => TCP_IDLE.0,
+            Proto::Tcp => TCP_IDLE.1,
+            Proto::Udp if seen.answered && now.since(seen.since) > STREAM_AFTER => stream,
+            Proto::Udp => idle,
+        }
     }
 }
 
 impl Blocked {
-    fn hits(self, port_outside: u16, payload: &[u8]) -> bool {
+    fn hits(self, flow: Flow, payload: &[u8]) -> bool {
+        let (port, is_udp) = (flow.outside.port(), flow.proto == Proto::Udp);
         match self {
             Self::Nothing => false,
-            Self::Udp => true,
-            Self::UdpBut(port) => port_outside != port,
-            Self::UdpPort(port) => port_outside == port,
-            Self::WireguardInitiations => matches!(Kind::of(payload), Some(Kind::Initiation)),
+            Self::AllButWeb => is_udp || !matches!(port, 80 | 443),
+            Self::UdpBut(open) => is_udp && port != open,
+            Self::UdpPort(closed) => is_udp && port == closed,
+            Self::WireguardInitiations => is_udp && matches!(Kind::of(payload), Some(Kind::Initiation)),
         }
     }
 }
@@ -169,7 +191,15 @@ impl FirewallParams {
         Self { profile: "fw-udp-blocked", blocked: Blocked::UdpBut(53), inbound: Self::HOST.inbound };
 
     /// TCP to a few ports is all that there is.
-    pub const HTTPS_ONLY: Self = Self { profile: "fw-https-only", blocked: Blocked::Udp, inbound: Self::HOST.inbound };
+    pub const HTTPS_ONLY: Self =
+        Self { profile: "fw-https-only", blocked: Blocked::AllButWeb, inbound: Self::HOST.inbound };
+
+    /// A home router's for IPv6 (RFC 6092): hosts have their own addresses, and nobody gets in unasked.
+    pub const HOME_V6: Self = Self {
+        profile: "fw6-home",
+        blocked: Blocked::Nothing,
+        inbound: Inbound::Answers { idle: Duration::from_secs(120), stream: Duration::from_secs(120) },
+    };
 
     /// QUIC is not wanted.
     pub const QUIC_BLOCKED: Self =
@@ -198,15 +228,12 @@ const PRESETS: &[FirewallParams] = &[
     FirewallParams::HTTPS_ONLY,
     FirewallParams::QUIC_BLOCKED,
     FirewallParams::DPI_WG,
+    FirewallParams::HOME_V6,
 ];
 
 /// Names of the catalogue whose effect is on something that the simulated underlay does not carry, and what that is.
-pub const NOT_BUILT: &[(&str, &str)] = &[
-    ("fw6-home", "IPv6"),
-    ("fw-proxy", "HTTP"),
-    ("fw-captive", "HTTP"),
-    ("fw-land", "what closes a NAT's sessions from outside of it"),
-];
+pub const NOT_BUILT: &[(&str, &str)] =
+    &[("fw-proxy", "HTTP"), ("fw-captive", "HTTP"), ("fw-land", "what closes a NAT's sessions from outside of it")];
 
 #[cfg(test)]
 mod tests {
@@ -215,38 +242,63 @@ mod tests {
     #[test]
     fn an_answer_passes_and_a_stranger_does_not() {
         let mut firewall = Firewall::new(FirewallParams::HOST);
-        let (host, remote) = (endpoint(1, 41641), endpoint(9, 41641));
-        assert_eq!(firewall.handle_inbound(remote, host, b"", secs(0)), Err(Refusal::Unsolicited));
-        assert_eq!(firewall.handle_outbound(host, remote, b"", secs(0)), Ok(()));
-        assert_eq!(firewall.handle_inbound(remote, host, b"", secs(1)), Ok(()));
-        assert_eq!(firewall.handle_inbound(endpoint(9, 1), host, b"", secs(1)), Err(Refusal::Unsolicited));
-        assert_eq!(firewall.handle_inbound(endpoint(8, 41641), host, b"", secs(1)), Err(Refusal::Unsolicited));
+        let asked = flow(Proto::Udp, endpoint(9, 41641));
+        assert_eq!(firewall.handle_inbound(asked, b"", secs(0)), Err(Refusal::Unsolicited));
+        assert_eq!(firewall.handle_outbound(asked, b"", secs(0)), Ok(()));
+        assert_eq!(firewall.handle_inbound(asked, b"", secs(1)), Ok(()));
+        for stranger in [
+            flow(Proto::Udp, endpoint(9, 1)),
+            flow(Proto::Udp, endpoint(8, 41641)),
+            flow(Proto::Tcp, endpoint(9, 41641)),
+            flow(Proto::Udp, "[2001:db8::9]:41641".parse().unwrap()),
+        ] {
+            assert_eq!(firewall.handle_inbound(stranger, b"", secs(1)), Err(Refusal::Unsolicited));
+        }
     }
 
     #[test]
     fn silence_closes_it_and_a_stream_may_be_silent_for_longer() {
         let mut firewall = Firewall::new(FirewallParams::HOST);
-        let (host, remote) = (endpoint(1, 1), endpoint(9, 1));
-        let _ = firewall.handle_outbound(host, remote, b"", secs(0));
-        assert_eq!(firewall.handle_inbound(remote, host, b"", secs(30)), Err(Refusal::Unsolicited));
-        let _ = firewall.handle_outbound(host, remote, b"", secs(40));
-        assert_eq!(firewall.handle_inbound(remote, host, b"", secs(43)), Ok(()));
-        assert_eq!(firewall.handle_inbound(remote, host, b"", secs(162)), Ok(()));
+        let asked = flow(Proto::Udp, endpoint(9, 1));
+        let _ = firewall.handle_outbound(asked, b"", secs(0));
+        assert_eq!(firewall.handle_inbound(asked, b"", secs(30)), Err(Refusal::Unsolicited));
+        let _ = firewall.handle_outbound(asked, b"", secs(40));
+        assert_eq!(firewall.handle_inbound(asked, b"", secs(43)), Ok(()));
+        assert_eq!(firewall.handle_inbound(asked, b"", secs(162)), Ok(()));
+
+        let stream = flow(Proto::Tcp, endpoint(9, 1));
+        let _ = firewall.handle_outbound(stream, b"", secs(0));
+        assert_eq!(firewall.handle_inbound(stream, b"", secs(200)), Ok(()));
+        assert_eq!(firewall.handle_inbound(stream, b"", secs(7000)), Ok(()));
+    }
+
+    #[test]
+    fn flows_that_are_over_do_not_stay() {
+        let mut firewall = Firewall::new(FirewallParams::HOST);
+        for number in 0..10 * SWEEP as u64 {
+            let to = endpoint((number / 1000) as u8, (number % 1000) as u16);
+            let _ = firewall.handle_outbound(flow(Proto::Udp, to), b"", secs(number));
+        }
+        assert!(firewall.flows.len() <= SWEEP, "{}", firewall.flows.len());
     }
 
     #[test]
     fn each_profile_blocks_what_it_says() {
         let mut initiation = vec![0; 148];
         initiation[0] = 1;
-        let passes = |params, port, payload: &[u8]| {
-            Firewall::new(params).handle_outbound(endpoint(1, 1), endpoint(9, port), payload, secs(0)).is_ok()
+        let passes = |params, proto, port, payload: &[u8]| {
+            Firewall::new(params).handle_outbound(flow(proto, endpoint(9, port)), payload, secs(0)).is_ok()
         };
-        let passed = |params| [passes(params, 53, b"x"), passes(params, 443, b"x"), passes(params, 53, &initiation)];
-        assert_eq!(passed(FirewallParams::CLOUD), [true, true, true]);
-        assert_eq!(passed(FirewallParams::UDP_BLOCKED), [true, false, true]);
-        assert_eq!(passed(FirewallParams::HTTPS_ONLY), [false, false, false]);
-        assert_eq!(passed(FirewallParams::QUIC_BLOCKED), [true, false, true]);
-        assert_eq!(passed(FirewallParams::DPI_WG), [true, true, false]);
+        let passed = |params| {
+            let udp = |port, payload| passes(params, Proto::Udp, port, payload);
+            let tcp = |port| passes(params, Proto::Tcp, port, b"x");
+            [udp(53, b"x"), udp(443, b"x"), udp(53, &initiation), tcp(443), tcp(8443)]
+        };
+        assert_eq!(passed(FirewallParams::CLOUD), [true, true, true, true, true]);
+        assert_eq!(passed(FirewallParams::UDP_BLOCKED), [true, false, true, true, true]);
+        assert_eq!(passed(FirewallParams::HTTPS_ONLY), [false, false, false, true, false]);
+        assert_eq!(passed(FirewallParams::QUIC_BLOCKED), [true, false, true, true, true]);
+        assert_eq!(passed(FirewallParams::DPI_WG), [true, true, false, true, true]);
     }
 
     #[test]
@@ -257,8 +309,12 @@ mod tests {
         assert_eq!(FirewallParams::preset("fw-captive"), None);
     }
 
-    fn endpoint(host: u8, port: u16) -> SocketAddrV4 {
-        SocketAddrV4::new([198, 19, 0, host].into(), port)
+    fn flow(proto: Proto, outside: SocketAddr) -> Flow {
+        Flow { proto, inside: endpoint(1, 41641), outside }
+    }
+
+    fn endpoint(host: u8, port: u16) -> SocketAddr {
+        SocketAddr::from(([198, 19, 0, host], port))
     }
 
     fn secs(secs: u64) -> Instant {

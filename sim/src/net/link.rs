@@ -245,7 +245,7 @@ impl Link {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{host::HostId, kernel::trace::digest_of};
+    use crate::{host::HostId, kernel::trace::digest_of, net::Proto};
 
     #[test]
     fn order_is_kept_under_jitter_and_broken_by_reordering_alone() {
@@ -334,6 +334,7 @@ mod tests {
         Packet {
             number: 0,
             origin: HostId(0),
+            proto: Proto::Udp,
             source: address,
             destination: address,
             ttl: 64,

@@ -12,9 +12,15 @@
 //! A net may be behind another: then its access link leads there, its NAT shows an address of that net
 //! (100.96.0.0/12), and what it sends passes that net's firewall, NAT and access link as well.
 //!
+//! IPv6 is not translated: hosts of a net that has it have addresses of their own (2001:db8::/32), behind the stateful
+//! firewall of their router. Datagrams and streams are packets alike; a NAT keeps a table for each.
+//!
+//! Nets may be in regions; between two of them the core takes its time.
+//!
 //! The network decides one hop at a time and never waits: it says where a packet is next and when, and whoever
 //! owns the agenda comes back with it then.
 
+mod addresses;
 pub mod firewall;
 pub mod link;
 mod link_presets;
@@ -24,19 +30,25 @@ mod nat_ports;
 pub mod nat_presets;
 mod nat_table;
 mod packet;
+pub mod segment;
+pub mod stream;
 
-use core::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use core::{
+    net::{IpAddr, SocketAddr, SocketAddrV4},
+    time::Duration,
+};
 use std::collections::BTreeMap;
 
 use mesh_core::time::Instant;
 
 use crate::{host::HostId, kernel::dice::Dice};
 
-use firewall::{Firewall, FirewallParams, Refusal};
+use firewall::{Firewall, FirewallParams, Flow, Refusal};
 use link::{Carried, Link, LinkParams};
 use nat::{Nat, NatParams, Translated};
 
-pub use packet::{CauseCounts, DropCause, HEADER_BYTES, Packet, PacketKind};
+pub use addresses::Renumber;
+pub use packet::{CauseCounts, DropCause, HEADER_BYTES, Packet, PacketKind, Proto};
 
 /// Names a net: its number in the scenario.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -55,7 +67,9 @@ impl NetId {
 pub struct Network {
     nets: Vec<Net>,
     /// Who announces which address to the core.
-    routes: BTreeMap<Ipv4Addr, NetId>,
+    routes: BTreeMap<IpAddr, NetId>,
+    /// How long the core takes between two regions, the lower first.
+    latencies: BTreeMap<(u16, u16), Duration>,
     outer_addresses: u32,
     inner_addresses: u32,
     public_addresses: u32,
@@ -73,19 +87,71 @@ pub struct NetSetup {
     pub firewall: Option<FirewallParams>,
     /// Where its access link leads to if not to the core. Only a net with a NAT may be behind another.
     pub behind: Option<NetId>,
+    /// Whether its hosts have IPv6.
+    pub ipv6: Ipv6,
+    /// The region that it is in.
+    pub region: u16,
+}
+
+impl NetSetup {
+    /// Public addresses on a gigabit Ethernet.
+    pub const PUBLIC: Self =
+        Self { link: LinkParams::LAN, nat: None, firewall: None, behind: None, ipv6: Ipv6::None, region: 0 };
+}
+
+/// Whether hosts of a net have IPv6.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Ipv6 {
+    /// They have not.
+    #[default]
+    None,
+    /// They have, behind a home router's firewall.
+    Guarded,
+    /// They have, and everybody may send to them.
+    Open,
+    /// They have addresses and a route, and nothing gets through.
+    Broken,
+}
+
+/// A direction of an access link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    /// From the net.
+    Out,
+    /// To the net.
+    Back,
+}
+
+/// A family of addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Family {
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
 }
 
 #[derive(Debug)]
 struct Net {
     nat: Option<Nat>,
+    /// The same NAT's mappings of streams.
+    nat_tcp: Option<Nat>,
     firewall: Option<Firewall>,
+    /// What guards IPv6.
+    firewall_v6: Option<Firewall>,
+    ipv6: Ipv6,
+    region: u16,
     behind: Option<NetId>,
     /// The nets behind this one, by the addresses that they show.
-    within: BTreeMap<Ipv4Addr, NetId>,
+    within: BTreeMap<IpAddr, NetId>,
     out: Link,
     back: Link,
     switch: Link,
-    hosts: BTreeMap<Ipv4Addr, HostId>,
+    /// Whether the access link carries IPv4, and IPv6.
+    carries: [bool; 2],
+    hosts: BTreeMap<IpAddr, HostId>,
+    /// Addresses that were given out.
+    leases: u32,
 }
 
 /// What the network did with datagrams. `sent + copied = delivered + dropped + in flight`, always.
@@ -112,6 +178,8 @@ pub enum Hop {
     Switched(NetId),
     /// Having left this net by its access link: in the core, or in the net that this one is behind.
     Core(NetId),
+    /// Having crossed the core, in front of this net's access link.
+    Crossed(NetId),
     /// At the edge of the destination's net.
     Edge(NetId),
 }
@@ -141,6 +209,7 @@ impl Network {
         Self {
             nets: Vec::new(),
             routes: BTreeMap::new(),
+            latencies: BTreeMap::new(),
             outer_addresses: 0,
             inner_addresses: 0,
             public_addresses: 0,
@@ -150,41 +219,38 @@ impl Network {
 
     /// A new net.
     pub fn add_net(&mut self, setup: NetSetup, dice: &Dice) -> NetId {
-        let NetSetup { link, nat, firewall, behind } = setup;
+        let NetSetup { link, nat, firewall, behind, ipv6, region } = setup;
         let id = NetId(self.nets.len() as u32);
         let number = u64::from(id.0);
-        let nat = nat.map(|params| {
+        let nats = nat.map(|params| {
             let outers: Vec<_> = (0..params.pool.addresses.max(1)).map(|_| self.next_outer(behind)).collect();
             self.announce(id, behind, &outers);
-            Nat::new(params, &outers, dice.stream("nat", number))
+            let tcp = Nat::new(params.for_tcp(), &outers, dice.stream("nat-tcp", number));
+            (Nat::new(params, &outers, dice.stream("nat", number)), tcp)
         });
+        let (nat, nat_tcp) = nats.unzip();
         self.nets.push(Net {
             nat,
+            nat_tcp,
             firewall: firewall.map(Firewall::new),
+            firewall_v6: (ipv6 == Ipv6::Guarded).then(|| Firewall::new(FirewallParams::HOME_V6)),
+            ipv6,
+            region,
             behind,
             within: BTreeMap::new(),
             out: Link::new(link, dice, "link-out", number),
             back: Link::new(link, dice, "link-back", number),
             switch: Link::new(LinkParams { rate: None, ..LinkParams::LAN }, dice, "switch", number),
+            carries: [true, ipv6 != Ipv6::Broken],
             hosts: BTreeMap::new(),
+            leases: 0,
         });
         id
     }
 
-    /// Attaches a host and gives it an address: a private one behind a NAT (192.168.1.10 and up, in every net
-    /// alike), a public one otherwise (198.19.0.0/16).
-    pub fn attach(&mut self, net: NetId, host: HostId) -> Ipv4Addr {
-        let address = if self.nets[net.index()].nat.is_some() {
-            let number = self.nets[net.index()].hosts.len() as u32;
-            Ipv4Addr::from_bits(Ipv4Addr::new(192, 168, 1, 10).to_bits() + number)
-        } else {
-            self.public_addresses += 1;
-            let address = Ipv4Addr::from_bits(Ipv4Addr::new(198, 19, 0, 0).to_bits() + self.public_addresses);
-            self.routes.insert(address, net);
-            address
-        };
-        self.nets[net.index()].hosts.insert(address, host);
-        address
+    /// The core takes so long between two regions, each way.
+    pub fn set_latency(&mut self, one: u16, other: u16, latency: Duration) {
+        self.latencies.insert((one.min(other), one.max(other)), latency);
     }
 
     /// Takes in a packet that is at `hop`. May rewrite it.
@@ -202,6 +268,7 @@ impl Network {
                 host
             }
             Hop::Core(from) => self.cross(from, packet, now),
+            Hop::Crossed(net) => self.descend(net, packet, now),
             Hop::Edge(net) => self.enter(net, packet, now),
         };
         match result {
@@ -226,45 +293,41 @@ impl Network {
         self.counts.dropped.add(cause);
     }
 
-    /// Both directions of a net's access link behave otherwise from now on.
-    pub fn set_link(&mut self, net: NetId, params: LinkParams) {
-        let net = &mut self.nets[net.index()];
-        net.out.set_params(params);
-        net.back.set_params(params);
-    }
-
-    /// Both directions of a net's access link carry or do not.
-    pub fn set_link_up(&mut self, net: NetId, up: bool) {
-        let net = &mut self.nets[net.index()];
-        net.out.set_up(up);
-        net.back.set_up(up);
-    }
-
-    /// A net's NAT forgets everything, and shows other addresses afterwards when `renumber` says so.
-    pub fn reboot_nat(&mut self, net: NetId, renumber: Renumber) {
-        let behind = self.nets[net.index()].behind;
-        let Some(nat) = &self.nets[net.index()].nat else { return };
-        let old = nat.outers().to_vec();
-        let new: Vec<_> = match renumber {
-            Renumber::Keep => old.clone(),
-            Renumber::New => old.iter().map(|_| self.next_outer(behind)).collect(),
-        };
-        for address in &old {
-            self.routes.remove(address);
-            if let Some(parent) = behind {
-                self.nets[parent.index()].within.remove(address);
-            }
+    /// A net's access link behaves otherwise from now on, in the given direction or in both.
+    pub fn set_link(&mut self, net: NetId, direction: Option<Direction>, params: LinkParams) {
+        for link in self.nets[net.index()].access(direction) {
+            link.set_params(params);
         }
-        self.announce(net, behind, &new);
-        if let Some(nat) = &mut self.nets[net.index()].nat {
-            nat.reboot(&new);
+    }
+
+    /// A net's access link carries or does not, in the given direction or in both.
+    pub fn set_link_up(&mut self, net: NetId, direction: Option<Direction>, up: bool) {
+        for link in self.nets[net.index()].access(direction) {
+            link.set_up(up);
+        }
+    }
+
+    /// A net's access link carries a family of addresses or does not.
+    pub fn set_family_up(&mut self, net: NetId, family: Family, up: bool) {
+        self.nets[net.index()].carries[family as usize] = up;
+    }
+
+    /// A net has another firewall from now on, or none. One that had one knows what it knew.
+    pub fn set_firewall(&mut self, net: NetId, params: Option<FirewallParams>) {
+        let firewall = &mut self.nets[net.index()].firewall;
+        match (firewall.as_mut(), params) {
+            (Some(firewall), Some(params)) => firewall.set_params(params),
+            (None, Some(params)) => *firewall = Some(Firewall::new(params)),
+            (_, None) => *firewall = None,
         }
     }
 
     /// A net's NAT behaves otherwise from now on.
     pub fn set_nat(&mut self, net: NetId, params: NatParams) {
-        if let Some(nat) = &mut self.nets[net.index()].nat {
+        let net = &mut self.nets[net.index()];
+        if let (Some(nat), Some(nat_tcp)) = (&mut net.nat, &mut net.nat_tcp) {
             nat.set_params(params);
+            nat_tcp.set_params(params.for_tcp());
         }
     }
 
@@ -281,14 +344,6 @@ impl Network {
         net.nat.is_some() || net.firewall.is_some()
     }
 
-    /// The address under which the core knows a host that has `inside` in `net`.
-    #[must_use]
-    pub fn outer_address(&self, net: NetId, inside: Ipv4Addr) -> Ipv4Addr {
-        let net = &self.nets[net.index()];
-        let outer = net.nat.as_ref().map_or(inside, Nat::outer);
-        net.behind.map_or(outer, |parent| self.outer_address(parent, outer))
-    }
-
     /// What the network did.
     #[must_use]
     pub fn counts(&self) -> &NetworkCounts {
@@ -303,36 +358,46 @@ impl Network {
         })
     }
 
-    /// All NATs with the net that they belong to.
+    /// All NATs with the net that they belong to: for datagrams and for streams.
     pub fn nats(&self) -> impl Iterator<Item = (NetId, &Nat)> {
-        self.nets.iter().enumerate().filter_map(|(index, net)| Some((NetId(index as u32), net.nat.as_ref()?)))
+        self.nets.iter().enumerate().flat_map(|(index, net)| {
+            [net.nat.as_ref(), net.nat_tcp.as_ref()].into_iter().flatten().map(move |nat| (NetId(index as u32), nat))
+        })
     }
 
     fn leave(&mut self, id: NetId, packet: &mut Packet, now: Instant) -> Result<Forwarded, DropCause> {
-        let (from, to) = (v4(packet.source)?, v4(packet.destination)?);
+        let to = packet.destination.ip();
         let net = &mut self.nets[id.index()];
-        if net.hosts.contains_key(to.ip()) {
+        if net.hosts.contains_key(&to) {
             return travel(net.switch.carry(packet, now), Hop::Switched(id));
         }
-        if let Some(child) = net.within.get(to.ip()).copied() {
+        if let Some(child) = net.within.get(&to).copied() {
             return self.descend(child, packet, now);
         }
+        let flow = Flow { proto: packet.proto, inside: packet.source, outside: packet.destination };
         if let Some(firewall) = &mut net.firewall {
-            firewall.handle_outbound(from, to, &packet.payload, now).map_err(refusal)?;
+            firewall.handle_outbound(flow, &packet.payload, now).map_err(refusal)?;
         }
-        if let Some(nat) = &mut net.nat {
-            match outcome(nat.handle_outbound(from, to, &mut packet.ttl, now))? {
+        let SocketAddr::V4(from) = packet.source else {
+            packet.pass_router()?;
+            if let Some(firewall) = &mut net.firewall_v6 {
+                firewall.handle_outbound(flow, &packet.payload, now).map_err(refusal)?;
+            }
+            return net.ascend(id, packet, now);
+        };
+        if let Some(nat) = net.nat_for(packet.proto) {
+            match outcome(nat.handle_outbound(from, v4(packet.destination)?, &mut packet.ttl, now))? {
                 Rewritten::Source(mapped) => packet.source = mapped.into(),
                 Rewritten::Both { source, destination } => {
                     (packet.source, packet.destination) = (source.into(), destination.into());
-                    if let Some(child) = net.within.get(destination.ip()).copied() {
+                    if let Some(child) = net.within.get(&packet.destination.ip()).copied() {
                         return self.descend(child, packet, now);
                     }
                     return travel(net.switch.carry(packet, now), Hop::Switched(id));
                 }
             }
         }
-        travel(net.out.carry(packet, now), Hop::Core(id))
+        net.ascend(id, packet, now)
     }
 
     fn cross(&mut self, from: NetId, packet: &mut Packet, now: Instant) -> Result<Forwarded, DropCause> {
@@ -341,62 +406,50 @@ impl Network {
         if let Some(parent) = net.behind {
             return self.leave(parent, packet, now);
         }
-        packet.ttl = packet.ttl.saturating_sub(1);
-        if packet.ttl == 0 {
-            return Err(DropCause::TtlExpired);
+        let region = net.region;
+        packet.pass_router()?;
+        let id = *self.routes.get(&packet.destination.ip()).ok_or(DropCause::NoHost)?;
+        let other = self.nets[id.index()].region;
+        match self.latencies.get(&(region.min(other), region.max(other))) {
+            Some(latency) => Ok(Forwarded::Travels { to: Hop::Crossed(id), at: now + *latency, again_at: None }),
+            None => self.descend(id, packet, now),
         }
-        let to = v4(packet.destination)?;
-        let id = *self.routes.get(to.ip()).ok_or(DropCause::NoHost)?;
-        self.descend(id, packet, now)
     }
 
     /// Down the access link of a net.
     fn descend(&mut self, id: NetId, packet: &mut Packet, now: Instant) -> Result<Forwarded, DropCause> {
-        travel(self.nets[id.index()].back.carry(packet, now), Hop::Edge(id))
+        let net = &mut self.nets[id.index()];
+        net.check_family(packet)?;
+        travel(net.back.carry(packet, now), Hop::Edge(id))
     }
 
     fn enter(&mut self, id: NetId, packet: &mut Packet, now: Instant) -> Result<Forwarded, DropCause> {
         let net = &mut self.nets[id.index()];
         net.back.note_delivered();
-        let (from, to) = (v4(packet.source)?, v4(packet.destination)?);
-        if let Some(nat) = &mut net.nat {
+        if packet.destination.is_ipv6() {
+            packet.pass_router()?;
+        } else if let Some(nat) = net.nat_for(packet.proto) {
+            let (from, to) = (v4(packet.source)?, v4(packet.destination)?);
             let (Rewritten::Source(inside) | Rewritten::Both { destination: inside, .. }) =
                 outcome(nat.handle_inbound(from, to, &mut packet.ttl, now))?;
             packet.destination = inside.into();
         }
-        if let Some(firewall) = &mut net.firewall {
-            let to = v4(packet.destination)?;
-            firewall.handle_inbound(from, to, &packet.payload, now).map_err(refusal)?;
+        let flow = Flow { proto: packet.proto, inside: packet.destination, outside: packet.source };
+        let guard = if packet.destination.is_ipv6() { net.firewall_v6.as_mut() } else { None };
+        for firewall in guard.into_iter().chain(&mut net.firewall) {
+            firewall.handle_inbound(flow, &packet.payload, now).map_err(refusal)?;
         }
-        if let Some(child) = net.within.get(v4(packet.destination)?.ip()).copied() {
+        if let Some(child) = net.within.get(&packet.destination.ip()).copied() {
             return self.descend(child, packet, now);
         }
         let host = net.host(packet.destination);
-        // A NAT behind this one may have got another address since.
-        if host.is_err() && net.nat.is_some() && !self.nets.iter().any(|net| net.behind == Some(id)) {
+        // A NAT behind this one may have got another address since, and a host may have left.
+        let may_be_gone = net.leases as usize > net.hosts.len() || self.nets.iter().any(|net| net.behind == Some(id));
+        let net = &self.nets[id.index()];
+        if host.is_err() && net.nat.is_some() && packet.destination.is_ipv4() && !may_be_gone {
             self.counts.strays += 1;
         }
         host
-    }
-
-    /// Makes addresses that a net shows known to the core, or to the net that it is behind.
-    fn announce(&mut self, id: NetId, behind: Option<NetId>, outers: &[Ipv4Addr]) {
-        let routes = match behind {
-            Some(parent) => &mut self.nets[parent.index()].within,
-            None => &mut self.routes,
-        };
-        routes.extend(outers.iter().map(|outer| (*outer, id)));
-    }
-
-    /// Outer addresses of NATs: 198.18.0.0/16 (RFC 2544, for tests of networks), and shared ones (RFC 6598) where a
-    /// NAT is behind another.
-    fn next_outer(&mut self, behind: Option<NetId>) -> Ipv4Addr {
-        if behind.is_some() {
-            self.inner_addresses += 1;
-            return Ipv4Addr::from_bits(Ipv4Addr::new(100, 96, 0, 0).to_bits() + self.inner_addresses);
-        }
-        self.outer_addresses += 1;
-        Ipv4Addr::from_bits(Ipv4Addr::new(198, 18, 0, 0).to_bits() + self.outer_addresses)
     }
 }
 
@@ -408,18 +461,33 @@ impl Default for Network {
 
 impl Net {
     fn host(&self, destination: SocketAddr) -> Result<Forwarded, DropCause> {
-        let host = self.hosts.get(v4(destination)?.ip()).ok_or(DropCause::NoHost)?;
+        let host = self.hosts.get(&destination.ip()).ok_or(DropCause::NoHost)?;
         Ok(Forwarded::Delivered(*host))
     }
-}
 
-/// Whether a rebooted NAT shows another address.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Renumber {
-    /// The same.
-    Keep,
-    /// Another.
-    New,
+    fn nat_for(&mut self, proto: Proto) -> Option<&mut Nat> {
+        match proto {
+            Proto::Udp => self.nat.as_mut(),
+            Proto::Tcp => self.nat_tcp.as_mut(),
+        }
+    }
+
+    fn access(&mut self, direction: Option<Direction>) -> impl Iterator<Item = &mut Link> {
+        let wanted = move |this| direction.is_none_or(|direction| direction == this);
+        let ends = [(Direction::Out, &mut self.out), (Direction::Back, &mut self.back)];
+        ends.into_iter().filter(move |(this, _)| wanted(*this)).map(|(_, link)| link)
+    }
+
+    /// Up the access link.
+    fn ascend(&mut self, id: NetId, packet: &mut Packet, now: Instant) -> Result<Forwarded, DropCause> {
+        self.check_family(packet)?;
+        travel(self.out.carry(packet, now), Hop::Core(id))
+    }
+
+    fn check_family(&self, packet: &Packet) -> Result<(), DropCause> {
+        let carried = self.carries[usize::from(packet.destination.is_ipv6())];
+        if carried { Ok(()) } else { Err(DropCause::LinkDown) }
+    }
 }
 
 fn travel(carried: Carried, to: Hop) -> Result<Forwarded, DropCause> {
@@ -455,7 +523,7 @@ fn refusal(refusal: Refusal) -> DropCause {
     }
 }
 
-/// The underlay of this build is IPv4; nobody has an IPv6 address.
+/// The address, if it is of the family that NATs translate.
 fn v4(address: SocketAddr) -> Result<SocketAddrV4, DropCause> {
     match address {
         SocketAddr::V4(v4) => Ok(v4),

@@ -58,6 +58,8 @@ pub struct NatParams {
     pub hairpin: Hairpin,
     /// Whether the NAT counts as a router for the hop limit.
     pub ttl: Ttl,
+    /// How long a TCP session lives that was answered. Other parameters are those of UDP.
+    pub timeout_tcp: Duration,
 }
 
 /// Whether flows of one internal endpoint share a mapped endpoint (RFC 4787 §4.1).
@@ -229,6 +231,22 @@ pub enum Ttl {
     Keep,
 }
 
+/// How long a TCP session lives that was not answered: that of a connection that is being made (RFC 5382 REQ-5).
+pub(super) const TCP_UNREPLIED: Duration = Duration::from_secs(240);
+
+impl NatParams {
+    /// What holds for TCP: mappings of its own (RFC 7857), made the same way, that live longer.
+    #[must_use]
+    pub(super) fn for_tcp(self) -> Self {
+        Self {
+            timeout_unreplied: TCP_UNREPLIED,
+            timeout_replied: self.timeout_tcp,
+            timeout_stream: self.timeout_tcp,
+            ..self
+        }
+    }
+}
+
 impl Pool {
     /// One address.
     pub const SINGLE: Self = Self { addresses: 1, pairing: Pairing::Paired };
@@ -253,7 +271,7 @@ impl fmt::Debug for NatParams {
             .field("refresh_in", &self.refresh_in)
             .field("early_inbound", &self.early_inbound)
             .field("ttl", &self.ttl);
-        let later: [(&str, &dyn fmt::Debug, bool); 11] = [
+        let later: [(&str, &dyn fmt::Debug, bool); 12] = [
             ("filter_scope", &self.filter_scope, self.filter_scope == usual.filter_scope),
             ("port_range", &self.port_range, self.port_range == usual.port_range),
             ("collision", &self.collision, self.collision == usual.collision),
@@ -265,6 +283,7 @@ impl fmt::Debug for NatParams {
             ("filter_refresh_in", &self.filter_refresh_in, self.filter_refresh_in == usual.filter_refresh_in),
             ("expiry_keeps_port", &self.expiry_keeps_port, self.expiry_keeps_port == usual.expiry_keeps_port),
             ("hairpin", &self.hairpin, self.hairpin == usual.hairpin),
+            ("timeout_tcp", &self.timeout_tcp, self.timeout_tcp == usual.timeout_tcp),
         ];
         for (name, value, _) in later.into_iter().filter(|(_, _, is_usual)| !is_usual) {
             out.field(name, value);

@@ -34,6 +34,8 @@ impl NatParams {
         early_inbound: EarlyInbound::Ignore,
         hairpin: Hairpin::Off,
         ttl: Ttl::Decrement,
+        // OpenWrt's, and the least that RFC 5382 allows; Linux alone waits for five days.
+        timeout_tcp: Duration::from_secs(7440),
     };
 
     /// Linux masquerading with WAN input rejected: the default zone of OpenWrt.
@@ -76,15 +78,20 @@ impl NatParams {
         Self { profile: "pf-static-port", alloc: Alloc::Preserve, ..idle(Self::LINUX_FILTERED, 60, 60) };
 
     /// The gateway of Amazon's cloud.
-    pub const AWS_NATGW: Self = Self { profile: "aws-natgw", ..idle(HARD, 350, 350) };
+    pub const AWS_NATGW: Self =
+        Self { profile: "aws-natgw", timeout_tcp: Duration::from_secs(350), ..idle(HARD, 350, 350) };
 
     /// The gateway of Microsoft's cloud: one port serves many remotes.
-    pub const AZURE_NATGW: Self =
-        Self { profile: "azure-natgw", collision: Collision::Overload, ..idle(HARD, 240, 240) };
+    pub const AZURE_NATGW: Self = Self {
+        profile: "azure-natgw",
+        collision: Collision::Overload,
+        timeout_tcp: Duration::from_secs(240),
+        ..idle(HARD, 240, 240)
+    };
 
     /// The gateway of Google's cloud as it comes: 64 ports for each machine.
     pub const GCP_NAT_DEFAULT: Self =
-        Self { profile: "gcp-nat-default", port_block: Some(GCP_BLOCK), ..idle(HARD, 30, 30) };
+        Self { profile: "gcp-nat-default", port_block: Some(GCP_BLOCK), timeout_tcp: GCP_TCP, ..idle(HARD, 30, 30) };
 
     /// The same with endpoint-independent mapping, which needs static blocks.
     pub const GCP_NAT_EIM: Self = Self {
@@ -92,6 +99,7 @@ impl NatParams {
         mapping: Mapping::EndpointIndependent,
         collision: Collision::RemapEndpoint,
         port_block: Some(PortBlock { assignment: Assignment::Static, ..GCP_BLOCK }),
+        timeout_tcp: GCP_TCP,
         ..idle(HARD, 30, 30)
     };
 
@@ -187,6 +195,9 @@ const HARD: NatParams = NatParams {
     alloc: Alloc::Random,
     ..idle(NatParams::LINUX_FILTERED, 60, 60)
 };
+
+/// Google's gateway forgets TCP sessions after so long.
+const GCP_TCP: Duration = Duration::from_secs(1200);
 
 const GCP_BLOCK: PortBlock = PortBlock { size: 64, max_blocks: 1, assignment: Assignment::Dynamic };
 

@@ -2,27 +2,41 @@
 
 use core::net::SocketAddr;
 
-use mesh_core::wireguard::Kind;
+use mesh_core::{disco, stun, wireguard::Kind};
 
 use crate::{host::HostId, kernel::trace::digest_of};
 
 /// Bytes of IPv4 and UDP header in front of a payload.
 pub const HEADER_BYTES: usize = 28;
 
-/// A UDP datagram on its way.
+/// By how much a header of IPv6 is longer.
+const V6_BYTES: usize = 20;
+
+/// What a packet carries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Proto {
+    /// A UDP datagram.
+    Udp,
+    /// A [segment](super::segment::Segment) of a stream.
+    Tcp,
+}
+
+/// A packet on its way.
 #[derive(Clone, Debug)]
 pub struct Packet {
     /// Its number in this run; a copy keeps the number.
     pub number: u64,
     /// The host that sent it. The network forwards by addresses alone; this is for the checks.
     pub origin: HostId,
+    /// What it carries.
+    pub proto: Proto,
     /// Where it says that it comes from; NATs rewrite it.
     pub source: SocketAddr,
     /// Where it goes; NATs rewrite it.
     pub destination: SocketAddr,
     /// Routers that it may still pass.
     pub ttl: u8,
-    /// The UDP payload.
+    /// The UDP payload, or the segment.
     pub payload: Vec<u8>,
     /// Digest of the payload, kept right by whoever changes the payload.
     pub digest: u128,
@@ -32,7 +46,13 @@ impl Packet {
     /// Bytes of the IP packet.
     #[must_use]
     pub fn ip_bytes(&self) -> usize {
-        self.payload.len() + HEADER_BYTES
+        self.payload.len() + HEADER_BYTES + if self.source.is_ipv6() { V6_BYTES } else { 0 }
+    }
+
+    /// One router more.
+    pub(super) fn pass_router(&mut self) -> Result<(), DropCause> {
+        self.ttl = self.ttl.saturating_sub(1);
+        if self.ttl == 0 { Err(DropCause::TtlExpired) } else { Ok(()) }
     }
 
     /// Flips one bit of the payload; `bit` is taken modulo the payload's length.
@@ -46,27 +66,39 @@ impl Packet {
     }
 }
 
-/// What a datagram is, by its first bytes: what is counted under `packets`.
+/// What a packet is, datagrams by their first bytes: what is counted under `packets`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum PacketKind {
     /// Handshake initiation, response or cookie reply.
     WireguardHandshake,
     /// Transport data, keepalives among it.
     WireguardData,
+    /// Disco messages.
+    Disco,
+    /// STUN requests and responses.
+    Stun,
+    /// Segments of streams.
+    Stream,
     /// Anything else.
     Other,
 }
 
 impl PacketKind {
     /// All kinds, in order.
-    pub const ALL: [Self; 3] = [Self::WireguardHandshake, Self::WireguardData, Self::Other];
+    pub const ALL: [Self; 6] =
+        [Self::WireguardHandshake, Self::WireguardData, Self::Disco, Self::Stun, Self::Stream, Self::Other];
 
-    /// What these bytes are.
+    /// What this is.
     #[must_use]
-    pub fn of(payload: &[u8]) -> Self {
+    pub fn of(proto: Proto, payload: &[u8]) -> Self {
+        if proto == Proto::Tcp {
+            return Self::Stream;
+        }
         match Kind::of(payload) {
             Some(Kind::Initiation | Kind::Response { .. } | Kind::CookieReply { .. }) => Self::WireguardHandshake,
             Some(Kind::Transport { .. }) => Self::WireguardData,
+            None if payload.starts_with(&disco::MAGIC) => Self::Disco,
+            None if stun::is_binding(payload) => Self::Stun,
             None => Self::Other,
         }
     }
@@ -77,6 +109,9 @@ impl PacketKind {
         match self {
             Self::WireguardHandshake => "wireguard_handshake",
             Self::WireguardData => "wireguard_data",
+            Self::Disco => "disco",
+            Self::Stun => "stun",
+            Self::Stream => "stream",
             Self::Other => "other",
         }
     }
@@ -171,6 +206,7 @@ mod tests {
         let mut packet = Packet {
             number: 0,
             origin: HostId(0),
+            proto: Proto::Udp,
             source: address,
             destination: address,
             ttl: 64,
@@ -188,9 +224,12 @@ mod tests {
     fn kinds_go_by_the_first_bytes_and_the_size() {
         let mut initiation = vec![0; 148];
         initiation[0] = 1;
-        assert_eq!(PacketKind::of(&initiation), PacketKind::WireguardHandshake);
+        assert_eq!(PacketKind::of(Proto::Udp, &initiation), PacketKind::WireguardHandshake);
         initiation[0] = 4;
-        assert_eq!(PacketKind::of(&initiation), PacketKind::WireguardData);
-        assert_eq!(PacketKind::of(b"hello"), PacketKind::Other);
+        assert_eq!(PacketKind::of(Proto::Udp, &initiation), PacketKind::WireguardData);
+        assert_eq!(PacketKind::of(Proto::Udp, b"hello"), PacketKind::Other);
+        assert_eq!(PacketKind::of(Proto::Udp, &disco::MAGIC), PacketKind::Disco);
+        assert_eq!(PacketKind::of(Proto::Udp, &stun::request(stun::TxId([1; 12]))), PacketKind::Stun);
+        assert_eq!(PacketKind::of(Proto::Tcp, &initiation), PacketKind::Stream);
     }
 }

@@ -1,10 +1,12 @@
 //! Packets walked through nets.
 
+use core::net::Ipv4Addr;
+
 use super::nat::Pool;
 use super::*;
 use crate::kernel::trace::digest_of;
 
-const OPEN: NetSetup = NetSetup { link: LinkParams::PERFECT, nat: None, firewall: None, behind: None };
+const OPEN: NetSetup = NetSetup { link: LinkParams::PERFECT, ..NetSetup::PUBLIC };
 const HOME: NetSetup = NetSetup { nat: Some(NatParams::LINUX_FILTERED), ..OPEN };
 
 #[test]
@@ -36,7 +38,7 @@ fn neighbours_talk_through_the_switch_without_the_nat() {
     let mut network = Network::new();
     let home = network.add_net(HOME, &Dice::new(1));
     let (one, two) = (network.attach(home, HostId(0)), network.attach(home, HostId(1)));
-    network.set_link_up(home, false);
+    network.set_link_up(home, None, false);
     let mut packet = packet((one, 1), (two, 2));
     assert_eq!(walk(&mut network, home, &mut packet), Ok(HostId(1)));
     assert_eq!(packet.source.ip(), one);
@@ -134,10 +136,82 @@ fn packet(from: (Ipv4Addr, u16), to: (Ipv4Addr, u16)) -> Packet {
     Packet {
         number: 0,
         origin: HostId(0),
+        proto: Proto::Udp,
         source: from.into(),
         destination: to.into(),
         ttl: 64,
         digest: digest_of(&payload),
         payload,
     }
+}
+
+#[test]
+fn ipv6_is_not_translated_and_lets_in_what_answers() {
+    let dice = Dice::new(1);
+    let mut network = Network::new();
+    let home = network.add_net(NetSetup { ipv6: Ipv6::Guarded, ..HOME }, &dice);
+    let server = network.add_net(NetSetup { ipv6: Ipv6::Open, ..OPEN }, &dice);
+    let _ = (network.attach(home, HostId(0)), network.attach(server, HostId(1)));
+    let address = |network: &Network, net, host| network.addresses(net, HostId(host))[1];
+    let (inside, outside) = (address(&network, home, 0), address(&network, server, 1));
+    assert!(inside.is_ipv6() && outside.is_ipv6());
+    let between = |from: IpAddr, to: IpAddr| {
+        let (source, destination) = (SocketAddr::new(from, 7), SocketAddr::new(to, 7));
+        Packet { source, destination, ..packet((Ipv4Addr::LOCALHOST, 1), (Ipv4Addr::LOCALHOST, 1)) }
+    };
+    let refused = walk(&mut network, server, &mut between(outside, inside));
+    assert_eq!(refused, Err(DropCause::FirewallUnsolicited));
+    assert_eq!(walk(&mut network, home, &mut between(inside, outside)), Ok(HostId(1)));
+    assert_eq!(walk(&mut network, server, &mut between(outside, inside)), Ok(HostId(0)));
+
+    network.set_family_up(home, Family::V6, false);
+    assert_eq!(walk(&mut network, home, &mut between(inside, outside)), Err(DropCause::LinkDown));
+    let inside = network.addresses(home, HostId(0))[0];
+    let outside = network.addresses(server, HostId(1))[0];
+    assert_eq!(walk(&mut network, home, &mut between(inside, outside)), Ok(HostId(1)));
+}
+
+#[test]
+fn datagrams_and_streams_have_mappings_of_their_own() {
+    let dice = Dice::new(1);
+    let mut network = Network::new();
+    let home = network.add_net(HOME, &dice);
+    let server = network.add_net(OPEN, &dice);
+    let (inside, outside) = (network.attach(home, HostId(0)), network.attach(server, HostId(1)));
+    let mut there = packet((inside, 7), (outside, 443));
+    assert_eq!(walk(&mut network, home, &mut there), Ok(HostId(1)));
+    let (source, destination) = (there.destination, there.source);
+    let mut back = Packet { source, destination, proto: Proto::Tcp, ..there.clone() };
+    assert_eq!(walk(&mut network, server, &mut back), Err(DropCause::NatFiltered));
+    let mut back = Packet { source, destination, ..there };
+    assert_eq!(walk(&mut network, server, &mut back), Ok(HostId(0)));
+}
+
+#[test]
+fn regions_are_apart_and_who_left_is_not_found() {
+    let dice = Dice::new(1);
+    let mut network = Network::new();
+    let near = network.add_net(OPEN, &dice);
+    let far = network.add_net(NetSetup { region: 1, ..OPEN }, &dice);
+    let (a, b) = (network.attach(near, HostId(0)), network.attach(far, HostId(1)));
+    network.set_latency(1, 0, Duration::from_millis(45));
+    let mut there = packet((a, 7), (b, 7));
+    let _ = network.forward(Hop::Sent(near), &mut there, Instant::ZERO);
+    let crossed = network.forward(Hop::Core(near), &mut there, Instant::ZERO);
+    let Forwarded::Travels { to: Hop::Crossed(net), at, .. } = crossed else { panic!("{crossed:?}") };
+    assert_eq!((net, at), (far, Instant::from_millis(45)));
+    network.detach(far, HostId(1));
+    assert_eq!(walk(&mut network, near, &mut packet((a, 7), (b, 7))), Err(DropCause::NoHost));
+    assert!(network.addresses(far, HostId(1)).is_empty());
+}
+
+#[test]
+fn a_link_may_carry_one_way_alone() {
+    let dice = Dice::new(1);
+    let mut network = Network::new();
+    let (one, other) = (network.add_net(OPEN, &dice), network.add_net(OPEN, &dice));
+    let (a, b) = (network.attach(one, HostId(0)), network.attach(other, HostId(1)));
+    network.set_link_up(one, Some(Direction::Back), false);
+    assert_eq!(walk(&mut network, one, &mut packet((a, 7), (b, 7))), Ok(HostId(1)));
+    assert_eq!(walk(&mut network, other, &mut packet((b, 7), (a, 7))), Err(DropCause::LinkDown));
 }

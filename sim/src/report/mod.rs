@@ -86,8 +86,7 @@ impl RunReport {
     /// The report of a simulation that has ended.
     #[must_use]
     pub fn new(scenario: &Scenario, simulation: &Simulation<'_>, ended: &Ended) -> Self {
-        let guarded: Vec<_> =
-            simulation.hosts().iter().map(|host| simulation.network().is_guarded(host.net())).collect();
+        let guarded: Vec<_> = scenario.nodes.iter().map(|node| simulation.network().is_guarded(node.net)).collect();
         let view = View {
             end: simulation.now(),
             flows: simulation.flows(),
@@ -95,6 +94,7 @@ impl RunReport {
             packets: simulation.packets(),
             events: simulation.node_events(),
             guarded: &guarded,
+            has_relays: !scenario.relays.is_empty(),
         };
         let mut failed = Vec::new();
         let mut about: Vec<HostId> = Vec::new();
@@ -171,12 +171,20 @@ fn pairs(scenario: &Scenario, simulation: &Simulation<'_>, guarded: &[bool]) -> 
     let report = |[a, b]: [HostId; 2]| {
         let first = |from, to| check::first_delivery(simulation.flows(), (from, to), Instant::ZERO);
         let (there, back) = (first(a, b), first(b, a));
-        let direct = there.zip(back).map(|(there, back)| there.max(back));
+        let (path, direct) = if scenario.relays.is_empty() {
+            let path = if there.or(back).is_some() { PathIs::Direct } else { PathIs::None };
+            (path, there.zip(back).map(|(there, back)| there.max(back)))
+        } else {
+            let ways = check::ways::ways(simulation.node_events(), [a, b]);
+            let end = simulation.now();
+            let direct = check::ways::first_in(&ways, PathIs::Direct, Instant::ZERO, end);
+            (check::ways::way_at(&ways, end), direct)
+        };
         PairReport {
             a: name(a),
             b: name(b),
-            path: if there.or(back).is_some() { PathIs::Direct } else { PathIs::None },
-            technique: there.or(back).map(|_| check::technique(guarded, [a, b])),
+            path,
+            technique: (path == PathIs::Direct).then(|| check::technique(guarded, [a, b])),
             first_delivery: mesh_core::time::earliest(there, back),
             direct,
         }
@@ -186,7 +194,9 @@ fn pairs(scenario: &Scenario, simulation: &Simulation<'_>, guarded: &[bool]) -> 
 
 fn packets(simulation: &Simulation<'_>) -> BTreeMap<&'static str, u64> {
     let total = |kind: PacketKind| simulation.packets().iter().map(|counts| counts[kind as usize]).sum();
-    [PacketKind::WireguardHandshake, PacketKind::WireguardData].map(|kind| (kind.name(), total(kind))).into()
+    let kinds = [PacketKind::WireguardHandshake, PacketKind::WireguardData, PacketKind::Disco, PacketKind::Stun];
+    let datagrams = kinds.map(|kind| (kind.name(), total(kind)));
+    datagrams.into_iter().chain([("derp_frames", simulation.derp_frames())]).collect()
 }
 
 fn drops(simulation: &Simulation<'_>) -> BTreeMap<&'static str, u64> {

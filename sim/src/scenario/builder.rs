@@ -3,19 +3,19 @@
 use core::time::Duration;
 use std::{cell::RefCell, rc::Rc};
 
-use mesh_core::time::Instant;
+use mesh_core::{derp::RegionId, time::Instant};
 
 use crate::{
-    check::{Expectation, Held, PathIs},
-    host::HostId,
+    check::{Expectation, Held, Hold, PathIs},
+    host::{HostId, RelayChange},
     kernel::dice::Probability,
-    net::{NetId, NetSetup, firewall::FirewallParams, link::LinkParams, nat::NatParams},
+    net::{Ipv6, NetId, NetSetup, firewall::FirewallParams, link::LinkParams, nat::NatParams},
     report::{RunReport, Verdict, terminal},
 };
 
 use super::{
-    DEFAULT_PORT, Endpoint, EventSpec, ExpectSpec, Fault, NetSpec, NodeSpec, PeerSpec, Scenario, TrafficKind,
-    TrafficSpec,
+    DEFAULT_PORT, Endpoint, EventSpec, ExpectSpec, Fault, NetSpec, NodeSpec, PeerSpec, RelaySpec, RelayStart,
+    ResolverSpec, Scenario, TrafficKind, TrafficSpec,
 };
 
 /// A world that is being described, for one seed.
@@ -37,6 +37,13 @@ pub struct NetRef {
 /// A node of a [`World`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NodeRef(pub HostId);
+
+/// A relay of a [`World`].
+#[derive(Clone, Debug)]
+pub struct RelayRef {
+    world: World,
+    index: usize,
+}
 
 /// Traffic of a [`World`].
 #[derive(Clone, Debug)]
@@ -63,8 +70,7 @@ impl World {
     /// Adds a net with public addresses on a gigabit Ethernet.
     pub fn net(&self, name: &str) -> NetRef {
         let mut scenario = self.scenario.borrow_mut();
-        let setup = NetSetup { link: LinkParams::LAN, nat: None, firewall: None, behind: None };
-        scenario.nets.push(NetSpec { name: name.to_owned(), setup });
+        scenario.nets.push(NetSpec { name: name.to_owned(), setup: NetSetup::PUBLIC });
         NetRef { world: self.clone(), id: NetId(scenario.nets.len() as u32 - 1) }
     }
 
@@ -73,6 +79,29 @@ impl World {
         let mut scenario = self.scenario.borrow_mut();
         scenario.nodes.push(NodeSpec { name: name.to_owned(), net: net.id, port: DEFAULT_PORT });
         NodeRef(HostId(scenario.nodes.len() as u32 - 1))
+    }
+
+    /// Adds a relay that answers STUN and relays.
+    ///
+    /// # Panics
+    /// When the region is 0, which is none.
+    pub fn relay(&self, name: &str, region: u16, net: &NetRef) -> RelayRef {
+        let mut scenario = self.scenario.borrow_mut();
+        let region = RegionId::new(region).expect("regions are counted from 1");
+        let (net, name) = (net.id, name.to_owned());
+        scenario.relays.push(RelaySpec { name, region, net, stun: true, derp: true, start: RelayStart::Fast });
+        RelayRef { world: self.clone(), index: scenario.relays.len() - 1 }
+    }
+
+    /// Adds a DNS server; relays are told by name from then on.
+    pub fn resolver(&self, net: &NetRef, delay: Duration) {
+        self.scenario.borrow_mut().resolver = Some(ResolverSpec { net: net.id, delay });
+    }
+
+    /// Lets something happen to a relay; a killed one is started, and a black hole answers, after `length`.
+    pub fn at_relay(&self, at: Instant, relay: &RelayRef, change: RelayChange, length: Option<Duration>) {
+        let relay = self.scenario.borrow().relay_host(relay.index);
+        self.at(at, Fault::Relay { relay, change, length });
     }
 
     /// Tells `of` who `is` is, and where if `endpoint` says so.
@@ -116,8 +145,14 @@ impl World {
 
     /// Expects that two nodes speak directly within so long.
     pub fn expect_direct(&self, a: NodeRef, b: NodeRef, within: Duration) {
-        let between = [a.0, b.0];
-        self.expect(Expectation::Path { between, is: PathIs::Direct, within: Some(within), technique: Vec::new() });
+        self.expect(Expectation::Path {
+            between: [a.0, b.0],
+            is: PathIs::Direct,
+            after: Instant::ZERO,
+            within: Some(within),
+            hold: Hold::Once,
+            technique: Vec::new(),
+        });
     }
 
     /// The description so far, to run until `until`.
@@ -191,10 +226,26 @@ impl NetRef {
         self
     }
 
+    /// Gives its hosts IPv6.
+    #[must_use]
+    pub fn ipv6(self, ipv6: Ipv6) -> Self {
+        self.world.scenario.borrow_mut().nets[self.id.index()].setup.ipv6 = ipv6;
+        self
+    }
+
     /// Its number.
     #[must_use]
     pub fn id(&self) -> NetId {
         self.id
+    }
+}
+
+impl RelayRef {
+    /// Connections to it begin with its key, or in hope of it.
+    #[must_use]
+    pub fn start(self, start: RelayStart) -> Self {
+        self.world.scenario.borrow_mut().relays[self.index].start = start;
+        self
     }
 }
 

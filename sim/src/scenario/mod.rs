@@ -3,27 +3,34 @@
 mod builder;
 mod read;
 mod toml;
+mod toml_event;
 mod toml_expect;
 mod toml_nat;
+mod toml_world;
 mod value;
 
 use core::{fmt, time::Duration};
 
-use mesh_core::time::Instant;
+use mesh_core::{derp::RegionId, time::Instant};
 
 use crate::{
     check::Expectation,
-    host::HostId,
+    host::{HostId, Manner, RelayChange},
     kernel::{dice::Probability, trace::Names},
-    net::{NetId, NetSetup, Renumber, link::LinkParams, nat::NatParams},
+    net::{
+        Direction, Family, Ipv6, NetId, NetSetup, Renumber, firewall::FirewallParams, link::LinkParams, nat::NatParams,
+    },
 };
 
-pub use builder::{DeliveryRef, NetRef, NodeRef, TrafficRef, World, star};
-pub use toml::parse;
+pub use builder::{DeliveryRef, NetRef, NodeRef, RelayRef, TrafficRef, World, star};
+pub use toml::{parse, parse_with};
 pub use value::parse_seeds;
 
 /// The UDP port of nodes that are not given another.
 pub const DEFAULT_PORT: u16 = 41641;
+
+/// What the DNS server is called.
+const RESOLVER: &str = "resolver";
 
 /// A world, what happens in it, and what is expected.
 #[derive(Clone, Debug, Default)]
@@ -38,6 +45,12 @@ pub struct Scenario {
     pub nets: Vec<NetSpec>,
     /// Members of the overlay.
     pub nodes: Vec<NodeSpec>,
+    /// Relays.
+    pub relays: Vec<RelaySpec>,
+    /// Who tells everybody the relays' addresses, if they are told by name.
+    pub resolver: Option<ResolverSpec>,
+    /// How long the core takes between two regions.
+    pub latencies: Vec<(u16, u16, Duration)>,
     /// Who is told of whom.
     pub peers: Vec<PeerSpec>,
     /// What applications do.
@@ -66,6 +79,41 @@ pub struct NodeSpec {
     pub net: NetId,
     /// The UDP port that it listens on.
     pub port: u16,
+}
+
+/// A relay.
+#[derive(Clone, Debug)]
+pub struct RelaySpec {
+    /// Its name, and its host name.
+    pub name: String,
+    /// The region that it is of.
+    pub region: RegionId,
+    /// Where it is.
+    pub net: NetId,
+    /// Whether it answers STUN.
+    pub stun: bool,
+    /// Whether it relays.
+    pub derp: bool,
+    /// How connections to it begin.
+    pub start: RelayStart,
+}
+
+/// How connections to a relay begin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RelayStart {
+    /// Its certificate names its key.
+    Fast,
+    /// It says its key first.
+    Slow,
+}
+
+/// A DNS server that knows the relays.
+#[derive(Clone, Debug)]
+pub struct ResolverSpec {
+    /// Where it is.
+    pub net: NetId,
+    /// How long an answer takes.
+    pub delay: Duration,
 }
 
 /// One node is told of another.
@@ -136,6 +184,8 @@ pub enum Fault {
     Link {
         /// Of which net.
         net: NetId,
+        /// Which part of it.
+        part: LinkPart,
         /// How.
         change: LinkChange,
     },
@@ -162,6 +212,51 @@ pub enum Fault {
         /// How.
         params: Box<NatParams>,
     },
+    /// A net has another firewall from now on, or none.
+    Firewall {
+        /// Which net.
+        net: NetId,
+        /// Which firewall.
+        params: Option<FirewallParams>,
+    },
+    /// A node's host leaves its net for another, where it has other addresses.
+    Move {
+        /// Which.
+        node: HostId,
+        /// Where to.
+        to: NetId,
+        /// How long it is in neither.
+        gap: Duration,
+    },
+    /// A node's host sleeps.
+    Suspend {
+        /// Which.
+        node: HostId,
+        /// For how long.
+        length: Duration,
+    },
+    /// Something happens to a relay.
+    Relay {
+        /// Which: its host.
+        relay: HostId,
+        /// What.
+        change: RelayChange,
+        /// How long until a killed one is started, or a black hole answers again; for ever when `None`.
+        length: Option<Duration>,
+    },
+    /// The DNS server behaves otherwise from now on.
+    Resolver(Manner),
+}
+
+/// A part of an access link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LinkPart {
+    /// All of it.
+    Whole,
+    /// One direction.
+    Direction(Direction),
+    /// What is of one family of addresses.
+    Family(Family),
 }
 
 /// How a link changes.
@@ -191,12 +286,25 @@ impl Scenario {
     #[must_use]
     pub fn names(&self) -> Names {
         let mut names = Names {
-            hosts: self.nodes.iter().map(|node| node.name.clone()).collect(),
+            hosts: self.host_names().map(str::to_owned).collect(),
             nets: self.nets.iter().map(|net| net.name.clone()).collect(),
             events: Vec::new(),
         };
         names.events = self.events.iter().map(|event| event.fault.text(&names)).collect();
         names
+    }
+
+    /// The names of all hosts, in order of their numbers: nodes, then relays, then the DNS server.
+    pub fn host_names(&self) -> impl Iterator<Item = &str> {
+        let nodes = self.nodes.iter().map(|node| node.name.as_str());
+        let relays = self.relays.iter().map(|relay| relay.name.as_str());
+        nodes.chain(relays).chain(self.resolver.as_ref().map(|_| RESOLVER))
+    }
+
+    /// The host of a relay.
+    #[must_use]
+    pub fn relay_host(&self, relay: usize) -> HostId {
+        HostId((self.nodes.len() + relay) as u32)
     }
 
     /// Bytes that stand for everything that decides what happens. Names and expectations do not.
@@ -208,10 +316,23 @@ impl Scenario {
             format!("{nets:?} {nodes:?} {:?} {:?} {:?} {:?}", self.peers, self.traffic, self.events, self.duration);
         // Told where they are, so that what was recorded of worlds without them stays good.
         for (number, net) in self.nets.iter().enumerate() {
-            let NetSetup { firewall, behind, .. } = net.setup;
+            let NetSetup { firewall, behind, ipv6, region, .. } = net.setup;
             if firewall.is_some() || behind.is_some() {
                 text += &format!(" {number}: {firewall:?} {behind:?}");
             }
+            if ipv6 != Ipv6::None || region != 0 {
+                text += &format!(" {number}: {ipv6:?} in {region}");
+            }
+        }
+        for relay in &self.relays {
+            let RelaySpec { region, net, stun, derp, start, .. } = relay;
+            text += &format!(" relay {region} {net:?} {stun} {derp} {start:?}");
+        }
+        if let Some(resolver) = &self.resolver {
+            text += &format!(" {resolver:?}");
+        }
+        for latency in &self.latencies {
+            text += &format!(" {latency:?}");
         }
         text.into_bytes()
     }
@@ -230,13 +351,17 @@ impl Fault {
     #[must_use]
     pub fn text(&self, names: &Names) -> String {
         let net = |id: &NetId| names.nets.get(id.index()).map_or("?", String::as_str);
+        let host = |id: &HostId| names.hosts.get(id.index()).map_or("?", String::as_str);
         match self {
-            Self::Link { net: id, change: LinkChange::Set(_) } => format!("link {} changes", net(id)),
-            Self::Link { net: id, change: LinkChange::Down(_) } => format!("link {} goes down", net(id)),
-            Self::Link { net: id, change: LinkChange::Up } => format!("link {} comes up", net(id)),
-            Self::Restart { node, .. } => {
-                format!("restart of {}", names.hosts.get(node.index()).map_or("?", String::as_str))
-            }
+            Self::Link { net: id, change: LinkChange::Set(_), .. } => format!("link {} changes", net(id)),
+            Self::Link { net: id, change: LinkChange::Down(_), .. } => format!("link {} goes down", net(id)),
+            Self::Link { net: id, change: LinkChange::Up, .. } => format!("link {} comes up", net(id)),
+            Self::Restart { node, .. } => format!("restart of {}", host(node)),
+            Self::Firewall { net: id, .. } => format!("firewall of {} changes", net(id)),
+            Self::Move { node, to, .. } => format!("{} moves to {}", host(node), net(to)),
+            Self::Suspend { node, .. } => format!("{} sleeps", host(node)),
+            Self::Relay { relay, change, .. } => format!("relay {} {change:?}", host(relay)),
+            Self::Resolver(manner) => format!("resolver {manner:?}"),
             Self::Reboot { net: id, .. } => format!("reboot of the NAT of {}", net(id)),
             Self::Nat { net: id, .. } => format!("NAT of {} changes", net(id)),
         }

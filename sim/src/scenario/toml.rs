@@ -12,17 +12,15 @@ use crate::{
         message::{MAX_BYTES, MIN_BYTES},
     },
     net::{
-        NetId, NetSetup, Renumber,
+        NetId, NetSetup,
         link::{LinkParams, Loss},
-        nat::NatParams,
     },
 };
 
 use super::{
-    DEFAULT_PORT, Endpoint, EventSpec, Fault, LinkChange, NetSpec, NodeSpec, PeerSpec, Scenario, ScenarioError,
-    TrafficKind, TrafficSpec,
+    DEFAULT_PORT, Endpoint, NetSpec, NodeSpec, PeerSpec, Scenario, ScenarioError, TrafficKind, TrafficSpec,
     read::{Reader, Source, Value, nearest},
-    toml_nat, value,
+    toml_nat, toml_world, value,
 };
 
 pub(super) const DURATION: &str = "a duration as \"250ms\", \"1.5s\" or \"10m\"";
@@ -30,46 +28,61 @@ pub(super) const SHARE: &str = "a share from 0 to 1";
 
 /// Keys at the top that the format has and this build has not.
 const NOT_BUILT: &[(&str, &str)] = &[
-    ("region", "regions"),
-    ("relay", "relays"),
     ("control", "the coordination server"),
     ("matrix", "the matrix"),
     ("generate", "generated worlds"),
     ("phases", "phases"),
 ];
 
-/// Events that the format has and this build has not.
-const EVENTS_NOT_BUILT: &[&str] = &["move", "suspend", "login"];
-
 /// Reads a scenario file.
 ///
 /// # Errors
 /// The first mistake, with its place.
 pub fn parse(text: &str) -> Result<Scenario, ScenarioError> {
+    parse_with(text, |_| None)
+}
+
+/// The same for a file whose `seeds` may be `env:NAME`, which `variable` is asked for.
+///
+/// # Errors
+/// The first mistake, with its place.
+pub fn parse_with(text: &str, variable: impl Fn(&str) -> Option<String>) -> Result<Scenario, ScenarioError> {
     let source = Source(text);
     let table = DeTable::parse(text).map_err(|error| {
         source.error(error.span().unwrap_or(0..0), format!("not TOML: {}", error.message().replace('\n', ", ")))
     })?;
     for (key, what) in NOT_BUILT {
         if let Some((key, _)) = table.get_ref().iter().find(|(name, _)| name.get_ref() == key) {
-            return Err(source.error(key.span(), format!("{what} are not built yet: this simulator has static peers")));
+            return Err(source.error(key.span(), format!("{what} are not built yet")));
         }
     }
-    let keys = ["schema", "name", "seeds", "duration", "net", "node", "peer", "traffic", "event", "expect"];
+    let keys = [
+        "schema", "name", "seeds", "duration", "region", "relay", "resolver", "net", "node", "peer", "traffic",
+        "event", "expect",
+    ];
     let top = Reader::new(source, table.get_ref(), 0..0, "a scenario", &keys)?;
     if top.require("schema")?.get_ref().as_integer().is_none_or(|number| number.as_str() != "1") {
         return Err(source.error(top.require("schema")?.span(), "this simulator reads `schema = 1`"));
     }
-    let mut file = File { source, scenario: Scenario::default() };
+    let mut file = File { source, scenario: Scenario::default(), regions: Vec::new() };
     file.scenario.name = top.require_text("name")?.to_owned();
-    file.scenario.seeds = seeds(&top)?;
+    file.scenario.seeds = seeds(&top, variable)?;
     top.require("duration")?;
     file.scenario.duration = top.parsed("duration", value::duration, DURATION)?.unwrap_or_default();
+    if let Some(regions) = top.get("region") {
+        file.regions(regions)?;
+    }
     for table in top.tables("net")? {
         file.net(table)?;
     }
     for table in top.tables("node")? {
         file.node(table)?;
+    }
+    for table in top.tables("relay")? {
+        file.relay(table)?;
+    }
+    if let Some(resolver) = top.get("resolver") {
+        file.resolver(resolver)?;
     }
     for table in top.tables("peer")? {
         file.peer(table)?;
@@ -95,11 +108,18 @@ pub fn parse(text: &str) -> Result<Scenario, ScenarioError> {
 pub(super) struct File<'t> {
     pub(super) source: Source<'t>,
     pub(super) scenario: Scenario,
+    /// Names of regions; the first has number 1.
+    pub(super) regions: Vec<String>,
 }
 
 impl<'t> File<'t> {
     fn net(&mut self, table: &Value<'t>) -> Result<(), ScenarioError> {
-        let reader = Reader::of_value(self.source, table, "a net", &["name", "nat", "firewall", "behind", "link"])?;
+        let reader = Reader::of_value(
+            self.source,
+            table,
+            "a net",
+            &["name", "nat", "firewall", "behind", "link", "ipv6", "region"],
+        )?;
         let name = reader.require_text("name")?.to_owned();
         self.unused(&reader, &name, self.scenario.nets.iter().map(|net| net.name.as_str()))?;
         let link = match reader.get("link") {
@@ -107,18 +127,19 @@ impl<'t> File<'t> {
             None => LinkParams::LAN,
         };
         let mut behind = reader.get("behind").map(|_| self.net_named(&reader, "behind")).transpose()?;
-        let firewall = toml_nat::firewall(&reader)?;
+        let firewall = toml_nat::firewall(&reader, "firewall")?;
+        let (ipv6, region) = (toml_world::ipv6(&reader)?, self.region(&reader)?);
         let nats = reader.get("nat").map(|value| toml_nat::nats(&reader, value)).transpose()?.unwrap_or_default();
         if let (Some(value), true) = (reader.get("behind"), nats.is_empty()) {
             return Err(reader.source.error(value.span(), "a net behind another needs a NAT"));
         }
         // Of two in series the outer one is a net of its own, right at the inner one's access link.
         for outer in nats.iter().skip(1).rev() {
-            let setup = NetSetup { link: LinkParams::PERFECT, nat: Some(*outer), firewall: None, behind };
+            let setup = NetSetup { link: LinkParams::PERFECT, nat: Some(*outer), behind, region, ..NetSetup::PUBLIC };
             behind = Some(NetId(self.scenario.nets.len() as u32));
             self.scenario.nets.push(NetSpec { name: format!("{name}/{}", outer.profile), setup });
         }
-        let setup = NetSetup { link, nat: nats.first().copied(), firewall, behind };
+        let setup = NetSetup { link, nat: nats.first().copied(), firewall, behind, ipv6, region };
         self.scenario.nets.push(NetSpec { name, setup });
         Ok(())
     }
@@ -171,79 +192,6 @@ impl<'t> File<'t> {
         Ok(())
     }
 
-    fn event(&mut self, table: &Value<'t>) -> Result<(), ScenarioError> {
-        let keys = ["at", "do", "link", "set", "state", "node", "nat", "new_address", "for", "to", "gap", "net"];
-        let reader = Reader::of_value(self.source, table, "an event", &keys)?;
-        let what = reader.require_text("do")?;
-        if EVENTS_NOT_BUILT.contains(&what) {
-            return Err(reader.error(format!("events that `{what}` are not built yet")));
-        }
-        reader.choice("do", &[("link", ()), ("restart", ()), ("reboot", ()), ("nat", ())])?;
-        reader.require("at")?;
-        let at = reader.parsed("at", value::instant, DURATION)?.unwrap_or(Instant::ZERO);
-        let (reader, fault) = match what {
-            "link" => self.link_event(table)?,
-            "restart" => {
-                let reader = Reader::of_value(self.source, table, "a restart", &["at", "do", "node", "for"])?;
-                let node = self.node_named(&reader, "node")?;
-                let off = reader.parsed("for", value::duration, DURATION)?.unwrap_or_default();
-                (reader, Fault::Restart { node, off })
-            }
-            "nat" => {
-                let reader = Reader::of_value(self.source, table, "a change of a NAT", &["at", "do", "nat", "set"])?;
-                let (net, params) = self.nat_of(&reader)?;
-                let changed = toml_nat::changed(&reader, reader.require("set")?, params)?;
-                (reader, Fault::Nat { net, params: Box::new(changed) })
-            }
-            _ => {
-                let keys = ["at", "do", "nat", "new_address", "for"];
-                let reader = Reader::of_value(self.source, table, "a reboot", &keys)?;
-                let (net, _) = self.nat_of(&reader)?;
-                let renumber = if reader.bool("new_address")? { Renumber::New } else { Renumber::Keep };
-                let down = reader.parsed("for", value::duration, DURATION)?.unwrap_or_default();
-                (reader, Fault::Reboot { net, renumber, down })
-            }
-        };
-        if at > Instant::ZERO + self.scenario.duration {
-            return Err(reader.error("the event is later than the end of the scenario"));
-        }
-        self.scenario.events.push(EventSpec { at, fault });
-        Ok(())
-    }
-
-    fn link_event<'r>(&self, table: &'r Value<'t>) -> Result<(Reader<'r, 't>, Fault), ScenarioError> {
-        let keys = ["at", "do", "link", "set", "state", "for"];
-        let reader = Reader::of_value(self.source, table, "an event of a link", &keys)?;
-        let net = self.net_named(&reader, "link")?;
-        let down = reader.parsed("for", positive, DURATION)?;
-        let set = reader.get("set");
-        let state = reader.choice("state", &[("down", false), ("up", true)])?;
-        let change = match (set, state) {
-            (Some(value), None) => {
-                LinkChange::Set(Box::new(link(&reader, value, self.scenario.nets[net.index()].setup.link)?))
-            }
-            (None, Some(false)) => LinkChange::Down(down),
-            (None, Some(true)) => LinkChange::Up,
-            (Some(_), Some(_)) | (None, None) => {
-                return Err(reader.error("an event of a link has either `set` or `state = \"down\"` or \"up\""));
-            }
-        };
-        if down.is_some() && !matches!(change, LinkChange::Down(_)) {
-            return Err(reader.error("only `state = \"down\"` has a `for`"));
-        }
-        Ok((reader, Fault::Link { net, change }))
-    }
-
-    /// The net whose NAT an event is about, and what that NAT is.
-    fn nat_of(&self, reader: &Reader<'_, '_>) -> Result<(NetId, NatParams), ScenarioError> {
-        let net = self.net_named(reader, "nat")?;
-        let nat = self.scenario.nets[net.index()].setup.nat;
-        match nat {
-            Some(params) => Ok((net, params)),
-            None => Err(reader.source.error(reader.require("nat")?.span(), "this net has no NAT")),
-        }
-    }
-
     pub(super) fn pair(&self, reader: &Reader<'_, '_>, a: &str, b: &str) -> Result<(HostId, HostId), ScenarioError> {
         let pair = (self.node_named(reader, a)?, self.node_named(reader, b)?);
         if pair.0 == pair.1 {
@@ -268,13 +216,13 @@ impl<'t> File<'t> {
         Ok(HostId(index))
     }
 
-    fn net_named(&self, reader: &Reader<'_, '_>, key: &str) -> Result<NetId, ScenarioError> {
+    pub(super) fn net_named(&self, reader: &Reader<'_, '_>, key: &str) -> Result<NetId, ScenarioError> {
         let name = reader.require_text(key)?;
         let names: Vec<_> = self.scenario.nets.iter().map(|net| net.name.as_str()).collect();
         Ok(NetId(found(reader, reader.require(key)?.span(), "net", name, &names)?))
     }
 
-    fn unused<'n>(
+    pub(super) fn unused<'n>(
         &self,
         reader: &Reader<'_, '_>,
         name: &str,
@@ -287,11 +235,17 @@ impl<'t> File<'t> {
     }
 }
 
-fn seeds(top: &Reader<'_, '_>) -> Result<Vec<u64>, ScenarioError> {
+fn seeds(top: &Reader<'_, '_>, variable: impl Fn(&str) -> Option<String>) -> Result<Vec<u64>, ScenarioError> {
     let value = top.require("seeds")?;
     let wrong = |message: String| top.source.error(value.span(), message);
     match value.get_ref() {
-        DeValue::String(text) => value::parse_seeds(text).map_err(wrong),
+        DeValue::String(text) => match text.strip_prefix("env:") {
+            None => value::parse_seeds(text).map_err(wrong),
+            Some(name) => {
+                let text = variable(name).ok_or_else(|| wrong(format!("the variable `{name}` is not set")))?;
+                value::parse_seeds(&text).map_err(|message| wrong(format!("in the variable `{name}`: {message}")))
+            }
+        },
         DeValue::Array(items) if !items.is_empty() => items
             .iter()
             .map(|item| {
@@ -303,7 +257,11 @@ fn seeds(top: &Reader<'_, '_>) -> Result<Vec<u64>, ScenarioError> {
     }
 }
 
-fn link<'t>(reader: &Reader<'_, 't>, value: &Value<'t>, base: LinkParams) -> Result<LinkParams, ScenarioError> {
+pub(super) fn link<'t>(
+    reader: &Reader<'_, 't>,
+    value: &Value<'t>,
+    base: LinkParams,
+) -> Result<LinkParams, ScenarioError> {
     let preset = |span, name: &str| {
         let names: Vec<_> = LinkParams::presets().collect();
         LinkParams::preset(name.strip_suffix("@1").unwrap_or(name)).ok_or_else(|| {
@@ -359,7 +317,7 @@ fn loss<'t>(reader: &Reader<'_, 't>, value: &Value<'t>) -> Result<Loss, Scenario
     Ok(Loss::Bursts { mean, burst })
 }
 
-fn found(
+pub(super) fn found(
     reader: &Reader<'_, '_>,
     span: core::ops::Range<usize>,
     what: &str,
@@ -374,6 +332,6 @@ fn found(
     })
 }
 
-fn positive(text: &str) -> Option<Duration> {
+pub(super) fn positive(text: &str) -> Option<Duration> {
     value::duration(text).filter(|duration| !duration.is_zero())
 }

@@ -6,7 +6,7 @@ use ::toml::de::DeValue;
 use mesh_core::time::Instant;
 
 use crate::{
-    check::{CheckId, Expectation, Held, PathIs, Technique},
+    check::{CheckId, Expectation, Held, Hold, PathIs, Technique},
     host::NodeEvent,
     kernel::dice::Probability,
     net::PacketKind,
@@ -25,7 +25,7 @@ const NOT_BUILT: &[&str] = &["goodput", "probe_delay", "converged", "resource", 
 /// The expectations of this build with their keys.
 const EXPECTATIONS: &[(&str, &[&str])] = &[
     ("delivered", &["from", "to", "after", "within", "never", "via"]),
-    ("path", &["between", "is", "within", "technique"]),
+    ("path", &["between", "is", "at", "after", "within", "always", "technique"]),
     ("outage", &["from", "to", "max", "outside"]),
     ("rtt", &["from", "to", "after", "p50", "p99", "max"]),
     ("loss", &["from", "to", "after", "max", "min"]),
@@ -98,14 +98,35 @@ impl<'t> File<'t> {
             return Err(reader.source.error(second_at.clone(), "`between` names two nodes, not one twice"));
         }
         reader.require("is")?;
-        let is = reader.choice("is", &[("direct", PathIs::Direct), ("none", PathIs::None)])?;
+        let is =
+            reader.choice("is", &[("direct", PathIs::Direct), ("relay", PathIs::Relay), ("none", PathIs::None)])?;
+        let timed = ["at", "after", "always"].iter().find_map(|key| reader.get(key));
+        if let (Some(value), true) = (timed, self.scenario.relays.is_empty()) {
+            return Err(reader
+                .source
+                .error(value.span(), "nodes say which way they speak in worlds with relays alone"));
+        }
+        if is == Some(PathIs::Relay) && self.scenario.relays.is_empty() {
+            return Err(reader.error("there is no relay"));
+        }
         let technique = reader
             .texts("technique")?
             .into_iter()
             .map(|(span, name)| technique(reader, span, name))
             .collect::<Result<_>>()?;
-        let within = duration(reader, "within")?;
-        Ok(Expectation::Path { between: [first, second], is: is.unwrap_or(PathIs::Direct), within, technique })
+        let at = reader.parsed("at", value::instant, DURATION)?;
+        if at.is_some() && (reader.get("after").is_some() || reader.get("within").is_some()) {
+            return Err(reader.error("`at` is an instant; `after` and `within` are a time"));
+        }
+        let within = if at.is_some() { Some(Duration::ZERO) } else { duration(reader, "within")? };
+        Ok(Expectation::Path {
+            between: [first, second],
+            is: is.unwrap_or(PathIs::Direct),
+            after: at.map_or_else(|| after(reader), Ok)?,
+            within,
+            hold: if reader.bool("always")? { Hold::Always } else { Hold::Once },
+            technique,
+        })
     }
 
     fn outage(&self, reader: &Reader<'_, '_>) -> Result<Expectation> {
@@ -143,7 +164,8 @@ impl<'t> File<'t> {
 
     fn packets(&self, reader: &Reader<'_, '_>) -> Result<Expectation> {
         reader.require("kind")?;
-        let kinds = [PacketKind::WireguardHandshake, PacketKind::WireguardData].map(|kind| (kind.name(), kind));
+        let kinds = [PacketKind::WireguardHandshake, PacketKind::WireguardData, PacketKind::Disco, PacketKind::Stun]
+            .map(|kind| (kind.name(), kind));
         let kind = reader.choice("kind", &kinds)?.unwrap_or(PacketKind::WireguardData);
         let of = reader.get("of").map(|_| self.node_named(reader, "of")).transpose()?;
         let (min, max) = (count(reader, "min")?, count(reader, "max")?);

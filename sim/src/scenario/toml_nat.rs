@@ -23,7 +23,7 @@ use super::{
 type Result<T> = core::result::Result<T, ScenarioError>;
 
 /// The parameters of a NAT. `profile` is not one of them.
-const KEYS: [&str; 24] = [
+const KEYS: [&str; 25] = [
     "mapping",
     "filter",
     "filter_scope",
@@ -47,6 +47,7 @@ const KEYS: [&str; 24] = [
     "early_inbound",
     "hairpin",
     "ttl_decrement",
+    "timeout_tcp",
     "profile",
 ];
 
@@ -76,9 +77,9 @@ pub(super) fn changed<'t>(reader: &Reader<'_, 't>, value: &Value<'t>, base: NatP
     Ok(params)
 }
 
-/// The firewall of a net.
-pub(super) fn firewall(reader: &Reader<'_, '_>) -> Result<Option<FirewallParams>> {
-    let (Some(value), Some(name)) = (reader.get("firewall"), reader.text("firewall")?) else { return Ok(None) };
+/// The firewall that `key` names.
+pub(super) fn firewall(reader: &Reader<'_, '_>, key: &str) -> Result<Option<FirewallParams>> {
+    let (Some(value), Some(name)) = (reader.get(key), reader.text(key)?) else { return Ok(None) };
     if let Some(params) = FirewallParams::preset(name) {
         return Ok(Some(params));
     }
@@ -173,6 +174,7 @@ fn overridden(table: &Reader<'_, '_>, base: NatParams) -> Result<NatParams> {
         ("timeout_replied", &mut params.timeout_replied),
         ("timeout_stream", &mut params.timeout_stream),
         ("stream_after", &mut params.stream_after),
+        ("timeout_tcp", &mut params.timeout_tcp),
     ] {
         *field = table.parsed(key, value::duration, DURATION)?.unwrap_or(*field);
     }

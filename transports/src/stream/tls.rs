@@ -30,7 +30,8 @@ const ANNOUNCEMENT: &[u8] = b"derpkey";
 #[derive(Clone, Debug)]
 pub struct Trust {
     provider: Arc<CryptoProvider>,
-    roots: OnceCell<Arc<RootCertStore>>,
+    /// Read once for all clones.
+    roots: Arc<OnceCell<Arc<RootCertStore>>>,
 }
 
 impl Trust {
@@ -38,7 +39,7 @@ impl Trust {
     /// the first time.
     #[must_use]
     pub fn system() -> Self {
-        Self { provider: Arc::new(rustls::crypto::ring::default_provider()), roots: OnceCell::new() }
+        Self { provider: Arc::new(rustls::crypto::ring::default_provider()), roots: Arc::default() }
     }
 
     /// These roots alone, each in DER; what is no certificate is left out.
@@ -46,7 +47,7 @@ impl Trust {
     pub fn of(roots: Vec<Vec<u8>>) -> Self {
         let mut store = RootCertStore::empty();
         store.add_parsable_certificates(roots.into_iter().map(CertificateDer::from));
-        Self { roots: OnceCell::new_with(Some(Arc::new(store))), ..Self::system() }
+        Self { roots: Arc::new(OnceCell::new_with(Some(Arc::new(store)))), ..Self::system() }
     }
 
     /// How to speak TLS with `node`.

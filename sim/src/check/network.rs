@@ -1,0 +1,247 @@
+//! N1, N2 and L2: what a network owes those who use it, looked at when a run is over.
+//!
+//! They are about worlds with relays: there any two nodes that are up can speak. What a scenario did to the world, and
+//! some time after that, does not count; budgets of single changes are for the scenario's own expectations.
+
+use core::time::Duration;
+
+use mesh_core::time::Instant;
+
+use crate::host::{HostId, NodeEvent};
+
+use super::{CheckId, Flows, PathIs, Tally, ways::ways};
+
+/// From the start, or from what a scenario did, until it must not be felt any more.
+const SETTLED_AFTER: Duration = Duration::from_secs(30);
+
+/// N1: messages may be lost for so long before the way is another one.
+const LOST: Duration = Duration::from_secs(3);
+
+/// N2: changes of a pair's way in [`STEADY`].
+const CHANGES: usize = 2;
+const STEADY: Duration = Duration::from_secs(60);
+
+/// L2: in this time before the end both must have heard of each other.
+const LATELY: Duration = Duration::from_secs(10);
+
+/// What is not an instant of its own at the end of a run: it may be on its way.
+const IN_FLIGHT: Duration = Duration::from_secs(2);
+
+/// What is known of a run for these checks.
+pub(crate) struct Ended<'r> {
+    pub(crate) end: Instant,
+    pub(crate) flows: &'r Flows,
+    pub(crate) events: &'r [(Instant, HostId, NodeEvent)],
+    /// When the scenario did something, and when that was over, in order.
+    pub(crate) disturbed: Vec<(Instant, Instant)>,
+}
+
+/// Looks at everything.
+pub(crate) fn check(ended: &Ended<'_>, tally: &mut Tally) {
+    let quiet = quiet(ended);
+    let mut seen: Vec<[HostId; 2]> = Vec::new();
+    for flow in ended.flows.iter() {
+        let pair = [flow.from.min(flow.to), flow.from.max(flow.to)];
+        if seen.contains(&pair) {
+            continue;
+        }
+        seen.push(pair);
+        let ways = ways(ended.events, pair);
+        for (from, until) in &quiet {
+            check_loss(ended, pair, (*from, *until), tally);
+            check_flapping(&ways, pair, (*from, *until), tally);
+        }
+        check_connected(ended, pair, quiet.last().copied(), tally);
+    }
+}
+
+/// The times in which nothing that the scenario did is felt.
+fn quiet(ended: &Ended<'_>) -> Vec<(Instant, Instant)> {
+    let mut quiet = Vec::new();
+    let mut from = Instant::ZERO + SETTLED_AFTER;
+    for (begin, over) in &ended.disturbed {
+        if from < *begin {
+            quiet.push((from, *begin));
+        }
+        from = from.max(*over + SETTLED_AFTER);
+    }
+    if from < ended.end {
+        quiet.push((from, ended.end));
+    }
+    quiet
+}
+
+fn check_loss(ended: &Ended<'_>, pair: [HostId; 2], (from, until): (Instant, Instant), tally: &mut Tally) {
+    for (one, other) in [(pair[0], pair[1]), (pair[1], pair[0])] {
+        let messages = ended.flows.between(one, other);
+        let until = until.min(ended.end - IN_FLIGHT);
+        let mut lost: Option<Instant> = None;
+        let mut wrong = None;
+        let mut looked = false;
+        for (sent, delivered) in messages.iter().filter(|(sent, _)| (from..until).contains(sent)) {
+            looked = true;
+            if *delivered != Instant::FAR_FUTURE {
+                lost = None;
+                continue;
+            }
+            let since = *lost.get_or_insert(*sent);
+            if sent.since(since) > LOST {
+                wrong.get_or_insert(since);
+            }
+        }
+        if looked {
+            let text = wrong.map(|since| format!("host {} lost all to host {} from {since} on", one.0, other.0));
+            tally.note(CheckId::N1, wrong.map_or(until, |since| since + LOST), text);
+        }
+    }
+}
+
+fn check_flapping(ways: &[(Instant, PathIs)], pair: [HostId; 2], (from, until): (Instant, Instant), tally: &mut Tally) {
+    if until.since(from) < STEADY {
+        return;
+    }
+    let changes: Vec<_> = ways.iter().map(|(at, _)| *at).filter(|at| (from..until).contains(at)).collect();
+    let flapping = changes.windows(CHANGES + 1).find(|window| window[CHANGES].since(window[0]) <= STEADY);
+    let text = flapping.map(|window| {
+        format!("hosts {} and {} change their way again and again from {} on", pair[0].0, pair[1].0, window[0])
+    });
+    tally.note(CheckId::N2, flapping.map_or(until, |window| window[CHANGES]), text);
+}
+
+fn check_connected(ended: &Ended<'_>, pair: [HostId; 2], quiet: Option<(Instant, Instant)>, tally: &mut Tally) {
+    let since = ended.end - LATELY;
+    if quiet.is_none_or(|(from, until)| from > since || until < ended.end) {
+        return;
+    }
+    for (one, other) in [(pair[0], pair[1]), (pair[1], pair[0])] {
+        let messages = ended.flows.between(one, other);
+        let mut sent = messages.iter().filter(|(sent, _)| (since..ended.end - IN_FLIGHT).contains(sent)).peekable();
+        if sent.peek().is_none() {
+            continue;
+        }
+        let none = sent.all(|(_, delivered)| *delivered == Instant::FAR_FUTURE);
+        let text = none.then(|| format!("nothing of host {} reaches host {} at the end", one.0, other.0));
+        tally.note(CheckId::L2, ended.end, text);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use mesh_core::path::Selection;
+
+    use super::*;
+    use crate::{
+        host::message::{Carrier, Message, Role},
+        scenario::{TrafficKind, TrafficSpec},
+    };
+
+    const A: HostId = HostId(0);
+    const B: HostId = HostId(1);
+
+    #[test]
+    fn a_quiet_world_in_which_all_arrives_is_looked_at_and_fine() {
+        let tally = run(|_| true, &[], Vec::new());
+        assert_eq!(tally.violation(), None);
+        assert!([CheckId::N1, CheckId::N2, CheckId::L2].iter().all(|id| tally.checked(*id) > 0));
+    }
+
+    #[test]
+    fn what_is_lost_for_longer_than_three_seconds_is_seen_unless_something_happened() {
+        assert_eq!(violated(|second| !(50..53).contains(&second), &[], Vec::new()), None);
+        assert_eq!(violated(|second| !(50..55).contains(&second), &[], Vec::new()), Some(CheckId::N1));
+        let event = vec![(secs(49), secs(50))];
+        assert_eq!(violated(|second| !(50..55).contains(&second), &[], event.clone()), None);
+        assert_eq!(violated(|second| !(90..95).contains(&second), &[], event), Some(CheckId::N1));
+        assert_eq!(violated(|second| second > 25, &[], Vec::new()), None, "the beginning is no quiet time");
+    }
+
+    #[test]
+    fn a_way_that_changes_again_and_again_is_seen() {
+        let changes = |times: &[u64]| {
+            let direct = Selection::Direct("192.0.2.1:1".parse().unwrap());
+            let event = |at, host, peer, to| (secs(at), host, NodeEvent::PathChanged { peer, to });
+            let mut events = vec![event(1, A, B, direct), event(1, B, A, direct)];
+            for (number, at) in times.iter().enumerate() {
+                let relay = Selection::Relay(mesh_core::derp::RegionId::new(1).unwrap());
+                events.push(event(*at, A, B, if number % 2 == 0 { relay } else { direct }));
+            }
+            violated(|_| true, &events, Vec::new())
+        };
+        assert_eq!(changes(&[100, 110]), None);
+        assert_eq!(changes(&[100, 110, 120]), Some(CheckId::N2));
+        assert_eq!(changes(&[40, 110, 180]), None);
+    }
+
+    #[test]
+    fn who_is_not_heard_at_the_end_is_seen() {
+        let lost = |since, over| {
+            let tally = run(|second| second < since, &[], vec![(secs(100), secs(over))]);
+            (tally.checked(CheckId::L2), tally.violations())
+        };
+        assert_eq!(lost(200, 160), (2, 0));
+        // The messages of the one who asks are lost; the other has none to answer. N1 sees it as well.
+        assert_eq!(lost(150, 160), (1, 2));
+        assert_eq!(lost(150, 170), (0, 0), "what happened is still felt");
+    }
+
+    fn violated(
+        arrives: impl Fn(u64) -> bool,
+        events: &[(Instant, HostId, NodeEvent)],
+        disturbed: Vec<(Instant, Instant)>,
+    ) -> Option<CheckId> {
+        run(arrives, events, disturbed).violation().map(|violation| violation.id)
+    }
+
+    fn run(
+        arrives: impl Fn(u64) -> bool,
+        events: &[(Instant, HostId, NodeEvent)],
+        disturbed: Vec<(Instant, Instant)>,
+    ) -> Tally {
+        let mut tally = Tally::default();
+        check(&ended(&flows(arrives), events, disturbed), &mut tally);
+        tally
+    }
+
+    fn ended<'r>(
+        flows: &'r Flows,
+        events: &'r [(Instant, HostId, NodeEvent)],
+        disturbed: Vec<(Instant, Instant)>,
+    ) -> Ended<'r> {
+        Ended { end: secs(200), flows, events, disturbed }
+    }
+
+    /// A message and its answer every second, for 200 s.
+    fn flows(arrives: impl Fn(u64) -> bool) -> Flows {
+        let mut flows = Flows::new(&[TrafficSpec {
+            kind: TrafficKind::Request,
+            from: A,
+            to: B,
+            every: Duration::from_secs(1),
+            start: Instant::ZERO,
+            stop: None,
+            bytes: 56,
+            answer_bytes: 56,
+        }]);
+        for second in 0..200 {
+            let sequence = flows.note_sent(0, secs(second));
+            if arrives(second) {
+                let question = Message {
+                    flow: 0,
+                    sequence,
+                    role: Role::Question,
+                    carrier: Carrier::Udp,
+                    bytes: 56,
+                    answer_bytes: 56,
+                };
+                flows.note_delivered(&question, B, secs(second)).unwrap();
+                let answer = Message { role: Role::Answer, ..question };
+                flows.note_delivered(&answer, A, secs(second)).unwrap();
+            }
+        }
+        flows
+    }
+
+    fn secs(secs: u64) -> Instant {
+        Instant::from_secs(secs)
+    }
+}
