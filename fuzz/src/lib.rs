@@ -13,6 +13,7 @@
 pub mod config;
 pub mod ip;
 pub mod key;
+pub mod netcheck;
 pub mod script;
 pub mod wireguard;
 
@@ -27,11 +28,13 @@ pub const TARGETS: &[Target] = &[
     ("icmp_echo", ip::echo),
     ("ip_packet", ip::packet),
     ("key_text", key::text),
+    ("netcheck", netcheck::script),
     ("prefix_text", ip::prefix),
     ("replay_window", wireguard::replay_window),
     ("routes", ip::routes),
     ("scenario", config::scenario),
     ("static_file", config::static_file),
+    ("stun", netcheck::stun),
     ("tunnel_pair", wireguard::tunnel_pair),
     ("wireguard_inbound", wireguard::inbound),
     ("wireguard_messages", wireguard::messages),
