@@ -5,6 +5,7 @@
 //! mind of its own.
 //!
 //! * [`static_file`]: the format of wg-quick, read strictly
+//! * [`state_file`]: what survives a restart
 //! * [`daemon`]: start, the loop, clean end
 //! * [`local_api`]: what the command line may ask
 //! * [`cli`]: the command line
@@ -17,6 +18,7 @@ pub mod failure;
 pub mod local_api;
 pub mod logging;
 pub mod nearest;
+pub mod state_file;
 pub mod static_file;
 
 /// Version and commit, as `--version` shows them.

@@ -25,6 +25,7 @@
 //! # Ok::<(), mesh_core::key::ParseKeyError>(())
 //! ```
 
+pub mod control;
 pub mod crypto;
 pub mod dataplane;
 pub mod derp;

@@ -67,6 +67,17 @@ pub const RELAY_MAILBOX: usize = 32;
 /// At the bound: the one not seen for longest is forgotten.
 pub const STUN_ADDRESSES: usize = 8;
 
+/// Bytes of one map message, unpacked. A full map of 65,536 peers of 1 KiB each. At the bound: the message is refused.
+pub const MAP_MESSAGE_BYTES: usize = 64 << 20;
+
+/// Users that a netmap knows: they are only ever added. As many as there can be peers. At the bound: new ones are left
+/// out, counted.
+pub const USER_PROFILES: usize = PEERS;
+
+/// Names of packet filters, and of messages to the user, that a netmap keeps. Stock servers use a handful. At the bound:
+/// new names are left out, counted.
+pub const NETMAP_NAMES: usize = 1_024;
+
 /// Regions of the relay map that are measured. Tailscale's own map has about thirty. At the bound: those with the largest
 /// numbers are left out, counted.
 pub const NETCHECK_REGIONS: usize = 128;

@@ -7,15 +7,21 @@
 mod support;
 
 use std::{
+    collections::BTreeMap,
     net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
     process::ExitCode,
 };
 
 use libtest_mimic::{Arguments, Failed, Trial};
+use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
 
 use mesh_core::{
+    control::{
+        Interner, NetMap, netmap,
+        types::{MapRequest, MapResponse, RegisterRequest, RegisterResponse},
+    },
     crypto::nacl::BoxKey,
     derp::{
         Client, Frame,
@@ -23,10 +29,10 @@ use mesh_core::{
     },
     disco::{self, Disco, Message},
     key::{DiscoPrivate, NodePrivate, NodePublic},
-    node::PeerConfig,
+    node::{PeerAddressing, PeerConfig},
     rng::Seed,
     stun,
-    time::Instant,
+    time::{Instant, WallTime},
     wireguard::{
         Identity, Kind,
         identity::MacKeys,
@@ -38,7 +44,7 @@ use support::{End, config};
 type Test = fn(&Path) -> Result<(), Failed>;
 
 fn main() -> ExitCode {
-    let tests: [(&str, Test); 7] = [
+    let tests: [(&str, Test); 9] = [
         ("a_stock_initiation_opens_with_its_receivers_key", a_stock_initiation_opens_with_its_receivers_key),
         ("a_node_answers_a_stock_initiation", a_node_answers_a_stock_initiation),
         ("stock_disco_messages_open_and_are_made_alike", stock_disco_messages_open_and_are_made_alike),
@@ -46,6 +52,8 @@ fn main() -> ExitCode {
         ("stock_derp_streams_decode_and_are_made_alike", stock_derp_streams_decode_and_are_made_alike),
         ("stock_derp_hellos_open_with_the_relays_key", stock_derp_hellos_open_with_the_relays_key),
         ("a_client_follows_what_a_stock_relay_said", a_client_follows_what_a_stock_relay_said),
+        ("stock_control_messages_are_read_and_written_alike", stock_control_messages_are_read_and_written_alike),
+        ("netmaps_follow_what_a_stock_server_said", netmaps_follow_what_a_stock_server_said),
     ];
     let folder = folder();
     let trials = tests.map(|(name, test)| {
@@ -86,7 +94,7 @@ fn a_node_answers_a_stock_initiation(stock: &Path) -> Result<(), Failed> {
         key,
         preshared_key: None,
         allowed_ips: vec!["10.0.0.2/32".parse().expect("a prefix")],
-        endpoint: None,
+        addressing: PeerAddressing::Roaming { endpoint: None },
         persistent_keepalive: None,
     };
     let now = Instant::from_secs(1);
@@ -236,6 +244,63 @@ fn a_client_follows_what_a_stock_relay_said(stock: &Path) -> Result<(), Failed> 
     }
     assert!(followed > 0, "streams of node b are there");
     Ok(())
+}
+
+/// Every request, answer and map message says the same when it has been read and written: nothing is lost.
+fn stock_control_messages_are_read_and_written_alike(stock: &Path) -> Result<(), Failed> {
+    let mut kinds = BTreeMap::new();
+    for entry in session(stock)? {
+        let original = &entry["JSON"];
+        let has = |name| original.get(name).is_some();
+        let (kind, again) = match entry["Kind"].as_str() {
+            Some("map-message") => ("map response", again::<MapResponse>(original)?),
+            Some("body") if has("AuthURL") => ("register response", again::<RegisterResponse>(original)?),
+            Some("body") if has("OldNodeKey") => ("register request", again::<RegisterRequest>(original)?),
+            Some("body") if has("Compress") => ("map request", again::<MapRequest>(original)?),
+            _ => continue,
+        };
+        assert_eq!(again, *original, "{kind}");
+        *kinds.entry(kind).or_insert(0) += 1;
+    }
+    assert_eq!((kinds["register request"], kinds["register response"]), (8, 8));
+    assert!(kinds["map request"] > 30 && kinds["map response"] > 100, "{kinds:?}");
+    Ok(())
+}
+
+/// Each stream makes a map, without anything left out, and with an interner the same.
+fn netmaps_follow_what_a_stock_server_said(stock: &Path) -> Result<(), Failed> {
+    let now = WallTime::from_unix_secs(1);
+    let mut interner = Interner::new();
+    let mut maps: BTreeMap<(u64, u64), (NetMap, NetMap)> = BTreeMap::new();
+    for entry in session(stock)?.iter().filter(|entry| entry["Kind"] == "map-message") {
+        let stream = (entry["Conn"].as_u64().ok_or("no Conn")?, entry["Stream"].as_u64().ok_or("no Stream")?);
+        let (map, shared) = maps.entry(stream).or_default();
+        let text = serde_json::to_vec(&entry["JSON"])?;
+        let change = map.apply(netmap::decode(&text, None)?, now)?;
+        assert_eq!(change.skipped, [], "{entry}");
+        assert_eq!(shared.apply(netmap::decode(&text, Some(&mut interner))?, now)?, change);
+        assert_eq!(map.peers(), shared.peers());
+    }
+    assert!(maps.len() > 5, "{} streams", maps.len());
+    assert!(maps.values().any(|(map, _)| map.peers().len() == 2));
+    for (map, _) in maps.values() {
+        let node = map.self_node().ok_or("no node")?;
+        assert!(!node.allowed_ips().is_empty() && node.has_capability("https://tailscale.com/cap/ssh"));
+        assert_eq!(map.regions().map(|(id, _)| id.number()).collect::<Vec<_>>(), [900]);
+        for peer in map.peers().values() {
+            assert!(peer.disco_key.is_some() && !peer.addresses.is_empty() && map.user(peer.user).is_some());
+        }
+    }
+    Ok(())
+}
+
+fn again<T: DeserializeOwned + Serialize>(original: &Value) -> Result<Value, Failed> {
+    Ok(serde_json::to_value(serde_json::from_value::<T>(original.clone())?)?)
+}
+
+fn session(stock: &Path) -> Result<Vec<Value>, Failed> {
+    let lines = std::fs::read_to_string(stock.join("control/session.jsonl"))?;
+    Ok(lines.lines().map(serde_json::from_str).collect::<Result<_, _>>()?)
 }
 
 fn open(key: &BoxKey, sealed: &[u8]) -> Result<Value, Failed> {

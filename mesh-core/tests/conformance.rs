@@ -7,7 +7,7 @@ use std::time::Duration;
 use mesh_core::{
     dataplane::{Notice, PeerId, Punt},
     machine::{Machine, settle},
-    node::{Command, CommandId, HostEvent, Input, LinkState, Node, PingTarget},
+    node::{Command, CommandId, HostEvent, Input, LinkState, Node, PeerAddressing, PingKind, PingTarget},
     path::PathAddr,
     rng::{Rng, Seed},
     time::{Instant, WallAnchor, WallTime},
@@ -67,7 +67,7 @@ where
 fn node() -> Node {
     let mut peers: Vec<_> = (2..6).map(peer).collect();
     peers[1].persistent_keepalive = Some(Duration::from_secs(25));
-    peers[2].endpoint = None;
+    peers[2].addressing = PeerAddressing::Roaming { endpoint: None };
     Node::new(config(1, peers), Instant::from_secs(1000)).expect("the configuration is good")
 }
 
@@ -95,7 +95,7 @@ fn input(rng: &mut Rng) -> Input {
         8 => {
             let timeout = Duration::from_millis(rng.below(3000));
             let target = PingTarget::Address([10, 0, 0, rng.below(8) as u8].into());
-            Input::Command(CommandId(rng.u64()), Command::Ping { target, timeout })
+            Input::Command(CommandId(rng.u64()), Command::Ping { target, kind: PingKind::Icmp, timeout })
         }
         _ => {
             let peers = (2..6).filter(|_| rng.below(4) > 0).map(peer).collect();

@@ -9,7 +9,7 @@ use mesh_core::{
     key::NodePublic,
     limits,
     machine::Machine,
-    node::{Command, CommandError, CommandId, ConfigError, Event, Input, Node, Output, PingTarget, Reply},
+    node::{Command, CommandError, CommandId, ConfigError, Event, Input, Node, Output, PingKind, PingTarget, Reply},
     path::PathAddr,
     time::{Instant, WallAnchor},
 };
@@ -399,7 +399,7 @@ fn a_response_is_answered_with_a_cookie_under_load_too() {
 #[test]
 fn pings_are_answered_or_time_out() {
     let mut pair = established();
-    let ping = |target, timeout| Command::Ping { target, timeout };
+    let ping = |target, timeout| Command::Ping { target, kind: PingKind::Icmp, timeout };
     pair.a.input(Input::Command(CommandId(1), ping(PingTarget::Key(pair.b.key), SECOND)), pair.now);
     pair.settle();
     // The host at the other end answers echo requests.

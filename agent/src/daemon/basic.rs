@@ -15,14 +15,15 @@ use core::{
 use std::{collections::BTreeMap, io};
 
 use mesh_core::{
+    control::types::MapResponse,
     dataplane::{DataPlane, DropCounts, DropReason, Inbound, ReportBuffer, Reports, TransmitSink},
     machine::Machine,
-    node::{Command, CommandError, CommandId, Event, Input, Node, Output, PeerConfig, PingTarget, Reply},
+    node::{Command, CommandError, CommandId, Event, Input, Node, Output, PeerConfig, PingKind, PingTarget, Reply},
     path::{PathAddr, SendPath},
     time::Instant,
 };
 use tokio::sync::{mpsc, oneshot};
-use tracing::{debug, error, info, trace};
+use tracing::{debug, error, info, trace, warn};
 use transports::{
     batch::{RecvBatch, SendBatch},
     clock::{Clock, Timer},
@@ -48,6 +49,8 @@ pub enum Request {
     Ping {
         /// Whom.
         target: PingTarget,
+        /// How.
+        kind: PingKind,
         /// How long to wait.
         timeout: Duration,
         /// Where the answer goes.
@@ -57,6 +60,13 @@ pub enum Request {
     SetPeers {
         /// All of them.
         peers: Vec<PeerConfig>,
+        /// Where the answer goes.
+        reply: oneshot::Sender<Result<Reply, CommandError>>,
+    },
+    /// This is the network map from now on.
+    ReplaceMap {
+        /// All of it.
+        map: Box<MapResponse>,
         /// Where the answer goes.
         reply: oneshot::Sender<Result<Reply, CommandError>>,
     },
@@ -326,7 +336,10 @@ impl<T: Tun> Basic<T> {
             Request::Status(reply) => {
                 let _ = reply.send(self.snapshot(now));
             }
-            Request::Ping { target, timeout, reply } => self.command(Command::Ping { target, timeout }, reply, now),
+            Request::Ping { target, kind, timeout, reply } => {
+                self.command(Command::Ping { target, kind, timeout }, reply, now);
+            }
+            Request::ReplaceMap { map, reply } => self.command(Command::ReplaceMap(map), reply, now),
             Request::SetPeers { peers, reply } => self.command(Command::SetPeers(peers), reply, now),
         }
         true
@@ -377,6 +390,7 @@ fn log(event: &Event) {
     match event {
         Event::SessionEstablished { peer } => debug!(?peer, "session established"),
         Event::PathChanged { peer, path } => debug!(?peer, %path, "peer is answered at another address"),
+        Event::MapPartSkipped(what) => warn!(%what, "a part of the network map was left out"),
         Event::HandshakeGivenUp { peer } => debug!(?peer, "peer does not answer"),
     }
 }
@@ -416,7 +430,10 @@ mod tests {
             // Nobody answers behind a memory TUN, so the ping times out, and says so.
             let (reply, pong) = oneshot::channel();
             let target = PingTarget::Address(address(2));
-            ask_a.send(Request::Ping { target, timeout: Duration::from_millis(20), reply }).await.unwrap();
+            ask_a
+                .send(Request::Ping { target, kind: PingKind::Icmp, timeout: Duration::from_millis(20), reply })
+                .await
+                .unwrap();
             assert!(matches!(pong.await.unwrap(), Err(CommandError::TimedOut { .. })));
             for ask in [ask_a, ask_b] {
                 ask.send(Request::Stop).await.unwrap();
@@ -436,12 +453,13 @@ mod tests {
                 key: key(other).public(),
                 preshared_key: None,
                 allowed_ips: vec![mesh_core::ip::prefix::Prefix::host(address(other))],
-                endpoint,
+                addressing: mesh_core::node::PeerAddressing::Roaming { endpoint },
                 persistent_keepalive: None,
             };
             let clock = Clock::new();
             let config = NodeConfig {
                 key: key(index),
+                disco_key: mesh_core::key::DiscoPrivate::from_bytes([index; 32]),
                 addresses: vec![(address(index), 32)],
                 mtu_bytes: 1420,
                 listen_port: 0,

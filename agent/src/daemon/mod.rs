@@ -5,14 +5,15 @@
 
 pub mod basic;
 pub mod config;
+pub(crate) mod map_file;
 mod notify;
 pub(crate) mod peers;
 mod signals;
-
-use std::path::PathBuf;
+pub(crate) mod source;
 
 use mesh_core::{
     dataplane::DropCounts,
+    key::DiscoPrivate,
     node::{HostConfig, Node, NodeConfig, Status},
     time::Instant,
 };
@@ -29,13 +30,19 @@ use transports::{
 use crate::{
     failure::{Exit, Failure},
     local_api::server::LocalApi,
+    state_file::State,
 };
 
 use basic::{Basic, TunCounts};
 use config::Config;
+use map_file::MapFile;
+use source::Source;
 
-/// MTU of the TUN when the file does not say: what fits a 1,500-byte IPv6 underlay.
-const MTU_BYTES: usize = 1420;
+/// MTU of the TUN when a static file does not say: what fits a 1,500-byte IPv6 underlay.
+const STATIC_MTU_BYTES: usize = 1420;
+
+/// MTU of the TUN otherwise. Stock clients: 1,280, which passes wherever IPv6 does.
+const MTU_BYTES: usize = 1280;
 
 /// Requests that wait for the driver. At the bound whoever asks waits.
 const REQUESTS: usize = 64;
@@ -86,25 +93,10 @@ impl Drop for HostGuard {
 /// # Errors
 /// When it cannot start, or cannot go on.
 pub async fn run(config: Config) -> Result<(), Failure> {
-    let path = what_to_run(&config)?;
-    let file = peers::load(&path)?;
-    let reload = peers::Reload { path: path.clone(), fixed: peers::Fixed::of(&file) };
-    let peers = peers::resolve(file.peers).await?;
-    let mtu_bytes = file.mtu_bytes.unwrap_or(MTU_BYTES);
-
     let clock = Clock::new();
-    let bug = |error| Failure::new(Exit::Refused, "entropy", format!("the system has no randomness: {error}"));
-    let node = NodeConfig {
-        key: file.private_key,
-        addresses: file.addresses,
-        mtu_bytes,
-        listen_port: file.listen_port.unwrap_or(config.port),
-        peers,
-        seed: entropy::seed().map_err(bug)?,
-        epoch: clock.anchor(),
-    };
-    let node = Node::new(node, clock.now())
-        .map_err(|error| Failure::new(Exit::Usage, "bad-static-file", format!("{}: {error}", path.display())))?;
+    let (node, source) = prepare(&config, &clock).await?;
+    let mtu_bytes = node.mtu_bytes;
+    let node = Node::new(node, clock.now()).map_err(|error| Failure::new(Exit::Usage, "bad-static-file", error))?;
 
     let (sender, mut requests) = mpsc::channel(REQUESTS);
     let api = LocalApi::bind(&config.socket).await?;
@@ -118,12 +110,29 @@ pub async fn run(config: Config) -> Result<(), Failure> {
     link.repair().map_err(host)?;
     let mut driver = Basic::start(node, clock, tun, Some(HostGuard(link)), mtu_bytes)?;
 
-    let server = tokio::spawn(api.serve(sender.clone(), reload.clone()));
-    let signals = signals::listen(sender, reload)?;
+    let server = tokio::spawn(api.serve(sender.clone(), source.clone()));
+    let watch = match &source {
+        Source::Static(_) => None,
+        Source::Map(file) => Some(file.clone().watch(sender.clone())?),
+    };
+    if let Source::Map(file) = &source
+        && file.load()?.is_some()
+    {
+        let (file, sender) = (file.clone(), sender.clone());
+        tokio::spawn(async move {
+            if let Err(failure) = file.run(&sender).await {
+                warn!(%failure, "map file not used");
+            }
+        });
+    }
+    let signals = signals::listen(sender, source)?;
     announce(&config, driver.port());
     let result = driver.run(&mut requests).await;
     notify::stopping();
     signals.abort();
+    if let Some(watch) = watch {
+        watch.abort();
+    }
     server.abort();
     // The socket's file goes with the task that serves it.
     let _ = server.await;
@@ -131,16 +140,42 @@ pub async fn run(config: Config) -> Result<(), Failure> {
     result
 }
 
-/// The file of the one mode that this build has.
-fn what_to_run(config: &Config) -> Result<PathBuf, Failure> {
-    if config.map.is_some() {
-        return Err(Failure::new(Exit::Usage, "not-built", "--map is not available in this build")
-            .hint("use --static FILE with keys, addresses and peers"));
+/// What the node starts with, and where the network comes from.
+async fn prepare(config: &Config, clock: &Clock) -> Result<(NodeConfig, Source), Failure> {
+    let entropy = |error| Failure::new(Exit::Refused, "entropy", format!("the system has no randomness: {error}"));
+    let seed = entropy::seed().map_err(entropy)?;
+    if let Some(path) = &config.static_file {
+        let file = peers::load(path)?;
+        let source = Source::Static(peers::Reload { path: path.clone(), fixed: peers::Fixed::of(&file) });
+        let node = NodeConfig {
+            key: file.private_key,
+            // Nobody hears of it: peers of a static file are not found by disco.
+            disco_key: DiscoPrivate::generate(&mut seed.stream("disco-key", 0)),
+            addresses: file.addresses,
+            mtu_bytes: file.mtu_bytes.unwrap_or(STATIC_MTU_BYTES),
+            listen_port: file.listen_port.unwrap_or(config.port),
+            peers: peers::resolve(file.peers).await?,
+            seed,
+            epoch: clock.anchor(),
+        };
+        return Ok((node, source));
     }
-    config.static_file.clone().ok_or_else(|| {
-        Failure::new(Exit::Usage, "not-built", "this build cannot use a control server yet")
-            .hint("use --static FILE with keys, addresses and peers")
-    })
+    let Some(path) = &config.map else {
+        return Err(Failure::new(Exit::Usage, "not-built", "this build cannot use a control server yet")
+            .hint("use --static FILE with keys, addresses and peers, or --map FILE with a network map"));
+    };
+    let state = State::open(&config.state_dir, &seed)?;
+    let node = NodeConfig {
+        key: state.node_key,
+        disco_key: state.disco_key,
+        addresses: Vec::new(),
+        mtu_bytes: MTU_BYTES,
+        listen_port: config.port,
+        peers: Vec::new(),
+        seed,
+        epoch: clock.anchor(),
+    };
+    Ok((node, Source::Map(MapFile { path: path.clone() })))
 }
 
 fn tun_failure(error: OpenError) -> Failure {

@@ -5,7 +5,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use mesh_core::{key::NodePublic, node::PeerConfig};
+use mesh_core::{
+    key::NodePublic,
+    node::{PeerAddressing, PeerConfig},
+};
 use tokio::sync::{mpsc, oneshot};
 use transports::batch::canonical;
 
@@ -103,7 +106,7 @@ pub(super) async fn resolve(peers: Vec<StaticPeer>) -> Result<Vec<PeerConfig>, F
             key: peer.public_key,
             preshared_key: peer.preshared_key,
             allowed_ips: peer.allowed_ips,
-            endpoint,
+            addressing: PeerAddressing::Roaming { endpoint },
             persistent_keepalive: peer.persistent_keepalive,
         });
     }

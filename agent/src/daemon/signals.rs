@@ -7,14 +7,14 @@ use tokio::{
 };
 use tracing::{info, warn};
 
-use super::{basic::Request, peers::Reload};
+use super::{basic::Request, source::Source};
 use crate::failure::{Exit, Failure};
 
 /// Listens until aborted.
 ///
 /// # Errors
 /// When signals cannot be listened for.
-pub(super) fn listen(requests: mpsc::Sender<Request>, reload: Reload) -> Result<JoinHandle<()>, Failure> {
+pub(super) fn listen(requests: mpsc::Sender<Request>, source: Source) -> Result<JoinHandle<()>, Failure> {
     let open = |kind| {
         signal(kind).map_err(|error| Failure::new(Exit::Bug, "signals", format!("cannot listen for signals: {error}")))
     };
@@ -26,9 +26,9 @@ pub(super) fn listen(requests: mpsc::Sender<Request>, reload: Reload) -> Result<
             tokio::select! {
                 _ = terminate.recv() => break,
                 _ = interrupt.recv() => break,
-                _ = hangup.recv() => match reload.run(&requests).await {
-                    Ok(()) => info!("static file read again"),
-                    Err(failure) => warn!(%failure, "static file not read again; everything stays as it is"),
+                _ = hangup.recv() => match source.reload(&requests).await {
+                    Ok(()) => info!("file read again"),
+                    Err(failure) => warn!(%failure, "file not read again; everything stays as it is"),
                 },
             }
         }

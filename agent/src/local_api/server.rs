@@ -21,7 +21,7 @@ use hyper::{
 use hyper_util::rt::{TokioIo, TokioTimer};
 use mesh_core::{
     key::NodePublic,
-    node::{CommandError, PingTarget},
+    node::{CommandError, PingKind, PingTarget},
 };
 use tokio::{
     net::{UnixListener, UnixStream},
@@ -34,7 +34,7 @@ use super::{
     types::{ErrorBody, ErrorText, PeerPaths, PingResult, Status},
 };
 use crate::{
-    daemon::{Snapshot, basic, peers::Reload},
+    daemon::{Snapshot, basic, source::Source},
     failure::{Exit, Failure},
 };
 
@@ -59,7 +59,7 @@ pub struct LocalApi {
 #[derive(Clone, Debug)]
 struct Context {
     requests: mpsc::Sender<basic::Request>,
-    reload: Reload,
+    source: Source,
     /// The user the daemon runs as, who may change things, as root may.
     uid: u32,
 }
@@ -93,9 +93,9 @@ impl LocalApi {
     }
 
     /// Serves until dropped.
-    pub async fn serve(self, requests: mpsc::Sender<basic::Request>, reload: Reload) {
+    pub async fn serve(self, requests: mpsc::Sender<basic::Request>, source: Source) {
         let uid = fs::metadata("/proc/self").map_or(0, |own| std::os::unix::fs::MetadataExt::uid(&own));
-        let context = Context { requests, reload, uid };
+        let context = Context { requests, source, uid };
         let permits = Arc::new(Semaphore::new(CONNECTIONS));
         loop {
             let Ok(permit) = Arc::clone(&permits).acquire_owned().await else { return };
@@ -179,7 +179,7 @@ async fn route(request: &Request<Incoming>, may_change: bool, context: &Context)
                 let failure = Failure::new(Exit::NotPermitted, "not-permitted", "this user may not change the daemon");
                 return Err((StatusCode::FORBIDDEN, failure.hint("use root, or the user that meshd runs as")));
             }
-            let reloaded = context.reload.run(&context.requests).await;
+            let reloaded = context.source.reload(&context.requests).await;
             reloaded.map(|()| Answer::Json("{}".to_owned())).map_err(|failure| (StatusCode::BAD_REQUEST, failure))
         }
         (_, "status" | "metrics" | "debug-paths" | "ping" | "reload-config") => {
@@ -208,8 +208,16 @@ async fn ping(query: &str, context: &Context) -> Answered {
             Duration::from_millis(millis).min(PING_TIMEOUT_MAX)
         }
     };
+    let kind = match value(query, "type") {
+        None | Some("disco") => PingKind::Disco,
+        Some("ICMP") => PingKind::Icmp,
+        Some(other) => {
+            let failure = Failure::new(Exit::Usage, "bad-type", format!("there is no ping of type \"{other}\""));
+            return Err(bad(failure.hint("the types are disco and ICMP")));
+        }
+    };
     let (reply, answer) = oneshot::channel();
-    let ping = basic::Request::Ping { target, timeout, reply };
+    let ping = basic::Request::Ping { target, kind, timeout, reply };
     context.requests.send(ping).await.map_err(|_| stopping())?;
     match answer.await.map_err(|_| stopping())? {
         Ok(reply) => PingResult::new(&reply).map_or_else(|| Err(stopping()), |result| json(&result)),
@@ -254,9 +262,11 @@ fn refused(error: &CommandError) -> (StatusCode, Failure) {
         CommandError::NoRoute(_) => (StatusCode::NOT_FOUND, "no-route"),
         CommandError::UnknownPeer(_) => (StatusCode::NOT_FOUND, "no-peer"),
         CommandError::NoAddress(_) => (StatusCode::BAD_REQUEST, "no-address"),
+        CommandError::NoWay(_) => (StatusCode::BAD_GATEWAY, "no-way"),
         CommandError::NoSource(_) => (StatusCode::BAD_REQUEST, "no-source"),
         CommandError::TooManyPings => (StatusCode::TOO_MANY_REQUESTS, "too-many-pings"),
         CommandError::TimedOut { .. } => (StatusCode::GATEWAY_TIMEOUT, "timeout"),
+        CommandError::Map(_) => (StatusCode::BAD_REQUEST, "bad-map"),
         CommandError::Config(_) => (StatusCode::BAD_REQUEST, "bad-config"),
     };
     (status, Failure::new(Exit::Refused, code, error))

@@ -182,7 +182,7 @@ impl Peer {
             public_key: peer.key,
             tailscale_ips: peer.allowed_ips.iter().filter(|p| p.is_host()).map(Prefix::address).collect(),
             allowed_ips: peer.allowed_ips.clone(),
-            cur_addr: peer.path.as_ref().map(PathAddr::to_string).unwrap_or_default(),
+            cur_addr: peer.path.direct().map(|address| address.to_string()).unwrap_or_default(),
             rx_bytes: peer.received_bytes,
             tx_bytes: peer.sent_bytes,
             last_handshake: peer.last_handshake.map(rfc3339),
@@ -199,7 +199,7 @@ impl PeerPaths {
         let ago = |at: Option<Instant>| at.map(|at| u64::try_from(now.since(at).as_millis()).unwrap_or(u64::MAX));
         Self {
             public_key: peer.key,
-            cur_addr: peer.path.as_ref().map(PathAddr::to_string),
+            cur_addr: peer.path.direct().map(|address| address.to_string()),
             session: peer.has_session,
             last_handshake: peer.last_handshake.map(rfc3339),
             last_sent_ms_ago: ago(peer.last_sent),
@@ -219,7 +219,7 @@ impl PingResult {
                 latency_seconds: round_trip.as_secs_f64(),
                 endpoint: via.as_ref().map(PathAddr::to_string),
             }),
-            Reply::PeersSet => None,
+            Reply::PeersSet | Reply::MapApplied => None,
         }
     }
 }
@@ -265,7 +265,9 @@ mod tests {
         let peer = PeerStatus {
             key: NodePublic::from_bytes([7; 32]),
             allowed_ips: vec!["10.0.0.2/32".parse().unwrap(), "10.1.0.0/16".parse().unwrap()],
-            path: Some(PathAddr::Udp("192.0.2.1:5".parse().unwrap())),
+            path: mesh_core::path::Selection::Direct("192.0.2.1:5".parse().unwrap()),
+            relay: None,
+            latency: None,
             has_session: true,
             last_handshake: Some(WallTime::from_unix_secs(0)),
             last_sent: Some(Instant::from_secs(9)),

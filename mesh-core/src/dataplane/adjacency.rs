@@ -36,10 +36,20 @@ pub struct TxState {
     pub path: Option<SendPath>,
 }
 
+/// What decides where a peer's datagrams go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Addressing {
+    /// It is answered where its last authenticated packet came from.
+    Roaming,
+    /// Paths are found by disco.
+    Discovered,
+}
+
 /// One peer as the fast path sees it. Shared by routes and receivers; outlives any single [`Fib`](super::Fib).
 #[derive(Debug)]
 pub struct Adjacency {
     peer: PeerId,
+    addressing: Addressing,
     tx: Published<TxState>,
     activity: Arc<Activity>,
     counters: PeerCounters,
@@ -48,9 +58,10 @@ pub struct Adjacency {
 impl Adjacency {
     /// A peer without session, reachable at `path`.
     #[must_use]
-    pub fn new(peer: PeerId, path: Option<SendPath>) -> Self {
+    pub fn new(peer: PeerId, addressing: Addressing, path: Option<SendPath>) -> Self {
         Self {
             peer,
+            addressing,
             tx: Published::new(TxState { sealer: None, path }),
             activity: Arc::default(),
             counters: PeerCounters::default(),
@@ -61,6 +72,12 @@ impl Adjacency {
     #[must_use]
     pub fn peer(&self) -> PeerId {
         self.peer
+    }
+
+    /// What decides where its datagrams go.
+    #[must_use]
+    pub fn addressing(&self) -> Addressing {
+        self.addressing
     }
 
     /// What is needed to send now.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::{published::Published, routes::RouteTable, wireguard::Identity};
 
-use super::{Adjacency, Receivers};
+use super::{Adjacency, DiscoKeys, Receivers};
 
 /// What the fast path must know about ourselves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,6 +21,7 @@ pub struct LocalAddrs {
 pub struct Fib {
     pub(super) routes: RouteTable<Arc<Adjacency>>,
     pub(super) receivers: Arc<Receivers>,
+    pub(super) disco_keys: Arc<DiscoKeys>,
     pub(super) identity: Arc<Identity>,
     pub(super) local: LocalAddrs,
 }
@@ -29,7 +30,7 @@ impl Fib {
     /// A snapshot without routes.
     #[must_use]
     pub fn new(identity: Arc<Identity>, receivers: Arc<Receivers>, local: LocalAddrs) -> Self {
-        Self { routes: RouteTable::new(), receivers, identity, local }
+        Self { routes: RouteTable::new(), receivers, disco_keys: Arc::default(), identity, local }
     }
 
     /// Overlay prefix → peer.
@@ -47,6 +48,12 @@ impl Fib {
     #[must_use]
     pub fn receivers(&self) -> &Arc<Receivers> {
         &self.receivers
+    }
+
+    /// Whose disco packets are looked at.
+    #[must_use]
+    pub fn disco_keys(&self) -> &Arc<DiscoKeys> {
+        &self.disco_keys
     }
 
     /// What the fast path knows about ourselves.

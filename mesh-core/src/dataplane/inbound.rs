@@ -4,16 +4,18 @@ use core::net::IpAddr;
 use std::sync::Arc;
 
 use crate::{
+    disco,
     ip::{
         icmp::{Echo, EchoKind},
         packet::{IpPacket, protocol},
     },
     path::{PathAddr, SendPath},
+    stun,
     time::Instant,
     wireguard::{Kind, OpenError, timers::Edge},
 };
 
-use super::{DropReason, Fib, Notice, PeerId, Punt, ReceiveSession, Reports};
+use super::{Addressing, DropReason, Fib, Notice, PeerId, Punt, ReceiveSession, Reports};
 
 /// What became of a datagram.
 #[derive(Debug, PartialEq, Eq)]
@@ -86,12 +88,35 @@ impl InboundRun<'_> {
                 reports.punt(Punt::Handshake { source, datagram: datagram.to_vec() });
                 Ok(Inbound::Consumed)
             }
-            None => Err(DropReason::NotWireguard),
+            None => self.other(datagram, source, reports),
         };
         result.unwrap_or_else(|reason| {
             reports.dropped(reason);
             Inbound::Drop(reason)
         })
+    }
+
+    /// What is no WireGuard message.
+    fn other<'p>(
+        &self,
+        datagram: &[u8],
+        source: PathAddr,
+        reports: &mut impl Reports,
+    ) -> Result<Inbound<'p>, DropReason> {
+        if let Some(sender) = disco::sender(datagram) {
+            if !self.fib.disco_keys.is_known(&sender) {
+                return Err(DropReason::UnknownDiscoKey);
+            }
+            reports.punt(Punt::Disco { source, datagram: datagram.to_vec() });
+            return Ok(Inbound::Consumed);
+        }
+        match source {
+            PathAddr::Udp(source) if stun::is_binding(datagram) => {
+                reports.punt(Punt::Stun { source, datagram: datagram.to_vec() });
+                Ok(Inbound::Consumed)
+            }
+            PathAddr::Udp(_) | PathAddr::Relay { .. } => Err(DropReason::NotWireguard),
+        }
     }
 
     fn handshake<'p>(
@@ -186,7 +211,8 @@ impl SessionRun {
                 report(Edge::Rekey);
             }
         }
-        if self.send_path.is_none_or(|path| path.to != source) && activity.raise(Edge::Moved) {
+        let is_elsewhere = || self.send_path.is_none_or(|path| path.to != source);
+        if self.session.adjacency.addressing() == Addressing::Roaming && is_elsewhere() && activity.raise(Edge::Moved) {
             report(Edge::Moved);
         }
     }

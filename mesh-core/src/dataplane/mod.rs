@@ -15,6 +15,7 @@
 //! [`Reports`] takes punts, notices and drops.
 
 mod adjacency;
+mod disco_keys;
 mod fib;
 mod inbound;
 mod outbound;
@@ -22,7 +23,8 @@ mod receivers;
 mod report;
 mod sink;
 
-pub use adjacency::{Adjacency, PeerCounters, PeerId, TxState};
+pub use adjacency::{Addressing, Adjacency, PeerCounters, PeerId, TxState};
+pub use disco_keys::DiscoKeys;
 pub use fib::{DataPlane, Fib, LocalAddrs};
 pub use inbound::{Inbound, InboundRun};
 pub use receivers::{ReceiveSession, Receivers};

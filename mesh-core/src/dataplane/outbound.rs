@@ -10,7 +10,7 @@ use crate::{
     wireguard::{Sealer, timers::Edge},
 };
 
-use super::{Adjacency, DropReason, Fib, Notice, Punt, Reports, TransmitSink, TxState};
+use super::{Addressing, Adjacency, DropReason, Fib, Notice, Punt, Reports, TransmitSink, TxState};
 
 impl Fib {
     /// Seals `packets` into `sink`, in order. What needs a decision is punted.
@@ -115,6 +115,9 @@ impl<'f> OutboundRun<'f> {
         self.adjacency.counters().add_sent(self.packets, self.bytes);
         if activity.note_data_sent(now) {
             reports.notice(notice(Edge::DataSent));
+        }
+        if self.adjacency.addressing() == Addressing::Discovered && activity.raise(Edge::Unanswered) {
+            reports.notice(notice(Edge::Unanswered));
         }
         let wants_rekey = self.tx.sealer.as_ref().is_some_and(|sealer| sealer.wants_rekey(now));
         if wants_rekey && activity.raise(Edge::Rekey) {

@@ -1,6 +1,6 @@
 //! What the fast path has to say besides packets.
 
-use core::fmt;
+use core::{fmt, net::SocketAddr};
 
 use crate::{limits, path::PathAddr, wireguard::timers::Edge};
 
@@ -20,6 +20,20 @@ pub enum Punt {
     Handshake {
         /// Where it came from.
         source: PathAddr,
+        /// The whole datagram.
+        datagram: Vec<u8>,
+    },
+    /// A disco packet by a key that a peer has.
+    Disco {
+        /// Where it came from.
+        source: PathAddr,
+        /// The whole packet.
+        datagram: Vec<u8>,
+    },
+    /// A STUN binding message.
+    Stun {
+        /// Where it came from.
+        source: SocketAddr,
         /// The whole datagram.
         datagram: Vec<u8>,
     },
@@ -81,8 +95,22 @@ drop_reasons! {
     QueueFull = "queue_full",
     /// From the host: the peer did not answer the handshake, or was removed meanwhile, and the packet waited in vain.
     NoHandshake = "no_handshake",
-    /// From the network: no WireGuard message.
+    /// From the network: neither WireGuard nor disco nor STUN.
     NotWireguard = "not_wireguard",
+    /// From the network: a disco packet by a key that no peer has.
+    UnknownDiscoKey = "unknown_disco_key",
+    /// From the network: a disco packet that does not open, as after a restart of either end.
+    SealedDisco = "sealed_disco",
+    /// From the network: a disco packet that opens and is not understood.
+    MalformedDisco = "malformed_disco",
+    /// From the network: a disco message of a kind that this node does not use.
+    UnusedDisco = "unused_disco",
+    /// From the network: a disco message whose node key, or the relay's word for it, is of another peer.
+    ForeignDisco = "foreign_disco",
+    /// From the network: a STUN message that answers no request of ours.
+    UnexpectedStun = "unexpected_stun",
+    /// For a peer whose relay region the relay map does not have.
+    UnknownRegion = "unknown_region",
     /// From the network: transport data for a session that is not known here.
     UnknownSession = "unknown_session",
     /// From the network: transport data on a session past its age or count.

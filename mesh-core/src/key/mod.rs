@@ -63,11 +63,17 @@ macro_rules! key_pair {
             }
         }
 
-        #[doc = concat!("The public half of a ", $what, " key: 32 bytes.")]
-        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        #[doc = concat!("The public half of a ", $what, " key: 32 bytes. All zeros, the default, is how the control protocol writes that there is none.")]
+        #[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
         pub struct $public([u8; 32]);
 
         impl $public {
+            /// Whether it is all zeros and so no key.
+            #[must_use]
+            pub fn is_zero(&self) -> bool {
+                *self == Self::default()
+            }
+
             /// The key of these bytes.
             #[must_use]
             pub const fn from_bytes(bytes: [u8; 32]) -> Self {

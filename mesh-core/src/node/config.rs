@@ -3,8 +3,10 @@
 use core::{net::SocketAddr, time::Duration};
 
 use crate::{
+    dataplane::Addressing,
+    derp::RegionId,
     ip::prefix::Prefix,
-    key::{NodePrivate, NodePublic, PresharedKey},
+    key::{DiscoPrivate, DiscoPublic, NodePrivate, NodePublic, PresharedKey},
     rng::Seed,
     time::WallAnchor,
 };
@@ -14,6 +16,8 @@ use crate::{
 pub struct NodeConfig {
     /// Who we are.
     pub key: NodePrivate,
+    /// What our disco messages are sealed with.
+    pub disco_key: DiscoPrivate,
     /// Our overlay addresses, with the length of the network they are in.
     pub addresses: Vec<(core::net::IpAddr, u8)>,
     /// MTU of the TUN in bytes.
@@ -28,7 +32,7 @@ pub struct NodeConfig {
     pub epoch: WallAnchor,
 }
 
-/// A static peer.
+/// Another node.
 #[derive(Clone, Debug)]
 pub struct PeerConfig {
     /// Who it is.
@@ -37,10 +41,53 @@ pub struct PeerConfig {
     pub preshared_key: Option<PresharedKey>,
     /// Overlay addresses that are sent to it and accepted from it. The last peer to name a prefix has it.
     pub allowed_ips: Vec<Prefix>,
-    /// Where to begin; later it is answered where its last authenticated packet came from.
-    pub endpoint: Option<SocketAddr>,
+    /// How it is found.
+    pub addressing: PeerAddressing,
     /// Send something at least this often, to keep a NAT's mapping open.
     pub persistent_keepalive: Option<Duration>,
+}
+
+/// How a peer is found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PeerAddressing {
+    /// As in plain WireGuard: it is answered where its last authenticated packet came from.
+    Roaming {
+        /// Where to begin.
+        endpoint: Option<SocketAddr>,
+    },
+    /// Over its home relay first, then over the best path that disco finds.
+    Discovered(Whereabouts),
+}
+
+/// What the network map says about where a peer is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Whereabouts {
+    /// What its disco messages are sealed with; without it only the relay leads to it.
+    pub disco_key: Option<DiscoPublic>,
+    /// Its own candidate addresses.
+    pub endpoints: Vec<SocketAddr>,
+    /// The region of its home relay.
+    pub home: Option<RegionId>,
+}
+
+impl PeerAddressing {
+    /// Which of the two it is, as the fast path knows it.
+    #[must_use]
+    pub const fn kind(&self) -> Addressing {
+        match self {
+            Self::Roaming { .. } => Addressing::Roaming,
+            Self::Discovered(_) => Addressing::Discovered,
+        }
+    }
+
+    /// What the network map says, of peers that are found by disco.
+    #[must_use]
+    pub const fn whereabouts(&self) -> Option<&Whereabouts> {
+        match self {
+            Self::Roaming { .. } => None,
+            Self::Discovered(whereabouts) => Some(whereabouts),
+        }
+    }
 }
 
 /// Why a configuration is refused. Nothing has changed then.

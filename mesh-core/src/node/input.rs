@@ -6,6 +6,7 @@ use core::{
 };
 
 use crate::{
+    control::types::MapResponse,
     dataplane::{Notice, Punt},
     derp::RegionId,
     endpoints::LocalPorts,
@@ -107,15 +108,28 @@ pub struct CommandId(pub u64);
 /// What a user or operator wants.
 #[derive(Clone, Debug)]
 pub enum Command {
-    /// One ICMP echo inside the tunnel.
+    /// Asks a peer for a sign of life.
     Ping {
         /// To whom.
         target: PingTarget,
+        /// How.
+        kind: PingKind,
         /// How long to wait for the answer.
         timeout: Duration,
     },
     /// These are the peers from now on. Peers that stay the same keep their sessions.
     SetPeers(Vec<PeerConfig>),
+    /// This is the whole network map from now on. What stays the same is left alone.
+    ReplaceMap(Box<MapResponse>),
+}
+
+/// What a ping is made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PingKind {
+    /// A disco ping over the path in use, which shows the path. With peers that are not found by disco: an echo.
+    Disco,
+    /// An ICMP echo inside the tunnel, answered by the peer's host.
+    Icmp,
 }
 
 /// How a ping names its peer.

@@ -4,9 +4,13 @@
 //! ([`Node::data_plane`]), calls [`Fib::outbound`] and [`Fib::inbound`] with its own sink, and hands what they report
 //! to the node as [`Input::Punt`] and [`Input::Notice`].
 //!
-//! Peers are static in this form: keys, allowed addresses and a first endpoint come from the configuration,
-//! and a peer is answered where its last authenticated packet came from. A tunnel exists only for peers with
-//! traffic; an idle peer is its entry in the table and its rows among the routes.
+//! A peer is either *roaming*, as in plain WireGuard: its first endpoint comes from the configuration, and it is
+//! answered where its last authenticated packet came from. Or it is *discovered*: the network map says its home relay
+//! and its candidate addresses, and [`PeerPaths`](crate::path::PeerPaths) finds the way. Tunnels and paths exist only
+//! for peers with traffic; an idle peer is its entry in the table and its rows among the routes.
+//!
+//! `wire_*.rs` is where the parts meet: `wire_peers` tunnels and packets, `wire_paths` disco and paths, `wire_net`
+//! links, own endpoints and relays, `wire_control` the network map. Each has the only function that consumes a part's outputs.
 
 mod config;
 mod host;
@@ -16,29 +20,44 @@ mod ping;
 mod status;
 mod table;
 mod timers;
+mod wire_control;
+mod wire_net;
+mod wire_paths;
 mod wire_peers;
 
-use core::{net::IpAddr, time::Duration};
-use std::{collections::VecDeque, sync::Arc};
+use core::{
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+};
 
 use crate::{
+    control::netmap::NetMap,
     dataplane::{DataPlane, DropCounts, Fib, LocalAddrs, PeerId, Receivers},
+    derp::{RegionId, Relays, relays::Network},
+    disco::Disco,
+    endpoints::{Endpoints, LocalPorts},
     limits,
     machine::{Deadline, Machine},
+    path::Opening,
     rng::Seed,
     time::{Instant, earliest},
     wireguard::{Identity, Local, cookie::Gatekeeper, index::IndexTable},
 };
 
-pub use config::{ConfigError, NodeConfig, PeerConfig};
+pub use config::{ConfigError, NodeConfig, PeerAddressing, PeerConfig, Whereabouts};
 pub use host::{HostConfig, SocketPlan};
-pub use input::{Command, CommandId, HostEvent, Input, LinkState, PingTarget, RelayEvent};
+pub use input::{Command, CommandId, HostEvent, Input, LinkState, PingKind, PingTarget, RelayEvent};
 pub use output::{CommandError, Event, Output, RelayCommand, Reply, Transmit};
-pub use status::{PeerStatus, Status};
+pub use status::{PeerStatus, RelayStatus, Status};
 
-use ping::Pings;
+use ping::{Pings, WaitingDisco};
 use table::{PeerTable, TableChange};
 use timers::TimerQueue;
+use wire_net::Region;
 
 /// A member of the network.
 #[derive(Debug)]
@@ -51,6 +70,20 @@ pub struct Node {
     peers: PeerTable,
     /// Tunnels made so far; each draws from a stream of its own.
     tunnels_made: u64,
+    /// The same of paths.
+    paths_made: u64,
+    netmap: NetMap,
+    disco: Disco,
+    /// How our own NAT is opened.
+    opening: Opening,
+    links: Option<LinkState>,
+    ports: LocalPorts,
+    endpoints: Endpoints,
+    own_endpoints: Vec<SocketAddr>,
+    regions: BTreeMap<RegionId, Region>,
+    relays: Relays,
+    /// What is wrong with a relay, for people.
+    relay_problems: BTreeMap<RegionId, String>,
     fib: Fib,
     receivers: Arc<Receivers>,
     plane: DataPlane,
@@ -84,9 +117,19 @@ impl Node {
             addresses: config.addresses,
             mtu_bytes: config.mtu_bytes,
             gate: Gatekeeper::new(seed.stream("cookie", 0)),
-            seed,
+            disco: Disco::new(config.disco_key, seed.stream("disco", 0)),
+            relays: Relays::new(seed.stream("relays", 0)),
             peers: PeerTable::default(),
             tunnels_made: 0,
+            paths_made: 0,
+            netmap: NetMap::new(),
+            opening: Opening::Plain,
+            links: None,
+            ports: LocalPorts::default(),
+            endpoints: Endpoints::new(),
+            own_endpoints: Vec::new(),
+            regions: BTreeMap::new(),
+            relay_problems: BTreeMap::new(),
             plane: DataPlane::new(fib.clone()),
             fib,
             receivers,
@@ -94,6 +137,7 @@ impl Node {
             timers: TimerQueue::default(),
             outbox: VecDeque::new(),
             drops: DropCounts::default(),
+            seed,
             now,
         };
         node.outbox.push_back(Output::Sockets(SocketPlan { port: config.listen_port }));
@@ -107,6 +151,12 @@ impl Node {
         self.plane.clone()
     }
 
+    /// The network map.
+    #[must_use]
+    pub fn netmap(&self) -> &NetMap {
+        &self.netmap
+    }
+
     /// What the node looks like at `now`.
     #[must_use]
     pub fn status(&self, now: Instant) -> Status {
@@ -115,7 +165,9 @@ impl Node {
             PeerStatus {
                 key: peer.config.key,
                 allowed_ips: peer.config.allowed_ips.clone(),
-                path: peer.path.map(|path| path.to),
+                path: peer.selection(),
+                relay: peer.config.addressing.whereabouts().and_then(|whereabouts| whereabouts.home),
+                latency: peer.paths.as_ref().and_then(|paths| paths.latency()),
                 has_session: peer.sealer.as_ref().is_some_and(|sealer| !sealer.is_spent(now)),
                 last_handshake: peer.last_handshake.map(|at| self.local.clock.wall_at(at)),
                 last_sent: activity.last_sent(),
@@ -126,6 +178,10 @@ impl Node {
         };
         Status {
             key: self.local.identity.public(),
+            disco_key: self.disco.public(),
+            endpoints: self.endpoints.list(),
+            home: self.relays.home(),
+            relays: self.regions.iter().map(|(region, known)| self.relay_status(*region, known)).collect(),
             addresses: self.addresses.iter().map(|(address, _)| *address).collect(),
             peers: self.peers.iter().map(peer).collect(),
             drops: self.drops.clone(),
@@ -144,18 +200,39 @@ impl Node {
         self.local.indices.len()
     }
 
+    fn relay_status(&self, region: RegionId, known: &Region) -> RelayStatus {
+        RelayStatus {
+            region,
+            code: known.code.clone(),
+            is_connected: self.relays.is_connected(region),
+            problem: self.relay_problems.get(&region).cloned(),
+        }
+    }
+
     fn handle_host_event(&mut self, event: HostEvent, now: Instant) {
         match event {
             // Sessions that ran out while asleep are found spent by the stamps; timers that came due act now.
-            HostEvent::Resumed { .. } | HostEvent::Links(_) => self.handle_due(now),
-            HostEvent::SocketsOpen(_) | HostEvent::SendFailed { .. } => {}
+            HostEvent::Resumed { .. } => {
+                self.handle_due(now);
+                if self.links.is_some() {
+                    self.note_network_change(Network::Up, now);
+                }
+            }
+            HostEvent::Links(links) => self.handle_links(links, now),
+            HostEvent::SocketsOpen(ports) => {
+                self.ports = ports;
+                let addresses = self.links.as_ref().map(|links| links.addresses.clone()).unwrap_or_default();
+                self.endpoints.set_interfaces(&addresses, ports, now);
+                self.drain_endpoints(now);
+            }
+            HostEvent::SendFailed { to } => self.handle_send_failure(to, now),
             HostEvent::ClockStepped(anchor) => self.local.clock = anchor,
         }
     }
 
     fn handle_command(&mut self, id: CommandId, command: Command, now: Instant) {
         let result = match command {
-            Command::Ping { target, timeout } => match self.start_ping(id, target, timeout, now) {
+            Command::Ping { target, kind, timeout } => match self.start_ping(id, target, kind, timeout, now) {
                 Ok(()) => return,
                 Err(error) => Err(error),
             },
@@ -166,6 +243,7 @@ impl Node {
                 }
                 Err(error) => Err(CommandError::Config(error)),
             },
+            Command::ReplaceMap(map) => self.replace_map(*map, now),
         };
         self.outbox.push_back(Output::Reply(id, result));
     }
@@ -174,6 +252,7 @@ impl Node {
         &mut self,
         id: CommandId,
         target: PingTarget,
+        kind: PingKind,
         timeout: Duration,
         now: Instant,
     ) -> Result<(), CommandError> {
@@ -187,6 +266,17 @@ impl Node {
             }
         };
         let peer = self.fib.routes().lookup(address).ok_or(CommandError::NoRoute(address))?.peer();
+        let disco_peer = self.peers.get(peer).filter(|peer| peer.disco_key().is_some()).map(|peer| peer.config.key);
+        if let (PingKind::Disco, Some(key)) = (kind, disco_peer) {
+            if self.pings.is_full() {
+                return Err(CommandError::TooManyPings);
+            }
+            self.note_activity(peer, now);
+            let way = self.disco_way(peer).ok_or(CommandError::NoWay(key))?;
+            let tx = self.pings.start_disco(WaitingDisco { command: id, peer, address, sent_at: now, timeout });
+            self.send_disco_ping(peer, tx, way, now);
+            return Ok(());
+        }
         let source = self.addresses.iter().find(|(own, _)| own.is_ipv4() == address.is_ipv4());
         let (source, _) = source.ok_or(CommandError::NoSource(address))?;
         if self.pings.is_full() {
@@ -226,6 +316,24 @@ impl Node {
             }
             self.timers.set(peer.id, None);
         }
+        for key in &change.disco_removed {
+            self.fib.disco_keys().remove(key);
+            self.disco.forget(key);
+        }
+        for key in &change.disco_added {
+            self.fib.disco_keys().insert(*key);
+        }
+        for id in change.moved {
+            let whereabouts = self.peers.get(id).and_then(|peer| peer.config.addressing.whereabouts()).cloned();
+            if let Some(Whereabouts { endpoints, home, .. }) = whereabouts {
+                self.with_active_paths(id, now, |paths| paths.set_endpoints(&endpoints, home, now));
+            }
+        }
+        for id in change.restarted {
+            // Its sessions went with it.
+            self.with_active_paths(id, now, |paths| paths.note_restart(now));
+            self.with_tunnel_if_any(id, now, |tunnel, local| tunnel.note_restart(local, now));
+        }
         for id in change.rekeyed {
             if self.peers.get(id).is_some_and(|peer| peer.tunnel.is_some()) {
                 self.with_tunnel(id, now, |tunnel, local| tunnel.close(local));
@@ -263,7 +371,17 @@ impl Node {
 
     fn handle_due(&mut self, now: Instant) {
         while let Some(id) = self.timers.pop_due(now) {
-            self.with_tunnel(id, now, |tunnel, local| tunnel.handle_timeout(local, now));
+            self.with_tunnel_if_any(id, now, |tunnel, local| tunnel.handle_timeout(local, now));
+            self.handle_paths_due(id, now);
+            self.rearm(id);
+        }
+        if self.relays.poll_timeout().is_some_and(|deadline| deadline.at <= now) {
+            self.relays.handle_timeout(now);
+            self.drain_relays();
+        }
+        if self.endpoints.poll_timeout().is_some_and(|deadline| deadline.at <= now) {
+            self.endpoints.handle_timeout(now);
+            self.drain_endpoints(now);
         }
         while let Some(ended) = self.pings.pop_timed_out(now) {
             let error = CommandError::TimedOut { address: ended.address, waited: ended.elapsed };
@@ -287,7 +405,7 @@ impl Machine for Node {
         match input {
             Input::Punt(punt) => self.handle_punt(punt, now),
             Input::Notice(notice) => self.handle_notice(notice, now),
-            Input::Relay(_) => {}
+            Input::Relay(event) => self.handle_relay(event, now),
             Input::Host(event) => self.handle_host_event(event, now),
             Input::Command(id, command) => self.handle_command(id, command, now),
         }
@@ -304,6 +422,8 @@ impl Machine for Node {
     }
 
     fn poll_timeout(&self) -> Option<Deadline> {
-        earliest(self.timers.next(), self.pings.poll_timeout())
+        [self.pings.poll_timeout(), self.relays.poll_timeout(), self.endpoints.poll_timeout()]
+            .into_iter()
+            .fold(self.timers.next(), earliest)
     }
 }

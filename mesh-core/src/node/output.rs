@@ -3,6 +3,7 @@
 use core::{net::IpAddr, time::Duration};
 
 use crate::{
+    control::netmap::{NetMapError, Skipped},
     derp::{DerpNode, RegionId, relays::Home},
     key::NodePublic,
     path::{PathAddr, Selection},
@@ -85,6 +86,8 @@ pub enum Reply {
     },
     /// The peers are as wanted.
     PeersSet,
+    /// The network map is the one that was handed in.
+    MapApplied,
 }
 
 /// A command that was not done, and what to do about it.
@@ -102,6 +105,9 @@ pub enum CommandError {
     /// We have no address of the family that is pinged.
     #[error("this node has no address of the family of {0}")]
     NoSource(IpAddr),
+    /// No way to the peer is known, not even a relay.
+    #[error("no way to peer {0} is known: it has no relay, and none of its addresses has answered")]
+    NoWay(NodePublic),
     /// Too many pings under way.
     #[error("{limit} pings are under way already; wait for them", limit = crate::limits::PINGS)]
     TooManyPings,
@@ -116,6 +122,9 @@ pub enum CommandError {
     /// The configuration is not usable.
     #[error(transparent)]
     Config(#[from] ConfigError),
+    /// The network map is not usable.
+    #[error(transparent)]
+    Map(#[from] NetMapError),
 }
 
 /// For the log and for whoever watches.
@@ -133,6 +142,8 @@ pub enum Event {
         /// Which.
         path: Selection,
     },
+    /// A part of a network map was left out; the rest counts.
+    MapPartSkipped(Skipped),
     /// A peer did not answer any initiation of an attempt.
     HandshakeGivenUp {
         /// Who.

@@ -1,9 +1,11 @@
-//! The node's own pings: ICMP echoes inside the tunnel.
+//! The node's own pings: ICMP echoes inside the tunnel, and disco pings that show the path.
 
 use core::{net::IpAddr, time::Duration};
 use std::collections::BTreeMap;
 
 use crate::{
+    dataplane::PeerId,
+    disco::TxId,
     ip::{
         icmp::{Echo, EchoKind},
         packet::IpPacket,
@@ -24,6 +26,17 @@ pub(super) struct Pings {
     pub(super) id: u16,
     next_sequence: u16,
     waiting: BTreeMap<u16, Waiting>,
+    waiting_disco: BTreeMap<TxId, WaitingDisco>,
+}
+
+/// Whom a disco ping asks, and for how long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct WaitingDisco {
+    pub(super) command: CommandId,
+    pub(super) peer: PeerId,
+    pub(super) address: IpAddr,
+    pub(super) sent_at: Instant,
+    pub(super) timeout: Duration,
 }
 
 #[derive(Debug)]
@@ -47,11 +60,24 @@ pub(super) struct Ended {
 impl Pings {
     pub(super) fn new(mut rng: Rng) -> Self {
         let id = rng.u32() as u16;
-        Self { rng, id, next_sequence: 0, waiting: BTreeMap::new() }
+        Self { rng, id, next_sequence: 0, waiting: BTreeMap::new(), waiting_disco: BTreeMap::new() }
     }
 
     pub(super) fn is_full(&self) -> bool {
-        self.waiting.len() >= limits::PINGS
+        self.waiting.len() + self.waiting_disco.len() >= limits::PINGS
+    }
+
+    /// The name under which a disco ping waits for its pong.
+    pub(super) fn start_disco(&mut self, waiting: WaitingDisco) -> TxId {
+        let tx = TxId::random(&mut self.rng);
+        self.waiting_disco.insert(tx, waiting);
+        tx
+    }
+
+    /// The disco ping that a pong of one of `owners` answers.
+    pub(super) fn finish_disco(&mut self, tx: TxId, owners: &[PeerId]) -> Option<WaitingDisco> {
+        self.waiting_disco.get(&tx).filter(|waiting| owners.contains(&waiting.peer))?;
+        self.waiting_disco.remove(&tx)
     }
 
     /// The echo request to send; `None` when the addresses are of two families.
@@ -85,13 +111,25 @@ impl Pings {
 
     /// A ping whose time is up.
     pub(super) fn pop_timed_out(&mut self, now: Instant) -> Option<Ended> {
+        let disco = self.waiting_disco.iter().find(|(_, waiting)| waiting.deadline() <= now).map(|(tx, _)| *tx);
+        if let Some(waiting) = disco.and_then(|tx| self.waiting_disco.remove(&tx)) {
+            let WaitingDisco { command, address, sent_at, .. } = waiting;
+            return Some(Ended { command, address, elapsed: now.since(sent_at) });
+        }
         let sequence = *self.waiting.iter().find(|(_, waiting)| waiting.deadline() <= now)?.0;
         self.waiting.remove(&sequence).map(|waiting| waiting.end(now))
     }
 
     pub(super) fn poll_timeout(&self) -> Option<Deadline> {
-        let at = self.waiting.values().map(Waiting::deadline).min()?;
+        let disco = self.waiting_disco.values().map(WaitingDisco::deadline);
+        let at = self.waiting.values().map(Waiting::deadline).chain(disco).min()?;
         Some(Deadline::new(at, "ping"))
+    }
+}
+
+impl WaitingDisco {
+    fn deadline(&self) -> Instant {
+        self.sent_at + self.timeout
     }
 }
 

@@ -6,37 +6,56 @@ use std::{
 };
 
 use crate::{
-    dataplane::{Adjacency, PeerId, TxState},
+    dataplane::{Addressing, Adjacency, PeerId, TxState},
     ip::prefix::Prefix,
-    key::NodePublic,
+    key::{DiscoPublic, NodePublic},
     limits,
-    path::SendPath,
-    time::Instant,
+    machine::Deadline,
+    path::{PathAddr, PeerPaths, Selection, SendPath},
+    time::{Instant, earliest},
     wireguard::{Sealer, Tunnel, tunnel::Stamps},
 };
 
-use super::{ConfigError, PeerConfig};
+use super::{ConfigError, PeerAddressing, PeerConfig, Whereabouts};
 
-/// One peer. An idle one has no tunnel.
+/// One peer. An idle one has neither tunnel nor paths.
 #[derive(Debug)]
 pub(super) struct Peer {
     pub(super) id: PeerId,
     pub(super) config: PeerConfig,
     pub(super) adjacency: Arc<Adjacency>,
     pub(super) path: Option<SendPath>,
+    /// Of peers that are found by disco.
+    pub(super) paths: Option<Box<PeerPaths>>,
+    pub(super) watch: Watch,
     pub(super) sealer: Option<Arc<Sealer>>,
     pub(super) tunnel: Option<Box<Tunnel>>,
     pub(super) stamps: Stamps,
     pub(super) last_handshake: Option<Instant>,
 }
 
+/// What is watched at a peer with paths, and when it is looked at next.
+#[derive(Debug, Default)]
+pub(super) struct Watch {
+    /// Data waits for an answer: does one come?
+    pub(super) answer_at: Option<Instant>,
+    /// The relay did not have the peer: it is tried again then.
+    pub(super) retry_at: Option<Instant>,
+    /// Such tries since there was a session.
+    pub(super) retries: u32,
+    /// The paths are dropped when they have not been used until then.
+    pub(super) idle_at: Option<Instant>,
+}
+
 impl Peer {
     fn new(id: PeerId, config: PeerConfig) -> Self {
-        let path = config.endpoint.map(SendPath::udp);
+        let path = first_path(&config);
         Self {
             id,
-            adjacency: Arc::new(Adjacency::new(id, path)),
+            adjacency: Arc::new(Adjacency::new(id, config.addressing.kind(), path)),
             path,
+            paths: None,
+            watch: Watch::default(),
             config,
             sealer: None,
             tunnel: None,
@@ -49,6 +68,46 @@ impl Peer {
     pub(super) fn publish(&self) {
         self.adjacency.publish(TxState { sealer: self.sealer.clone(), path: self.path });
     }
+
+    /// How its packets are sent now.
+    pub(super) fn selection(&self) -> Selection {
+        match (&self.paths, self.path.map(|path| path.to)) {
+            (Some(paths), _) => paths.selection(),
+            (None, Some(PathAddr::Udp(address))) => Selection::Direct(address),
+            (None, Some(PathAddr::Relay { region, .. })) => Selection::Relay(region),
+            (None, None) => Selection::Nowhere,
+        }
+    }
+
+    /// Its disco key, where it has one.
+    pub(super) fn disco_key(&self) -> Option<DiscoPublic> {
+        self.config.addressing.whereabouts()?.disco_key
+    }
+
+    /// When anything of the peer wants to be looked at next.
+    pub(super) fn poll_timeout(&self) -> Option<Deadline> {
+        let watch = &self.watch;
+        let deadline = |at: Option<Instant>, why| at.map(|at| Deadline::new(at, why));
+        [
+            self.tunnel.as_ref().and_then(|tunnel| tunnel.poll_timeout()),
+            self.paths.as_ref().and_then(|paths| paths.poll_timeout()),
+            deadline(watch.answer_at, "answer to data"),
+            deadline(watch.retry_at, "peer was not at the relay"),
+            deadline(watch.idle_at, "paths are idle"),
+        ]
+        .into_iter()
+        .fold(None, earliest)
+    }
+}
+
+/// Where to begin, before anything was heard of the peer.
+fn first_path(config: &PeerConfig) -> Option<SendPath> {
+    match &config.addressing {
+        PeerAddressing::Roaming { endpoint } => endpoint.map(SendPath::udp),
+        PeerAddressing::Discovered(Whereabouts { home, .. }) => {
+            home.map(|region| SendPath::new(PathAddr::Relay { region, peer: config.key }))
+        }
+    }
 }
 
 /// All peers, by id and by key.
@@ -56,6 +115,8 @@ impl Peer {
 pub(super) struct PeerTable {
     peers: BTreeMap<PeerId, Peer>,
     by_key: BTreeMap<NodePublic, PeerId>,
+    /// Who has a disco key: usually one.
+    by_disco: BTreeMap<DiscoPublic, BTreeSet<PeerId>>,
     /// Which peer has a prefix: the last one to name it.
     routes: BTreeMap<Prefix, PeerId>,
     /// Stamps of peers that are gone, oldest first.
@@ -74,6 +135,14 @@ pub(super) struct TableChange {
     pub(super) rekeyed: Vec<PeerId>,
     /// Peers whose persistent keepalive is another.
     pub(super) keepalive_changed: Vec<PeerId>,
+    /// Peers whose endpoints or home are others.
+    pub(super) moved: Vec<PeerId>,
+    /// Peers whose disco key is another: they have restarted.
+    pub(super) restarted: Vec<PeerId>,
+    /// Disco keys that a peer has now.
+    pub(super) disco_added: Vec<DiscoPublic>,
+    /// Disco keys that no peer has any more.
+    pub(super) disco_removed: Vec<DiscoPublic>,
     /// Prefixes without a peer now.
     pub(super) routes_removed: Vec<Prefix>,
     /// Prefixes with another peer than before.
@@ -91,6 +160,16 @@ impl PeerTable {
 
     pub(super) fn by_key(&self, key: &NodePublic) -> Option<PeerId> {
         self.by_key.get(key).copied()
+    }
+
+    /// Who has this disco key.
+    pub(super) fn by_disco(&self, key: &DiscoPublic) -> impl Iterator<Item = PeerId> + '_ {
+        self.by_disco.get(key).into_iter().flatten().copied()
+    }
+
+    /// All ids, in order.
+    pub(super) fn ids(&self) -> Vec<PeerId> {
+        self.peers.keys().copied().collect()
     }
 
     /// All peers in the order of their keys.
@@ -126,11 +205,14 @@ impl PeerTable {
     /// Makes the peers those of `configs`, which [`Self::check`] has passed. Peers that stay keep their sessions.
     pub(super) fn apply(&mut self, configs: Vec<PeerConfig>) -> TableChange {
         let mut change = TableChange::default();
-        let keep: BTreeSet<_> = configs.iter().map(|config| config.key).collect();
-        let gone: Vec<_> = self.by_key.iter().filter(|(key, _)| !keep.contains(key)).map(|(_, id)| *id).collect();
+        // A peer that is found in another way from now on is another peer.
+        let keep: BTreeSet<_> = configs.iter().map(|config| (config.key, config.addressing.kind() as u8)).collect();
+        let is_gone = |peer: &Peer| !keep.contains(&(peer.config.key, peer.config.addressing.kind() as u8));
+        let gone: Vec<_> = self.peers.values().filter(|peer| is_gone(peer)).map(|peer| peer.id).collect();
         for id in gone {
             if let Some(peer) = self.peers.remove(&id) {
                 self.by_key.remove(&peer.config.key);
+                self.release_disco(id, peer.disco_key(), &mut change);
                 self.departed.push_back((peer.config.key, peer.stamps));
                 if self.departed.len() > limits::DEPARTED_PEERS {
                     self.departed.pop_front();
@@ -164,7 +246,37 @@ impl PeerTable {
         change
     }
 
+    fn hold_disco(&mut self, id: PeerId, key: Option<DiscoPublic>, change: &mut TableChange) {
+        let Some(key) = key else { return };
+        let owners = self.by_disco.entry(key).or_default();
+        if owners.is_empty() {
+            change.disco_removed.retain(|removed| *removed != key);
+            change.disco_added.push(key);
+        }
+        owners.insert(id);
+    }
+
+    fn release_disco(&mut self, id: PeerId, key: Option<DiscoPublic>, change: &mut TableChange) {
+        let Some(key) = key else { return };
+        let Some(owners) = self.by_disco.get_mut(&key) else { return };
+        owners.remove(&id);
+        if owners.is_empty() {
+            self.by_disco.remove(&key);
+            change.disco_added.retain(|added| *added != key);
+            change.disco_removed.push(key);
+        }
+    }
+
     fn set(&mut self, id: PeerId, config: PeerConfig, change: &mut TableChange) {
+        let disco_key = config.addressing.whereabouts().and_then(|whereabouts| whereabouts.disco_key);
+        let before = self.peers.get(&id).and_then(Peer::disco_key);
+        if before != disco_key {
+            self.release_disco(id, before, change);
+            self.hold_disco(id, disco_key, change);
+            if before.is_some() {
+                change.restarted.push(id);
+            }
+        }
         let Some(peer) = self.peers.get_mut(&id) else {
             let departed = self.departed.iter().position(|(key, _)| *key == config.key);
             let stamps = departed.and_then(|index| self.departed.remove(index)).map(|(_, stamps)| stamps);
@@ -178,9 +290,14 @@ impl PeerTable {
         if peer.config.persistent_keepalive != config.persistent_keepalive {
             change.keepalive_changed.push(id);
         }
-        if peer.config.endpoint != config.endpoint && config.endpoint.is_some() {
-            peer.path = config.endpoint.map(SendPath::udp);
-            peer.publish();
+        if peer.config.addressing != config.addressing {
+            // A roaming peer is where it was last heard, unless the configuration says another place than before.
+            let first = first_path(&config);
+            if peer.paths.is_none() && (first.is_some() || config.addressing.kind() == Addressing::Discovered) {
+                peer.path = first;
+                peer.publish();
+            }
+            change.moved.push(id);
         }
         peer.config = config;
     }

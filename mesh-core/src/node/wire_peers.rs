@@ -10,7 +10,7 @@
 //! | `Discarded` | the counters |
 
 use crate::{
-    dataplane::{DropReason, Notice, PeerId, Punt, ReceiveSession, TxState},
+    dataplane::{Addressing, DropReason, Notice, PeerId, Punt, ReceiveSession, TxState},
     path::{PathAddr, Selection, SendPath},
     time::Instant,
     wireguard::{
@@ -23,7 +23,7 @@ use crate::{
     },
 };
 
-use super::{Event, Node, Output, Transmit};
+use super::{Event, Node, Output};
 
 impl Node {
     pub(super) fn handle_punt(&mut self, punt: Punt, now: Instant) {
@@ -34,6 +34,12 @@ impl Node {
                     self.drops.add(reason);
                 }
             }
+            Punt::Disco { source, datagram } => {
+                if let Err(reason) = self.handle_disco(&datagram, source, now) {
+                    self.drops.add(reason);
+                }
+            }
+            Punt::Stun { .. } => self.drops.add(DropReason::UnexpectedStun),
             Punt::EchoReply { peer, packet } => self.handle_echo_reply(peer, packet, now),
         }
     }
@@ -49,11 +55,17 @@ impl Node {
             }
             return;
         }
+        if notice.edge == Edge::Unanswered {
+            self.handle_unanswered(notice.peer, now);
+            return;
+        }
         self.with_tunnel(notice.peer, now, |tunnel, local| tunnel.handle_edge(notice.edge, local, now));
     }
 
     /// Hands a packet to the peer's tunnel, which sends it or keeps it until there is a session.
     pub(super) fn send_packet(&mut self, peer: PeerId, packet: Vec<u8>, now: Instant) {
+        // Before the handshake: it wants to know its way.
+        self.note_activity(peer, now);
         let dropped = self.with_tunnel(peer, now, |tunnel, local| tunnel.enqueue(packet, local, now));
         if let Some(Some(_)) = dropped {
             self.drops.add(DropReason::QueueFull);
@@ -69,8 +81,20 @@ impl Node {
     ) -> Option<R> {
         let (tunnel, local) = self.tunnel(id, now)?;
         let result = act(tunnel, local);
-        self.drain_tunnel(id, now);
+        self.drain_tunnel(id, None, now);
         Some(result)
+    }
+
+    /// Runs `act` on the peer's tunnel if it has one.
+    pub(super) fn with_tunnel_if_any(
+        &mut self,
+        id: PeerId,
+        now: Instant,
+        act: impl FnOnce(&mut Tunnel, &mut tunnel::Local),
+    ) {
+        if self.peers.get(id).is_some_and(|peer| peer.tunnel.is_some()) {
+            self.with_tunnel(id, now, act);
+        }
     }
 
     /// The peer's tunnel, made when there is none. Whoever uses it drains it.
@@ -97,18 +121,13 @@ impl Node {
     }
 
     /// Hears what a tunnel has to say, plans its next timeout, and drops it when nothing is left in it.
-    fn drain_tunnel(&mut self, id: PeerId, now: Instant) {
+    fn drain_tunnel(&mut self, id: PeerId, answer_to: Option<PathAddr>, now: Instant) {
         let Some(peer) = self.peers.get_mut(id) else { return };
         let Some(tunnel) = &mut peer.tunnel else { return };
+        let mut payloads = Vec::new();
         while let Some(output) = tunnel.poll_output() {
             match output {
-                tunnel::Output::Send(payload) => match peer.path {
-                    Some(path) => {
-                        peer.adjacency.counters().add_sent(1, payload.len() as u64);
-                        self.outbox.push_back(Output::Transmit(Transmit { to: path.to, ttl: None, payload }));
-                    }
-                    None => self.drops.add(DropReason::NoPath),
-                },
+                tunnel::Output::Send(payload) => payloads.push(payload),
                 tunnel::Output::Await { index } => self.receivers.expect(index),
                 tunnel::Output::Receive { index, opener } => {
                     let adjacency = peer.adjacency.clone();
@@ -121,6 +140,7 @@ impl Node {
                 }
                 tunnel::Output::Established => {
                     peer.last_handshake = Some(now);
+                    peer.watch.retries = 0;
                     self.outbox.push_back(Output::Event(Event::SessionEstablished { peer: peer.config.key }));
                 }
                 tunnel::Output::GaveUp { packets } => {
@@ -131,9 +151,31 @@ impl Node {
             }
         }
         peer.stamps = tunnel.stamps();
-        self.timers.set(id, tunnel.poll_timeout());
         if tunnel.is_idle() {
             peer.tunnel = None;
+        }
+        self.rearm(id);
+        if !payloads.is_empty() {
+            self.send_payloads(id, payloads, answer_to, now);
+        }
+    }
+
+    /// Sends what a tunnel made: the way that the peer's packets go now, and while none is known, to where it just spoke
+    /// from.
+    fn send_payloads(&mut self, id: PeerId, payloads: Vec<Vec<u8>>, answer_to: Option<PathAddr>, now: Instant) {
+        self.note_activity(id, now);
+        let Some(peer) = self.peers.get(id) else { return };
+        let Some(path) = peer.path.or(answer_to.map(SendPath::new)) else {
+            self.drops.add_many(DropReason::NoPath, payloads.len());
+            return;
+        };
+        let bytes: usize = payloads.iter().map(Vec::len).sum();
+        peer.adjacency.counters().add_sent(payloads.len() as u64, bytes as u64);
+        for payload in payloads {
+            if let Some(also) = path.also {
+                self.transmit(also, payload.clone(), now);
+            }
+            self.transmit(path.to, payload, now);
         }
     }
 
@@ -185,7 +227,7 @@ impl Node {
                 peer.adjacency.counters().add_received(1, bytes as u64);
             }
         }
-        self.drain_tunnel(id, now);
+        self.drain_tunnel(id, result.is_ok().then_some(source), now);
         result.map_err(|rejection| match rejection {
             Rejection::Malformed => DropReason::MalformedHandshake,
             Rejection::Replayed => DropReason::ReplayedHandshake,
@@ -200,7 +242,7 @@ impl Node {
             Admission::Open => Ok(()),
             Admission::RateLimited => Err(DropReason::RateLimited),
             Admission::Demand(payload) => {
-                self.outbox.push_back(Output::Transmit(Transmit { to: source, ttl: None, payload }));
+                self.transmit(source, payload, now);
                 Err(DropReason::CookieDemanded)
             }
         }
@@ -214,7 +256,7 @@ impl Node {
     fn set_path(&mut self, id: PeerId, source: PathAddr) {
         let Some(peer) = self.peers.get_mut(id) else { return };
         let path = Some(SendPath::new(source));
-        if peer.path != path {
+        if peer.adjacency.addressing() == Addressing::Roaming && peer.path != path {
             peer.path = path;
             peer.publish();
             if let PathAddr::Udp(address) = source {

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{limits, time::Instant};
 
-use super::score::Measured;
+use super::{CandidateReport, Verdict, score::Measured};
 
 /// How long an address that only pings came from is kept without another. Stock nodes: 45 s.
 const HEARD_FOR: Duration = Duration::from_secs(45);
@@ -137,6 +137,30 @@ impl Candidates {
 
     pub(super) fn len(&self) -> usize {
         self.by_address.len()
+    }
+
+    /// All, in order of address; `in_use` is the one in use and whether it is trusted.
+    pub(super) fn report(
+        &self,
+        in_use: Option<(SocketAddr, bool)>,
+        trust: Duration,
+        now: Instant,
+    ) -> Vec<CandidateReport> {
+        let of = |(address, candidate): (&SocketAddr, &Candidate)| CandidateReport {
+            address: *address,
+            in_netmap: candidate.in_netmap,
+            in_call: candidate.in_call,
+            heard_ago: now.since(candidate.heard_at),
+            pong: candidate.pong.map(|(at, latency)| (now.since(at), latency)),
+            verdict: match in_use {
+                Some((used, true)) if used == *address => Verdict::InUse,
+                Some((used, false)) if used == *address => Verdict::InDoubt,
+                _ if candidate.ponged_within(trust, now) => Verdict::NotBetter,
+                _ if candidate.pong.is_some() => Verdict::Stale,
+                _ => Verdict::Silent,
+            },
+        };
+        self.by_address.iter().map(of).collect()
     }
 
     /// All, those heard from last first: they are the likeliest to answer.

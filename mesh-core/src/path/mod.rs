@@ -59,7 +59,7 @@ use core::{fmt, net::SocketAddr};
 
 use crate::{derp::RegionId, key::NodePublic};
 
-pub use output::{Opening, Output, PathsConfig, PathsStats, Reach};
+pub use output::{CandidateReport, Opening, Output, PathsConfig, PathsStats, Reach, Verdict};
 pub use peer_paths::PeerPaths;
 
 /// One concrete way to send.

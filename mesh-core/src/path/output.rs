@@ -1,5 +1,7 @@
 //! What [`PeerPaths`](super::PeerPaths) is made with, what it has to say, and what it counts.
 
+use core::{net::SocketAddr, time::Duration};
+
 use crate::{disco::Message, key::NodePublic};
 
 use super::{Selection, Via};
@@ -46,6 +48,52 @@ pub enum Output {
     },
     /// From now on packets are sent like this.
     Selected(Selection),
+}
+
+/// One address at which a peer may be, for people: what it showed, and why it is used or not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CandidateReport {
+    /// Where.
+    pub address: SocketAddr,
+    /// The network map lists it.
+    pub in_netmap: bool,
+    /// The peer's last call-me-maybe listed it.
+    pub in_call: bool,
+    /// How long ago a pong from there came, or a ping, or it became known.
+    pub heard_ago: Duration,
+    /// How long ago a pong to a ping of ours came, and its smoothed round trip. None: it never answered.
+    pub pong: Option<(Duration, Duration)>,
+    /// Why it is used or not.
+    pub verdict: Verdict,
+}
+
+/// Why an address is used or not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Packets go there.
+    InUse,
+    /// Packets go there and over the relay: it did not answer lately.
+    InDoubt,
+    /// It answers, and the one in use is as good or better.
+    NotBetter,
+    /// It answered once, and not lately.
+    Stale,
+    /// It never answered a ping.
+    Silent,
+}
+
+impl Verdict {
+    /// A few words.
+    #[must_use]
+    pub const fn text(self) -> &'static str {
+        match self {
+            Self::InUse => "in use",
+            Self::InDoubt => "in use beside the relay: it did not answer lately",
+            Self::NotBetter => "answers, and is not better than the one in use",
+            Self::Stale => "answered once, and not lately",
+            Self::Silent => "never answered a ping",
+        }
+    }
 }
 
 /// What has happened.

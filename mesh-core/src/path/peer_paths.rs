@@ -17,7 +17,7 @@ use crate::{
 };
 
 use super::{
-    Opening, Output, PathsConfig, PathsStats, Reach, Selection, Via,
+    CandidateReport, Opening, Output, PathsConfig, PathsStats, Reach, Selection, Via,
     candidate::{Added, Candidates, Keep, List},
     direct::Direct,
     probe::{Budget, Outstanding, Sent},
@@ -160,6 +160,15 @@ impl PeerPaths {
             self.plan_upgrade(now);
         }
         self.finish(now);
+    }
+
+    /// Packets for the peer were sent as late as `at`. Returns whether that is later than was known.
+    pub fn note_sent(&mut self, at: Instant) -> bool {
+        let is_later = self.active_at.is_some_and(|active| active < at);
+        if is_later {
+            self.active_at = Some(at);
+        }
+        is_later
     }
 
     /// The relay that reaches the peer was connected to: a call-me-maybe of before may not have left.
@@ -320,6 +329,14 @@ impl PeerPaths {
     #[must_use]
     pub fn latency(&self) -> Option<Duration> {
         self.direct.map(|direct| direct.latency)
+    }
+
+    /// All addresses, as people want to see them.
+    #[must_use]
+    pub fn candidates(&self, now: Instant) -> Vec<CandidateReport> {
+        let now = self.now.max(now);
+        let in_use = self.direct.map(|direct| (direct.address, direct.is_trusted(now)));
+        self.candidates.report(in_use, TRUST, now)
     }
 
     /// How many addresses are known.

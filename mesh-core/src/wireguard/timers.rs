@@ -53,6 +53,8 @@ pub enum Edge {
     Rekey,
     /// An authenticated packet came from another address than we send to.
     Moved,
+    /// Data was sent while no answer to earlier data was awaited: whoever finds paths looks whether one comes.
+    Unanswered,
 }
 
 impl Edge {

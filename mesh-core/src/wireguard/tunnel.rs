@@ -205,6 +205,28 @@ impl Tunnel {
         self.send_or_plan_initiation(local, now);
     }
 
+    /// The initiation under way may be lost: sends a new one when it is at least `age` old.
+    pub fn retry(&mut self, age: Duration, local: &mut Local, now: Instant) {
+        let is_old = |pending: &Pending| now.since(pending.sent_at) >= age;
+        if self.attempts < REKEY_ATTEMPTS && self.pending.as_ref().is_some_and(is_old) {
+            self.send_initiation(local, now);
+        }
+    }
+
+    /// The peer has restarted, so nobody opens what is sealed with the session in use: wants another at once.
+    pub fn note_restart(&mut self, local: &mut Local, now: Instant) {
+        if self.sessions.current().is_some() || self.pending.is_some() {
+            self.attempts = 0;
+            self.send_initiation(local, now);
+        }
+    }
+
+    /// Whether an initiation waits for its response.
+    #[must_use]
+    pub fn is_initiating(&self) -> bool {
+        self.pending.is_some()
+    }
+
     /// The peer wants a session.
     ///
     /// # Errors
@@ -292,7 +314,7 @@ impl Tunnel {
             Edge::Rekey if self.sessions.current().is_some_and(|current| current.wants_rekey(now)) => {
                 self.initiate(local, now);
             }
-            Edge::Rekey | Edge::Moved => self.activity.lower(edge),
+            Edge::Rekey | Edge::Moved | Edge::Unanswered => self.activity.lower(edge),
         }
     }
 

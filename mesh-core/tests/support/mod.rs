@@ -8,6 +8,7 @@
 )]
 #![allow(clippy::unwrap_used, clippy::new_without_default, reason = "test support")]
 
+pub mod tailnet;
 pub mod world;
 
 use std::{collections::VecDeque, net::SocketAddr, time::Duration};
@@ -15,9 +16,9 @@ use std::{collections::VecDeque, net::SocketAddr, time::Duration};
 use mesh_core::{
     dataplane::{DataPlane, DropCounts, Inbound, ReportBuffer},
     ip::packet::protocol,
-    key::{NodePrivate, NodePublic, PresharedKey},
+    key::{DiscoPrivate, NodePrivate, NodePublic, PresharedKey},
     machine::Machine,
-    node::{Event, Input, Node, NodeConfig, Output, PeerConfig},
+    node::{Event, Input, Node, NodeConfig, Output, PeerAddressing, PeerConfig},
     path::PathAddr,
     rng::Seed,
     time::{Instant, WallAnchor, WallTime},
@@ -56,7 +57,7 @@ pub fn peer(number: u8) -> PeerConfig {
         key: private(number).public(),
         preshared_key: Some(PresharedKey::from_bytes([77; 32])),
         allowed_ips: vec![format!("10.0.0.{number}/32").parse().unwrap()],
-        endpoint: Some(address(number)),
+        addressing: PeerAddressing::Roaming { endpoint: Some(address(number)) },
         persistent_keepalive: None,
     }
 }
@@ -64,6 +65,7 @@ pub fn peer(number: u8) -> PeerConfig {
 pub fn config(number: u8, peers: Vec<PeerConfig>) -> NodeConfig {
     NodeConfig {
         key: private(number),
+        disco_key: DiscoPrivate::from_bytes([number; 32]),
         addresses: vec![([10, 0, 0, number].into(), 24)],
         mtu_bytes: MTU,
         listen_port: 51820,

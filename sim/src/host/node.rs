@@ -13,9 +13,11 @@ use std::collections::BTreeMap;
 use mesh_core::{
     dataplane::{DataPlane, Inbound, ReportBuffer},
     ip::{packet::IpPacket, prefix::Prefix},
-    key::{NodePrivate, NodePublic},
+    key::{DiscoPrivate, NodePrivate, NodePublic},
     machine::{Deadline, Machine},
-    node::{Event, HostConfig, Input, Node, NodeConfig, Output, PeerConfig, SocketPlan, Status, Transmit},
+    node::{
+        Event, HostConfig, Input, Node, NodeConfig, Output, PeerAddressing, PeerConfig, SocketPlan, Status, Transmit,
+    },
     path::{PathAddr, SendPath},
     rng::{Rng, Seed},
     time::Instant,
@@ -122,6 +124,7 @@ impl NodeHost {
         let now = self.clock.at(world);
         let config = NodeConfig {
             key: self.setup.key.clone(),
+            disco_key: DiscoPrivate::from_bytes(self.setup.seed.stream("disco-key", 0).bytes()),
             addresses: vec![(IpAddr::V4(self.setup.overlay), OVERLAY_BITS)],
             mtu_bytes: MTU_BYTES,
             listen_port: self.setup.port,
@@ -313,7 +316,7 @@ impl PeerSetup {
             key: self.key,
             preshared_key: None,
             allowed_ips: vec![Prefix::host(IpAddr::V4(self.overlay))],
-            endpoint: self.endpoint,
+            addressing: PeerAddressing::Roaming { endpoint: self.endpoint },
             persistent_keepalive: self.keepalive,
         }
     }
@@ -325,5 +328,7 @@ fn node_event(event: Event, peers: &BTreeMap<NodePublic, HostId>) -> Option<Node
         Event::SessionEstablished { peer } => NodeEvent::SessionEstablished { peer: id(peer)? },
         Event::PathChanged { peer, path } => NodeEvent::PathChanged { peer: id(peer)?, to: path.direct()? },
         Event::HandshakeGivenUp { peer } => NodeEvent::HandshakeGivenUp { peer: id(peer)? },
+        // Maps of scenarios make sense.
+        Event::MapPartSkipped(_) => return None,
     })
 }

@@ -1,0 +1,102 @@
+//! The network map from a file, for tests and labs: at the start, and again whenever the file changes.
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+};
+
+use mesh_core::control::{netmap, types::MapResponse};
+use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
+use tokio::{
+    sync::{mpsc, oneshot},
+    task::JoinHandle,
+};
+use tracing::{info, warn};
+
+use super::basic::Request;
+use crate::failure::{Exit, Failure};
+
+/// Largest map file that is read.
+const FILE_BYTES: u64 = 256 << 20;
+
+/// The file.
+#[derive(Clone, Debug)]
+pub struct MapFile {
+    /// Where.
+    pub path: PathBuf,
+}
+
+impl MapFile {
+    /// Reads the map; `None` while there is no file.
+    ///
+    /// # Errors
+    /// When it cannot be read, or is no map.
+    pub fn load(&self) -> Result<Option<MapResponse>, Failure> {
+        let refuse = |problem: &dyn core::fmt::Display| {
+            Failure::new(Exit::Usage, "bad-map-file", format!("{}: {problem}", self.path.display()))
+        };
+        let length = match std::fs::metadata(&self.path) {
+            Ok(metadata) => metadata.len(),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(refuse(&error)),
+        };
+        if length > FILE_BYTES {
+            return Err(refuse(&"larger than any map can be"));
+        }
+        let bytes = std::fs::read(&self.path).map_err(|error| refuse(&error))?;
+        netmap::decode(&bytes, None).map(Some).map_err(|error| refuse(&error))
+    }
+
+    /// Reads the map again and tells the driver.
+    ///
+    /// # Errors
+    /// When there is none, or it is wrong; nothing changes then.
+    pub async fn run(&self, requests: &mpsc::Sender<Request>) -> Result<(), Failure> {
+        let map = self.load()?.ok_or_else(|| {
+            Failure::new(Exit::Usage, "no-map-file", format!("{} does not exist", self.path.display()))
+        })?;
+        let gone = || Failure::new(Exit::Unreachable, "stopping", "meshd is about to end");
+        let (reply, answer) = oneshot::channel();
+        requests.send(Request::ReplaceMap { map: Box::new(map), reply }).await.map_err(|_| gone())?;
+        match answer.await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(error)) => Err(Failure::new(Exit::Usage, "bad-map-file", error)),
+            Err(_) => Err(gone()),
+        }
+    }
+
+    /// Reads the map again whenever the file changes, until aborted.
+    ///
+    /// # Errors
+    /// When the system cannot tell about changes.
+    pub(super) fn watch(self, requests: mpsc::Sender<Request>) -> Result<JoinHandle<()>, Failure> {
+        let cannot = |error: &dyn core::fmt::Display| {
+            Failure::new(Exit::Refused, "map-file", format!("cannot watch {}: {error}", self.path.display()))
+        };
+        let inotify = Inotify::init(InitFlags::IN_CLOEXEC).map_err(|error| cannot(&error))?;
+        // The directory, because whoever replaces a file properly renames another one to its name.
+        let directory = self.path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let flags = AddWatchFlags::IN_CLOSE_WRITE | AddWatchFlags::IN_MOVED_TO;
+        inotify.add_watch(directory, flags).map_err(|error| cannot(&error))?;
+        let name = self.path.file_name().map(ToOwned::to_owned);
+        // One change that waits stands for all that follow until it is looked at.
+        let (told, mut changes) = mpsc::channel(1);
+        let wait = move || {
+            while let Ok(events) = inotify.read_events() {
+                if events.iter().any(|event| event.name == name) && told.blocking_send(()).is_err() {
+                    return;
+                }
+            }
+        };
+        // Its own thread: it waits for ever, and ends with the program.
+        std::thread::Builder::new().name("map-file".to_owned()).spawn(wait).map_err(|error| cannot(&error))?;
+        Ok(tokio::spawn(async move {
+            while changes.recv().await.is_some() {
+                match self.run(&requests).await {
+                    Ok(()) => info!(path = %self.path.display(), "map file read"),
+                    Err(failure) => warn!(%failure, "map file not used; everything stays as it is"),
+                }
+            }
+        }))
+    }
+}

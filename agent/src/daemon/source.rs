@@ -1,0 +1,28 @@
+//! Where the network comes from.
+
+use tokio::sync::mpsc;
+
+use super::{basic::Request, map_file::MapFile, peers::Reload};
+use crate::failure::Failure;
+
+/// Where the network comes from.
+#[derive(Clone, Debug)]
+pub enum Source {
+    /// A file in the form of wg-quick.
+    Static(Reload),
+    /// A file with a network map.
+    Map(MapFile),
+}
+
+impl Source {
+    /// Reads the file again and tells the driver.
+    ///
+    /// # Errors
+    /// When the file is wrong; nothing changes then.
+    pub async fn reload(&self, requests: &mpsc::Sender<Request>) -> Result<(), Failure> {
+        match self {
+            Self::Static(file) => file.run(requests).await,
+            Self::Map(file) => file.run(requests).await,
+        }
+    }
+}

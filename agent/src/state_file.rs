@@ -1,0 +1,181 @@
+//! What survives a restart: `state.json` in the state directory.
+//!
+//! It is written to a new file, synced and renamed, so that there is always a whole one. One that does not parse is kept
+//! under another name and said, never overwritten: it holds the identity of the node.
+
+use std::{
+    fs,
+    io::{self, Write},
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    path::{Path, PathBuf},
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use mesh_core::{
+    key::{DiscoPrivate, NodePrivate},
+    rng::Seed,
+};
+use serde::{Deserialize, Serialize};
+
+use crate::failure::{Exit, Failure};
+
+/// The file's name.
+const NAME: &str = "state.json";
+
+/// What survives a restart.
+#[derive(Clone, Debug)]
+pub struct State {
+    /// Who we are.
+    pub node_key: NodePrivate,
+    /// What our disco messages are sealed with.
+    pub disco_key: DiscoPrivate,
+}
+
+/// The form on disk.
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Stored {
+    version: u32,
+    node_key: String,
+    disco_key: String,
+}
+
+/// The version of the form on disk.
+const VERSION: u32 = 1;
+
+impl State {
+    /// Reads the state, or makes one with new keys and writes it.
+    ///
+    /// # Errors
+    /// When the directory cannot be used, or the file is none of ours; that file is then kept beside as
+    /// `state.json.bad-<time>`.
+    pub fn open(directory: &Path, seed: &Seed) -> Result<Self, Failure> {
+        let path = directory.join(NAME);
+        match fs::read_to_string(&path) {
+            Ok(text) => Self::parse(&text).map_err(|problem| set_aside(&path, &problem)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let state = Self {
+                    node_key: NodePrivate::generate(&mut seed.stream("node-key", 0)),
+                    disco_key: DiscoPrivate::generate(&mut seed.stream("disco-key", 0)),
+                };
+                state.save(directory)?;
+                Ok(state)
+            }
+            Err(error) => Err(cannot("read", &path, &error)),
+        }
+    }
+
+    /// Writes the state.
+    ///
+    /// # Errors
+    /// When the file cannot be written; the one before is still there then.
+    pub fn save(&self, directory: &Path) -> Result<(), Failure> {
+        let path = directory.join(NAME);
+        write(directory, &path, &self.text()).map_err(|error| cannot("write", &path, &error))
+    }
+
+    fn text(&self) -> String {
+        let stored = Stored {
+            version: VERSION,
+            node_key: self.node_key.to_secret_text(),
+            disco_key: self.disco_key.to_secret_text(),
+        };
+        // Strings and a number: this cannot fail.
+        serde_json::to_string_pretty(&stored).unwrap_or_default() + "\n"
+    }
+
+    fn parse(text: &str) -> Result<Self, String> {
+        let stored: Stored = serde_json::from_str(text).map_err(|error| error.to_string())?;
+        if stored.version != VERSION {
+            return Err(format!("version {} is not known to this program, which writes {VERSION}", stored.version));
+        }
+        Ok(Self {
+            node_key: NodePrivate::from_secret_text(&stored.node_key).map_err(|error| format!("NodeKey: {error}"))?,
+            disco_key: DiscoPrivate::from_secret_text(&stored.disco_key)
+                .map_err(|error| format!("DiscoKey: {error}"))?,
+        })
+    }
+}
+
+fn write(directory: &Path, path: &Path, text: &str) -> io::Result<()> {
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
+    let fresh = path.with_extension("json.new");
+    // What a crash left; it was never the state.
+    match fs::remove_file(&fresh) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        Ok(()) | Err(_) => {}
+    }
+    let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&fresh)?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()?;
+    fs::rename(&fresh, path)?;
+    fs::File::open(directory)?.sync_all()
+}
+
+/// Keeps a file that is no state of ours under another name.
+fn set_aside(path: &Path, problem: &str) -> Failure {
+    let seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    let kept = PathBuf::from(format!("{}.bad-{seconds}", path.display()));
+    let message = format!("{} is not usable: {problem}", path.display());
+    match fs::rename(path, &kept) {
+        Ok(()) => Failure::new(Exit::Refused, "bad-state", message)
+            .hint(format!("it was kept as {}; the next start makes a new identity", kept.display())),
+        Err(error) => Failure::new(Exit::Refused, "bad-state", message)
+            .hint(format!("it could not be set aside either ({error}); move it away by hand")),
+    }
+}
+
+fn cannot(what: &str, path: &Path, error: &io::Error) -> Failure {
+    let exit = if error.kind() == io::ErrorKind::PermissionDenied { Exit::NotPermitted } else { Exit::Refused };
+    Failure::new(exit, "state", format!("cannot {what} {}: {error}", path.display()))
+        .hint("choose another directory with --state-dir")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn keys_are_made_once_and_nobody_else_may_read_them() {
+        let directory = scratch("once");
+        let first = State::open(&directory, &Seed::from_number(1)).unwrap();
+        let second = State::open(&directory, &Seed::from_number(2)).unwrap();
+        assert_eq!(first.node_key.public(), second.node_key.public());
+        assert_eq!(first.disco_key.public(), second.disco_key.public());
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        assert_eq!((mode(&directory), mode(&directory.join(NAME))), (0o700, 0o600));
+        fs::remove_dir_all(directory).unwrap();
+    }
+
+    #[test]
+    fn a_file_that_is_no_state_is_kept_and_named() {
+        let directory = scratch("bad");
+        fs::create_dir_all(&directory).unwrap();
+        for text in ["", "{", "{\"Version\":2,\"NodeKey\":\"\",\"DiscoKey\":\"\"}", "{\"Version\":1}"] {
+            fs::write(directory.join(NAME), text).unwrap();
+            let failure = State::open(&directory, &Seed::from_number(1)).unwrap_err();
+            assert_eq!((failure.exit, failure.code), (Exit::Refused, "bad-state"));
+            assert!(failure.hint.contains("state.json.bad-"), "{}", failure.hint);
+            assert!(!directory.join(NAME).exists());
+        }
+        fs::remove_dir_all(directory).unwrap();
+    }
+
+    #[test]
+    fn what_a_crash_left_does_not_matter() {
+        let directory = scratch("crash");
+        fs::create_dir_all(&directory).unwrap();
+        fs::write(directory.join("state.json.new"), "half").unwrap();
+        assert!(State::open(&directory, &Seed::from_number(1)).is_ok());
+        assert!(!directory.join("state.json.new").exists());
+        fs::remove_dir_all(directory).unwrap();
+    }
+
+    fn scratch(name: &str) -> PathBuf {
+        let directory = std::env::temp_dir().join(format!("meshd-state-{name}-{}", std::process::id()));
+        let _ = fs::remove_dir_all(&directory);
+        directory
+    }
+}

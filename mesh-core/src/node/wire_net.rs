@@ -1,0 +1,196 @@
+//! What the network around us means for the rest of the node: links, our own endpoints, relays.
+
+use core::time::Duration;
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::{
+    dataplane::{DropReason, PeerId},
+    derp::{
+        DerpMap, DerpNode, RegionId,
+        relays::{Network, Output as RelaysOutput},
+    },
+    endpoints::Output as EndpointsOutput,
+    path::PathAddr,
+    time::Instant,
+};
+
+use super::{LinkState, Node, Output, RelayCommand, RelayEvent, Transmit};
+
+/// Between the tries of a handshake with a peer that its relay does not have (yet).
+const RETRY_MIN: Duration = Duration::from_millis(100);
+const RETRY_MAX: Duration = Duration::from_secs(2);
+
+/// What is known of a region.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct Region {
+    pub(super) code: String,
+    pub(super) nodes: Vec<DerpNode>,
+    /// Never measured and never a home.
+    pub(super) no_home: bool,
+}
+
+/// The regions of a relay map that can be used: numbers that fit, with at least one relay.
+pub(super) fn regions(map: &DerpMap) -> BTreeMap<RegionId, Region> {
+    let regions = map.regions.iter().flatten();
+    regions
+        .filter_map(|(number, region)| {
+            let (id, region) = (RegionId::new(u16::try_from(*number).ok()?)?, region.as_ref()?);
+            let nodes = region.nodes.iter().flatten().filter(|node| node.derp_port().is_some());
+            let nodes: Vec<_> = nodes.cloned().collect();
+            let region = Region { code: region.region_code.clone(), nodes, no_home: region.no_measure_no_home };
+            (!region.nodes.is_empty()).then_some((id, region))
+        })
+        .collect()
+}
+
+impl Node {
+    /// Sends a datagram of our own one way.
+    pub(super) fn transmit(&mut self, to: PathAddr, payload: Vec<u8>, now: Instant) {
+        if let PathAddr::Relay { region, .. } = to {
+            if !self.regions.contains_key(&region) {
+                self.drops.add(DropReason::UnknownRegion);
+                return;
+            }
+            self.relays.note_use(region, now);
+            self.drain_relays();
+        }
+        self.outbox.push_back(Output::Transmit(Transmit { to, ttl: None, payload }));
+    }
+
+    /// The fast path sends over the relay that a peer's packets go over now.
+    pub(super) fn note_relay_use(&mut self, id: PeerId, now: Instant) {
+        if let Some(region) = self.peers.get(id).and_then(|peer| peer.selection().relay()) {
+            self.relays.note_use(region, now);
+            self.drain_relays();
+        }
+    }
+
+    /// Replaces the regions.
+    pub(super) fn set_derp_map(&mut self, map: &DerpMap, now: Instant) {
+        let regions = regions(map);
+        let changed: BTreeSet<_> = regions
+            .iter()
+            .filter(|(id, region)| self.regions.get(id).is_some_and(|before| before.nodes != region.nodes))
+            .map(|(id, _)| *id)
+            .collect();
+        self.regions = regions;
+        self.relay_problems.retain(|region, _| self.regions.contains_key(region));
+        self.relays.set_regions(self.regions.keys().copied().collect(), &changed, now);
+        let mut homes = self.regions.iter().filter(|(_, region)| !region.no_home).map(|(id, _)| *id);
+        if let (Some(only), None) = (homes.next(), homes.next()) {
+            // Nothing to choose from, so nothing to measure first.
+            self.relays.set_home(Some(only), now);
+        }
+        self.drain_relays();
+    }
+
+    pub(super) fn handle_relay(&mut self, event: RelayEvent, now: Instant) {
+        match event {
+            RelayEvent::Connected { region } => {
+                self.relay_problems.remove(&region);
+                self.relays.handle_connected(region, now);
+                self.with_all_paths(now, |paths| {
+                    if paths.selection().relay() == Some(region) {
+                        paths.note_relay_connected(now);
+                    }
+                });
+            }
+            RelayEvent::Failed { region, reason } => {
+                self.relay_problems.insert(region, reason);
+                self.relays.handle_failed(region, now);
+            }
+            RelayEvent::Restarting { region, reconnect_in } => {
+                self.relays.handle_restarting(region, reconnect_in, now);
+            }
+            RelayEvent::PeerGone { region, peer } => {
+                if let Some(id) = self.peers.by_key(&peer) {
+                    self.plan_relay_retry(id, region, now);
+                }
+            }
+            RelayEvent::Health { region, problem } => match problem {
+                Some(problem) => {
+                    self.relay_problems.insert(region, problem);
+                }
+                None => {
+                    self.relay_problems.remove(&region);
+                }
+            },
+        }
+        self.drain_relays();
+    }
+
+    /// The relay did not have the peer, which may be about to connect: what was sent is sent again before long.
+    fn plan_relay_retry(&mut self, id: PeerId, region: RegionId, now: Instant) {
+        let Some(peer) = self.peers.get_mut(id) else { return };
+        let is_initiating = peer.tunnel.as_ref().is_some_and(|tunnel| tunnel.is_initiating());
+        if is_initiating && peer.selection().relay() == Some(region) && peer.watch.retry_at.is_none() {
+            let attempts = peer.watch.retries;
+            peer.watch.retries = attempts.saturating_add(1);
+            let pause = (RETRY_MIN * 2u32.pow(attempts.min(8))).min(RETRY_MAX);
+            peer.watch.retry_at = Some(now + pause);
+            self.rearm(id);
+        }
+    }
+
+    /// Tries a peer again that its relay did not have.
+    pub(super) fn retry_relay(&mut self, id: PeerId, now: Instant) {
+        self.with_tunnel_if_any(id, now, |tunnel, local| tunnel.retry(RETRY_MIN, local, now));
+        self.with_active_paths(id, now, |paths| paths.note_relay_connected(now));
+    }
+
+    pub(super) fn drain_relays(&mut self) {
+        while let Some(output) = self.relays.poll_output() {
+            let command = match output {
+                RelaysOutput::Connect(region) => {
+                    let nodes = self.regions.get(&region).map(|region| region.nodes.clone()).unwrap_or_default();
+                    RelayCommand::Connect { region, nodes }
+                }
+                RelaysOutput::Close(region) => RelayCommand::Close { region },
+                RelaysOutput::TellHome { region, home } => RelayCommand::SetHome { region, home },
+            };
+            self.outbox.push_back(Output::Relay(command));
+        }
+    }
+
+    /// The underlay is another one.
+    pub(super) fn handle_links(&mut self, links: LinkState, now: Instant) {
+        if self.links.as_ref() == Some(&links) {
+            return;
+        }
+        let before = self.links.replace(links);
+        let links = self.links.clone().unwrap_or_default();
+        let has_network = links.has_default_v4 || links.has_default_v6 || !links.addresses.is_empty();
+        self.endpoints.set_interfaces(&links.addresses, self.ports, now);
+        self.drain_endpoints(now);
+        let is_lost = |before: &LinkState| {
+            before.addresses.iter().any(|address| !links.addresses.contains(address))
+                || before.has_default_v4 && !links.has_default_v4
+                || before.has_default_v6 && !links.has_default_v6
+        };
+        if before.as_ref().is_some_and(is_lost) || !has_network {
+            self.note_network_change(if has_network { Network::Up } else { Network::Down }, now);
+        } else {
+            self.relays.set_network(Network::Up, now);
+            self.drain_relays();
+        }
+    }
+
+    /// Nothing that was measured on the network counts any more.
+    pub(super) fn note_network_change(&mut self, network: Network, now: Instant) {
+        self.endpoints.note_network_change(now);
+        self.drain_endpoints(now);
+        // Connections made from an address that is gone only hang.
+        self.relays.set_network(Network::Down, now);
+        self.relays.set_network(network, now);
+        self.drain_relays();
+        self.with_all_paths(now, |paths| paths.note_network_change(now));
+    }
+
+    pub(super) fn drain_endpoints(&mut self, now: Instant) {
+        while let Some(EndpointsOutput::Changed(endpoints)) = self.endpoints.poll_output() {
+            self.own_endpoints = endpoints.iter().map(|endpoint| endpoint.address).collect();
+            let own = self.own_endpoints.clone();
+            self.with_all_paths(now, |paths| paths.set_own_endpoints(&own, now));
+        }
+    }
+}
