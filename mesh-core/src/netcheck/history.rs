@@ -89,7 +89,7 @@ impl History {
         };
         let heard_within =
             |region: RegionId, grace| heard.get(&region).is_some_and(|at| *at >= began_at || now.since(*at) < grace);
-        let answered = current.regions.keys().copied().filter(|region| servers.regions.contains_key(region));
+        let answered = current.regions.keys().copied().filter(|region| servers.can_be_home(*region));
         let Some(candidate) = answered.min_by_key(|region| (best(*region), *region)) else {
             return home.filter(|home| heard_within(*home, KEEP_ALIVE_GRACE));
         };
@@ -119,7 +119,7 @@ impl Servers {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::netcheck::{report::Kind, servers::Region};
+    use crate::netcheck::report::Kind;
 
     const NOW: Instant = Instant::from_secs(1000);
 
@@ -217,8 +217,9 @@ mod tests {
     }
 
     fn servers() -> Servers {
-        let regions = [1, 2, 3].map(|number| (region(number), Region { avoid: false, servers: Vec::new() }));
-        Servers { regions: regions.into(), ..Servers::default() }
+        let region = |number: u16| format!(r#""{number}": {{"Nodes": [{{"HostName": "r{number}"}}]}}"#);
+        let map = format!(r#"{{"Regions": {{{}}}}}"#, [1, 2, 3].map(region).join(","));
+        Servers::read(&serde_json::from_str(&map).unwrap()).0
     }
 
     fn region(number: u16) -> RegionId {

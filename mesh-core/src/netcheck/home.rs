@@ -17,7 +17,7 @@ pub(super) struct Home {
 impl Netcheck {
     /// A region answered: without a home it is the one.
     pub(super) fn note_answer(&mut self, region: RegionId) {
-        if self.home.is_none_or(|home| home.is_guess) {
+        if self.home.is_none_or(|home| home.is_guess) && self.servers.can_be_home(region) {
             self.go_home(Home { region, is_guess: false });
         }
     }
@@ -28,11 +28,10 @@ impl Netcheck {
             return;
         }
         let latency = |region: &RegionId| self.history.latency(*region, self.now).best();
-        let regions = self.servers.regions.keys().copied();
-        let known = regions.filter_map(|region| Some((latency(&region)?, region))).min();
+        let known = self.servers.homes().filter_map(|region| Some((latency(&region)?, region))).min();
         match known {
             Some((_, region)) => self.go_home(Home { region, is_guess: false }),
-            None if self.servers.regions.len() == 1 => self.draw_home(),
+            None if self.servers.homes().count() == 1 => self.draw_home(),
             None => {}
         }
     }
@@ -40,9 +39,9 @@ impl Netcheck {
     /// Without a measured home: any region.
     pub(super) fn draw_home(&mut self) {
         if self.home.is_none_or(|home| home.is_guess) {
-            let index = self.rng.below(self.servers.regions.len() as u64);
-            let drawn = self.servers.regions.keys().zip(0..).find(|(_, number)| *number == index);
-            if let Some((region, _)) = drawn {
+            let homes: Vec<_> = self.servers.homes().collect();
+            let index = self.rng.below(homes.len() as u64);
+            if let Some(region) = homes.get(index as usize) {
                 self.go_home(Home { region: *region, is_guess: true });
             }
         }

@@ -174,10 +174,10 @@ impl Netcheck {
         self.stats.regions_refused += refused.regions;
         self.stats.nodes_refused += refused.nodes;
         let before = core::mem::replace(&mut self.servers, servers);
+        self.home = self.home.filter(|home| self.servers.can_be_home(home.region));
         if before.regions != self.servers.regions {
             self.names.retain(&self.servers);
             self.heard.retain(|region, _| self.servers.regions.contains_key(region));
-            self.home = self.home.filter(|home| self.servers.regions.contains_key(&home.region));
             self.abort();
             self.adopt_home();
             self.want(Purpose::Report(Kind::Full));
@@ -204,8 +204,10 @@ impl Netcheck {
     }
 
     /// Says which home is in use, when it is not the one that was said: one of before a restart, or one of the operator.
+    /// A region that is not measured or has no relay is no home.
     pub fn set_home(&mut self, home: Option<RegionId>, now: Instant) {
         self.tick(now);
+        let home = home.filter(|home| self.servers.regions.is_empty() || self.servers.can_be_home(*home));
         if self.home() != home {
             self.home = home.map(|region| Home { region, is_guess: false });
             self.adopt_home();

@@ -379,6 +379,22 @@ fn a_map_without_the_home_has_another() {
 }
 
 #[test]
+fn a_region_without_a_relay_is_measured_and_no_home() {
+    let mut map = literal_map([1, 2, 3].iter());
+    for node in map.regions.iter_mut().flat_map(|regions| regions.get_mut(&1)).flatten().flat_map(|it| &mut it.nodes) {
+        node[0].stun_only = true;
+    }
+    let mut world = World::without_map(&[(1, 10), (2, 50), (3, 90)], 1);
+    world.act(|netcheck, now| netcheck.set_home(id(1), now));
+    world.act(|netcheck, now| netcheck.set_map(&map, now));
+    world.run(5000);
+    assert_eq!((world.homes.as_slice(), world.report().preferred), (&[(at(1050), 2)][..], id(2)));
+    assert_eq!(world.report().latency(id(1).unwrap()), Some(Duration::from_millis(10)));
+    world.act(|netcheck, now| netcheck.set_home(id(1), now));
+    assert_eq!(world.netcheck.home(), id(2));
+}
+
+#[test]
 fn a_home_of_before_is_kept_when_it_is_good_enough() {
     let mut world = World::without_map(&[(1, 20), (2, 25)], 1);
     world.act(|netcheck, now| netcheck.set_home(id(2), now));
