@@ -75,7 +75,7 @@ impl World {
 
     fn step(&mut self, script: &mut Script<'_>) {
         let now = self.now;
-        match script.byte() % 17 {
+        match script.byte() % 18 {
             0 => {
                 let map = map(script);
                 self.netcheck.set_map(&map, now);
@@ -135,6 +135,11 @@ impl World {
                     let fetched = Fetched { round_trip, family: Family::V4 };
                     let result = if round_trip.is_zero() { Err(FetchFailed) } else { Ok(fetched) };
                     self.netcheck.handle_fetched(id, result, now);
+                }
+            }
+            16 => {
+                if let Some(region) = RegionId::new(script.byte().into()) {
+                    self.netcheck.note_relay_failed(region, now);
                 }
             }
             _ => {

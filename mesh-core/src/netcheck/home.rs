@@ -1,10 +1,18 @@
 //! Our home region, as far as it is not the choice at the end of a report.
 
+use core::time::Duration;
+use std::collections::BTreeSet;
+
 use tracing::debug;
 
-use crate::derp::RegionId;
+use crate::{derp::RegionId, time::Instant};
 
-use super::{Netcheck, output::Output};
+use super::{Netcheck, output::Output, plan::Purpose, report::Kind};
+
+/// A relay that could not be connected to for so long is not waited for any more, whatever its STUN server says.
+const DEAD_AFTER: Duration = Duration::from_secs(10);
+/// How long that is held against it.
+const DEAD_FOR: Duration = Duration::from_secs(1800);
 
 /// The home region.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -14,7 +22,38 @@ pub(super) struct Home {
     pub(super) is_guess: bool,
 }
 
+/// A relay that cannot be connected to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Failing {
+    since: Instant,
+    /// Another home has been looked for.
+    is_heeded: bool,
+}
+
 impl Netcheck {
+    /// The connection to a relay could not be made or broke. A home that stays like this for 10 s is left for another that
+    /// answers: stock nodes stay as long as its STUN server does.
+    pub fn note_relay_failed(&mut self, region: RegionId, now: Instant) {
+        self.tick(now);
+        if self.servers.can_be_home(region) {
+            let is_home = self.home() == Some(region);
+            let has_choice = self.servers.homes().nth(1).is_some();
+            let failing = self.failing.entry(region).or_insert(Failing { since: self.now, is_heeded: false });
+            let is_dead = self.now.since(failing.since) >= DEAD_AFTER;
+            if is_home && is_dead && has_choice && !failing.is_heeded {
+                failing.is_heeded = true;
+                self.want(Purpose::Report(Kind::Incremental));
+            }
+        }
+        self.finish();
+    }
+
+    /// Relays that are not waited for any more.
+    pub(super) fn dead(&self) -> BTreeSet<RegionId> {
+        let is_dead = |failing: &Failing| (DEAD_AFTER..DEAD_FOR).contains(&self.now.since(failing.since));
+        self.failing.iter().filter(|(_, failing)| is_dead(failing)).map(|(region, _)| *region).collect()
+    }
+
     /// A region answered: without a home it is the one.
     pub(super) fn note_answer(&mut self, region: RegionId) {
         if self.home.is_none_or(|home| home.is_guess) && self.servers.can_be_home(region) {
