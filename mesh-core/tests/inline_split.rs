@@ -171,8 +171,13 @@ impl Driver {
             match output {
                 Output::Transmit(transmit) => self.sent.push(transmit.payload),
                 Output::TunWrite(packet) => self.delivered.push(packet),
-                Output::Relay(_) | Output::Sockets(_) | Output::Configure(_) | Output::Reply(..) | Output::Event(_) => {
-                }
+                Output::Relay(_)
+                | Output::Fetch(..)
+                | Output::Resolve { .. }
+                | Output::Sockets(_)
+                | Output::Configure(_)
+                | Output::Reply(..)
+                | Output::Event(_) => {}
             }
         }
         assert!(self.node.poll_timeout().is_none_or(|deadline| deadline.at > now));

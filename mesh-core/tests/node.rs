@@ -414,6 +414,7 @@ fn pings_are_answered_or_time_out() {
         peer: pair.b.key,
         address: [10, 0, 0, 2].into(),
         round_trip: Duration::from_millis(42),
+        kind: PingKind::Icmp,
         via: Some(PathAddr::Udp(pair.b.address)),
     };
     assert!(pair.a.said.contains(&Output::Reply(CommandId(1), Ok(pong))));

@@ -131,8 +131,15 @@ fn pings_show_the_way_they_went() {
         net.run_for(Duration::from_secs(1));
         net.member(1).replies.pop()
     };
-    let pong =
-        |round_trip, via| Ok(Reply::Pong { peer: key(2).public(), address: overlay(2), round_trip, via: Some(via) });
+    let pong = |round_trip, via| {
+        Ok(Reply::Pong {
+            peer: key(2).public(),
+            address: overlay(2),
+            round_trip,
+            kind: PingKind::Disco,
+            via: Some(via),
+        })
+    };
     let relay = PathAddr::Relay { region: region(900), peer: key(2).public() };
     assert_eq!(ping(&mut net, 1), Some((CommandId(1), pong(TO_RELAY * 4, relay))));
     assert_eq!(ping(&mut net, 2), Some((CommandId(2), pong(DIRECT * 2, PathAddr::Udp(underlay(2))))));

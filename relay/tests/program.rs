@@ -2,11 +2,13 @@
 #![cfg(feature = "serve")]
 #![allow(clippy::disallowed_types, clippy::disallowed_methods, reason = "shell")]
 
+#[path = "support/running.rs"]
+mod running;
+
 use std::{
-    io::{BufRead, BufReader, Read, Write},
+    io::{Read, Write},
     net::{SocketAddr, TcpStream, UdpSocket},
-    path::PathBuf,
-    process::{Child, Command, Output, Stdio},
+    process::Command,
     time::{Duration, Instant},
 };
 
@@ -16,6 +18,7 @@ use mesh_core::{
     key::{NodePrivate, NodePublic},
     stun,
 };
+use running::{Running, run, state_dir};
 
 #[test]
 fn a_relay_that_is_not_told_who_may_connect_does_not_start() {
@@ -129,46 +132,6 @@ fn no_verb_is_a_usage_error() {
     assert_eq!(run(&[]).status.code(), Some(2));
 }
 
-fn run(arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_mesh-relay")).args(arguments).output().expect("the program starts")
-}
-
-/// A relay that runs until it is dropped.
-struct Running {
-    child: Child,
-    derp: SocketAddr,
-    stun: SocketAddr,
-}
-
-impl Running {
-    fn start(name: &str, flags: &[&str]) -> Self {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_mesh-relay"))
-            .args(["serve", "--host", "127.0.0.1", "--listen", "127.0.0.1:0", "--stun-listen", "127.0.0.1:0"])
-            .arg("--state-dir")
-            .arg(state_dir(name))
-            .args(flags)
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("the program starts");
-        let mut line = String::new();
-        BufReader::new(child.stdout.take().expect("the relay does its part"))
-            .read_line(&mut line)
-            .expect("the relay does its part");
-        let address = |name: &str| {
-            let word = line.split_whitespace().find_map(|word| word.strip_prefix(name));
-            word.unwrap_or_else(|| panic!("no {name} in {line:?}")).parse().expect("the relay does its part")
-        };
-        Self { derp: address("derp="), stun: address("stun="), child }
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
 struct Client {
     socket: TcpStream,
     private: NodePrivate,
@@ -252,11 +215,4 @@ fn read_byte(socket: &mut TcpStream) -> u8 {
     let mut byte = [0];
     socket.read_exact(&mut byte).expect("the relay says more");
     byte[0]
-}
-
-/// An empty state directory of this test run alone.
-fn state_dir(name: &str) -> PathBuf {
-    let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("relay-{name}"));
-    let _ = std::fs::remove_dir_all(&path);
-    path
 }

@@ -7,17 +7,24 @@
 //! * [`clock`]: the monotonic clock that counts sleep, and a timer on it, for `now` arguments and deadlines
 //! * [`batch`]: [`batch::SendBatch`], where the fast path seals into, and [`batch::RecvBatch`], which it opens in place
 //! * [`udp`]: sockets of both families behind one port; sends a `SendBatch`, fills a `RecvBatch`
+//! * [`derp`]: [`derp::RelayLinks`], connections to relays
+//! * [`fetch`]: small requests over HTTPS, to probe relays
+//! * [`resolve`]: host names to addresses
 //! * [`tun`]: IP packets from and to the host
 //! * [`entropy`]: the seed of everything random
-//! * [`host`]: makes addresses, routes and rules look as [`mesh_core::node::HostConfig`] says
+//! * [`host`]: makes addresses, routes and rules look as [`mesh_core::node::HostConfig`] says, and watches the underlay
 //!
 //! Left to the caller: threads, loops, budgets, and what to do about errors. Unsafe code lives here only, each
 //! piece in the smallest function that can hold it. Linux only in this form.
 
 pub mod batch;
 pub mod clock;
+pub mod derp;
 pub mod entropy;
+pub mod fetch;
 pub mod host;
+pub mod resolve;
+mod stream;
 pub mod tun;
 pub mod udp;
 mod watched;

@@ -14,6 +14,7 @@ pub trait Steady: AsFd {}
 
 impl Steady for OwnedFd {}
 impl Steady for std::net::UdpSocket {}
+impl Steady for netlink_sys::Socket {}
 impl Steady for crate::tun::LinuxTun {}
 impl Steady for crate::tun::MemoryTun {}
 

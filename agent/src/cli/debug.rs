@@ -6,26 +6,23 @@ use serde_json::json;
 use super::{not_built, peer_parameter, print};
 use crate::{
     failure::Failure,
-    local_api::{
-        client::Client,
-        types::{PeerPaths, Status},
-    },
+    local_api::{client::Client, types::PeerPaths},
 };
 
 /// What can be looked at.
 #[derive(Debug, Subcommand)]
 pub enum What {
-    /// This node
+    /// This node as a control server would show it to its peers
     #[command(name = "self")]
     Own,
     /// How a peer is reached
     Paths {
-        /// Overlay address or public key
+        /// Name, overlay address or public key
         peer: String,
     },
     /// Counters and gauges as Prometheus text
     Metrics,
-    /// Have meshd read its static file again
+    /// Have meshd read its static file or map file again
     Reload,
     /// The network map (not available in this build)
     Map,
@@ -34,15 +31,11 @@ pub enum What {
 pub(super) async fn run(client: &Client, json: bool, what: &What) -> Result<(), Failure> {
     match what {
         What::Own => {
-            let status: Status = client.get("status").await?;
-            let own = json!({
-                "Version": status.version, "BackendState": status.backend_state, "Self": status.own,
-                "Peers": status.peer.len(),
-            });
+            let own: serde_json::Value = client.get("debug-self").await?;
             print(if json { own.to_string() } else { format!("{own:#}") });
         }
         What::Paths { peer } => {
-            let paths: PeerPaths = client.get(&format!("debug-paths?{}", peer_parameter(peer)?)).await?;
+            let paths: PeerPaths = client.get(&format!("debug-paths?{}", peer_parameter(client, peer).await?)).await?;
             print(if json { json!(paths).to_string() } else { format!("{:#}", json!(paths)) });
         }
         What::Metrics => print(client.text("metrics").await?.trim_end()),

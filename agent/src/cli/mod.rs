@@ -4,6 +4,7 @@
 //! being unknown, so that scripts see the difference between "not yet" and a typo.
 
 mod debug;
+mod netcheck;
 mod ping;
 mod status;
 
@@ -14,7 +15,11 @@ use mesh_core::key::NodePublic;
 
 use crate::{
     failure::{Exit, Failure},
-    local_api::{SOCKET, client::Client, types::Status},
+    local_api::{
+        SOCKET,
+        client::Client,
+        types::{Peer, Status},
+    },
 };
 
 /// Talks to meshd.
@@ -45,10 +50,10 @@ pub enum Verb {
         /// Only IPv6
         #[arg(short = '6')]
         six: bool,
-        /// Overlay address or public key of a peer
+        /// Name, overlay address or public key of a peer
         peer: Option<String>,
     },
-    /// Send echo requests to a peer, inside the tunnel
+    /// Ask a peer for a sign of life, and see which way it came
     Ping(ping::Arguments),
     /// Look inside
     Debug {
@@ -71,8 +76,8 @@ pub enum Verb {
     Down(Anything),
     /// Sign out (not available in this build)
     Logout(Anything),
-    /// Look at the network around this host (not available in this build)
-    Netcheck(Anything),
+    /// Look at the network around this host: NAT, addresses, relays
+    Netcheck(netcheck::Arguments),
     /// Say who has an overlay address (not available in this build)
     Whois(Anything),
 }
@@ -123,7 +128,7 @@ pub async fn run(arguments: Arguments) -> Result<(), Failure> {
         Verb::Set(_) => Err(not_built("set")),
         Verb::Down(_) => Err(not_built("down")),
         Verb::Logout(_) => Err(not_built("logout")),
-        Verb::Netcheck(_) => Err(not_built("netcheck")),
+        Verb::Netcheck(netcheck) => netcheck::run(&client, json, &netcheck).await,
         Verb::Whois(_) => Err(not_built("whois")),
     }
 }
@@ -131,7 +136,7 @@ pub async fn run(arguments: Arguments) -> Result<(), Failure> {
 /// For verbs that later builds have.
 fn not_built(verb: &str) -> Failure {
     Failure::new(Exit::Usage, "not-built", format!("\"mesh {verb}\" is not available in this build"))
-        .hint("this build runs static peers only: meshd --static FILE")
+        .hint("this build runs without a control server: meshd --static FILE or meshd --map FILE")
 }
 
 async fn ip(client: &Client, json: bool, [four, six]: [bool; 2], peer: Option<&str>) -> Result<(), Failure> {
@@ -152,18 +157,31 @@ async fn ip(client: &Client, json: bool, [four, six]: [bool; 2], peer: Option<&s
     Ok(())
 }
 
-/// The peer that `name` names: an overlay address or a public key.
-fn find<'s>(status: &'s Status, name: &str) -> Result<&'s crate::local_api::types::Peer, Failure> {
+/// The peer that `name` names: a MagicDNS name or its first label, an overlay address, or a public key.
+fn find<'s>(status: &'s Status, name: &str) -> Result<&'s Peer, Failure> {
     let address = name.parse().ok();
     let key = key(name);
-    let found = status.peer.values().find(|peer| {
+    let is_named = |peer: &Peer| {
+        let full = peer.dns_name.trim_end_matches('.');
+        !full.is_empty()
+            && (peer.host_name.eq_ignore_ascii_case(name) || full.eq_ignore_ascii_case(name.trim_end_matches('.')))
+    };
+    let mut found = status.peer.values().filter(|peer| {
         Some(peer.public_key) == key
             || address.is_some_and(|address| peer.allowed_ips.iter().any(|prefix| prefix.contains(address)))
+            || is_named(peer)
     });
-    found.ok_or_else(|| {
-        Failure::new(Exit::Refused, "no-peer", format!("no peer has the address or key {name}"))
-            .hint("mesh status lists all peers")
-    })
+    match (found.next(), found.next()) {
+        (Some(peer), None) => Ok(peer),
+        (Some(one), Some(other)) => {
+            let message = format!("{name} may be {} or {}", one.dns_name, other.dns_name);
+            Err(Failure::new(Exit::Refused, "ambiguous", message).hint("say the whole name"))
+        }
+        (None, _) => {
+            Err(Failure::new(Exit::Refused, "no-peer", format!("no peer has the name, address or key {name}"))
+                .hint("mesh status lists all peers"))
+        }
+    }
 }
 
 /// A public key in either of its text forms.
@@ -171,14 +189,16 @@ fn key(text: &str) -> Option<NodePublic> {
     text.parse().ok().or_else(|| NodePublic::from_base64(text).ok())
 }
 
-/// The parameter that names a peer to the daemon.
-fn peer_parameter(name: &str) -> Result<String, Failure> {
+/// The parameter that names a peer to the daemon. Names are looked up among the peers.
+async fn peer_parameter(client: &Client, name: &str) -> Result<String, Failure> {
     if let Ok(address) = name.parse::<core::net::IpAddr>() {
         return Ok(format!("ip={address}"));
     }
-    key(name).map(|key| format!("peer={key}")).ok_or_else(|| {
-        Failure::new(Exit::Usage, "bad-peer", format!("\"{name}\" is neither an overlay address nor a public key"))
-    })
+    if let Some(key) = key(name) {
+        return Ok(format!("peer={key}"));
+    }
+    let status: Status = client.get("status").await?;
+    Ok(format!("peer={}", find(&status, name)?.public_key))
 }
 
 /// One line on stdout. A reader that is gone ends the program quietly, as it does with other tools.

@@ -17,19 +17,19 @@ pub struct Arguments {
     /// How many requests
     #[arg(short, default_value_t = 10, value_name = "N")]
     count: u32,
-    /// Stop when a direct path is found; with static peers every path is direct, and this has no effect
+    /// Stop when a direct path is found, and fail when none was; without effect with --icmp and static peers
     #[arg(long, default_value_t = true, action = clap::ArgAction::Set, num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
     until_direct: bool,
     /// How long to wait for each answer, such as 5s or 500ms
     #[arg(long, default_value = "5s", value_parser = duration, value_name = "TIME")]
     timeout: Duration,
-    /// ICMP echo inside the tunnel, which is what static peers are pinged with anyway
+    /// ICMP echo inside the tunnel, answered by the peer's host; static peers are pinged so anyway
     #[arg(long)]
     icmp: bool,
     /// TSMP ping (not available in this build)
     #[arg(long, conflicts_with = "icmp")]
     tsmp: bool,
-    /// Overlay address or public key
+    /// Name, overlay address or public key
     peer: String,
 }
 
@@ -38,8 +38,10 @@ pub(super) async fn run(client: &Client, json: bool, arguments: &Arguments) -> R
         return Err(Failure::new(Exit::Usage, "not-built", "--tsmp is not available in this build").hint("use --icmp"));
     }
     let timeout = arguments.timeout.as_millis();
-    let request = format!("ping?{}&type=ICMP&timeout={timeout}", peer_parameter(&arguments.peer)?);
-    let mut answered = 0;
+    let peer = peer_parameter(client, &arguments.peer).await?;
+    let kind = if arguments.icmp { "ICMP" } else { "disco" };
+    let request = format!("ping?{peer}&type={kind}&timeout={timeout}");
+    let (mut answered, mut relayed) = (0, 0);
     for index in 0..arguments.count {
         if index > 0 {
             tokio::time::sleep(INTERVAL).await;
@@ -47,15 +49,19 @@ pub(super) async fn run(client: &Client, json: bool, arguments: &Arguments) -> R
         match client.post::<PingResult>(&request).await {
             Ok(result) => {
                 answered += 1;
+                relayed += u32::from(result.derp_region_id.is_some());
                 if json {
                     print(serde_json::json!(result));
                 } else {
                     print(line(&result));
                 }
+                if arguments.until_direct && !arguments.icmp && result.is_disco && result.endpoint.is_some() {
+                    return Ok(());
+                }
             }
-            Err(failure) if failure.code == "timeout" => {
+            Err(failure) if failure.code == "timeout" || failure.code == "no-way" => {
                 if !json {
-                    print(format_args!("ping \"{}\" timed out", arguments.peer));
+                    print(format_args!("ping \"{}\" {}", arguments.peer, what(&failure)));
                 }
             }
             Err(failure) => return Err(failure),
@@ -66,14 +72,26 @@ pub(super) async fn run(client: &Client, json: bool, arguments: &Arguments) -> R
         return Err(Failure::new(Exit::Refused, "no-answer", message)
             .hint("mesh status shows when there was a handshake last, and where its datagrams go"));
     }
+    if arguments.until_direct && relayed > 0 {
+        return Err(Failure::new(Exit::Refused, "not-direct", "direct connection not established")
+            .hint("mesh debug paths PEER shows what was tried"));
+    }
     Ok(())
+}
+
+fn what(failure: &Failure) -> &str {
+    if failure.code == "timeout" { "timed out" } else { &failure.message }
 }
 
 /// The line of the stock client.
 fn line(result: &PingResult) -> String {
     // At least 1: "in 0ms" reads like a mistake.
     let millis = (result.latency_seconds * 1e3).round().max(1.0);
-    let via = result.endpoint.as_deref().unwrap_or("ICMP");
+    let via = match (&result.endpoint, &result.derp_region_code) {
+        (Some(endpoint), _) => endpoint.clone(),
+        (None, Some(code)) => format!("DERP({code})"),
+        (None, None) => "ICMP".to_owned(),
+    };
     format!("pong from {} ({}) via {via} in {millis}ms", result.node_name, result.node_ip)
 }
 
@@ -102,8 +120,14 @@ mod tests {
             node_name: "[abcde]".into(),
             latency_seconds: 0.0031,
             endpoint: Some("203.0.113.7:41641".into()),
+            is_disco: true,
+            derp_region_id: None,
+            derp_region_code: None,
         };
         assert_eq!(line(&result), "pong from [abcde] (10.0.0.2) via 203.0.113.7:41641 in 3ms");
+        let relayed =
+            PingResult { endpoint: None, derp_region_id: Some(900), derp_region_code: Some("mesh".into()), ..result };
+        assert_eq!(line(&relayed), "pong from [abcde] (10.0.0.2) via DERP(mesh) in 3ms");
     }
 
     #[test]

@@ -10,15 +10,15 @@
 use core::{
     future::poll_fn,
     task::{Context, Poll},
-    time::Duration,
 };
 use std::{collections::BTreeMap, io};
 
 use mesh_core::{
-    control::types::MapResponse,
     dataplane::{DataPlane, DropCounts, DropReason, Inbound, ReportBuffer, Reports, TransmitSink},
+    endpoints::LocalPorts,
+    key::NodePublic,
     machine::Machine,
-    node::{Command, CommandError, CommandId, Event, Input, Node, Output, PeerConfig, PingKind, PingTarget, Reply},
+    node::{Command, CommandError, CommandId, Event, HostEvent, Input, Node, Output, PathsStatus, Reply},
     path::{PathAddr, SendPath},
     time::Instant,
 };
@@ -31,11 +31,17 @@ use transports::{
     udp::{Family, UdpSockets},
 };
 
-use super::{HostGuard, Snapshot};
+use super::{
+    HostGuard, Snapshot,
+    network::{Happening, Network},
+};
 use crate::failure::{Exit, Failure};
 
 /// Packets taken from the TUN in one round: one train of full-sized packets and a half.
 const TUN_BUDGET: usize = 64;
+
+/// Packets and events taken from relays in one round.
+const RELAY_BUDGET: usize = 64;
 
 /// Receive calls per family in one round. One call brings up to eight trains.
 const UDP_BUDGET: usize = 1;
@@ -45,31 +51,10 @@ const UDP_BUDGET: usize = 1;
 pub enum Request {
     /// Somebody wants to know how the node is.
     Status(oneshot::Sender<Snapshot>),
-    /// Somebody wants to ping.
-    Ping {
-        /// Whom.
-        target: PingTarget,
-        /// How.
-        kind: PingKind,
-        /// How long to wait.
-        timeout: Duration,
-        /// Where the answer goes.
-        reply: oneshot::Sender<Result<Reply, CommandError>>,
-    },
-    /// These are the peers from now on.
-    SetPeers {
-        /// All of them.
-        peers: Vec<PeerConfig>,
-        /// Where the answer goes.
-        reply: oneshot::Sender<Result<Reply, CommandError>>,
-    },
-    /// This is the network map from now on.
-    ReplaceMap {
-        /// All of it.
-        map: Box<MapResponse>,
-        /// Where the answer goes.
-        reply: oneshot::Sender<Result<Reply, CommandError>>,
-    },
+    /// Somebody wants to know how a peer is reached; `None` when nobody has the key.
+    Paths(NodePublic, oneshot::Sender<Option<PathsStatus>>),
+    /// Somebody wants something of the node.
+    Command(Command, oneshot::Sender<Result<Reply, CommandError>>),
     /// The end.
     Stop,
 }
@@ -94,6 +79,8 @@ pub struct Basic<T: Tun> {
     timer: Timer,
     tun: AsyncTun<T>,
     udp: UdpSockets,
+    /// Relays and all else that static peers do without.
+    network: Option<Network>,
     host: Option<HostGuard>,
     reports: ReportBuffer,
     packets: PacketBatch,
@@ -114,6 +101,7 @@ impl<T: Tun> Basic<T> {
         mut node: Node,
         clock: Clock,
         tun: T,
+        network: Option<Network>,
         host: Option<HostGuard>,
         mtu_bytes: usize,
     ) -> Result<Self, Failure> {
@@ -137,6 +125,7 @@ impl<T: Tun> Basic<T> {
             timer: Timer::new().map_err(io)?,
             tun: AsyncTun::new(tun).map_err(io)?,
             udp,
+            network,
             host,
             reports: ReportBuffer::default(),
             packets: PacketBatch::new(TUN_BUDGET, mtu_bytes),
@@ -156,6 +145,8 @@ impl<T: Tun> Basic<T> {
                 output => driver.dispatch(output),
             }
         }
+        driver.tell_ports();
+        driver.drain();
         driver.flush();
         Ok(driver)
     }
@@ -184,7 +175,7 @@ impl<T: Tun> Basic<T> {
                 continue;
             }
             let deadline = self.node.poll_timeout().map(|deadline| deadline.at);
-            let Self { tun, udp, outgoing, timer, .. } = self;
+            let Self { tun, udp, network, outgoing, timer, .. } = self;
             tokio::select! {
                 biased;
                 request = requests.recv() => match request {
@@ -195,7 +186,7 @@ impl<T: Tun> Basic<T> {
                     }
                     None => return Ok(()),
                 },
-                () = poll_fn(|cx| poll_ready(tun, udp, outgoing, cx)) => {}
+                () = poll_fn(|cx| poll_ready(tun, udp, network.as_mut(), outgoing, cx)) => {}
                 fired = timer.sleep_until(deadline) => {
                     fired.map_err(|error| Failure::new(Exit::Bug, "timer", format!("the timer failed: {error}")))?;
                 }
@@ -207,7 +198,7 @@ impl<T: Tun> Basic<T> {
     /// One turn of everything; returns whether a packet moved.
     fn round(&mut self) -> Result<bool, Failure> {
         let now = self.clock.now();
-        let received = self.receive(now);
+        let received = self.receive(now) | self.receive_relayed(now);
         self.settle(now);
         let sent = self.transmit(now)?;
         self.settle(now);
@@ -244,6 +235,31 @@ impl<T: Tun> Basic<T> {
         moved
     }
 
+    /// What relays and the rest of the network brought.
+    fn receive_relayed(&mut self, now: Instant) -> bool {
+        let Some(network) = &mut self.network else { return false };
+        let mut moved = false;
+        for _ in 0..RELAY_BUDGET {
+            let Some(happening) = network.try_recv() else { break };
+            moved = true;
+            match happening {
+                Happening::Packet { region, from, mut packet } => {
+                    let fib = self.plane.fib();
+                    let source = PathAddr::Relay { region, peer: from };
+                    match fib.inbound(now).handle(&mut packet, source, &mut self.reports) {
+                        Inbound::Deliver { packet, .. } => match self.tun.send(packet) {
+                            Ok(()) => self.tun_counts.written += 1,
+                            Err(_) => self.tun_counts.write_failed += 1,
+                        },
+                        Inbound::Consumed | Inbound::Drop(_) => {}
+                    }
+                }
+                Happening::Input(input) => self.node.handle_input(input, now),
+            }
+        }
+        moved
+    }
+
     /// Packets to datagrams.
     fn transmit(&mut self, now: Instant) -> Result<bool, Failure> {
         if !self.flush() {
@@ -257,6 +273,8 @@ impl<T: Tun> Basic<T> {
         }
         self.tun_counts.read += count as u64;
         self.plane.fib().outbound(self.packets.packets(), now, &mut self.outgoing, &mut self.reports);
+        // What the node hears first: a link to a relay that packets are for may have to be opened.
+        self.settle(now);
         self.flush();
         Ok(true)
     }
@@ -269,6 +287,7 @@ impl<T: Tun> Basic<T> {
         for punt in self.reports.punts.drain(..) {
             self.node.handle_input(Input::Punt(punt), now);
         }
+        self.tell_refused(now);
         if self.node.poll_timeout().is_some_and(|deadline| deadline.at <= now) {
             self.node.handle_timeout(now);
         }
@@ -289,6 +308,10 @@ impl<T: Tun> Basic<T> {
     fn dispatch(&mut self, output: Output) {
         match output {
             Output::Transmit(transmit) => {
+                if let (PathAddr::Udp(to), Some(_)) = (transmit.to, transmit.ttl) {
+                    self.udp.send_datagram(to, transmit.ttl, &transmit.payload);
+                    return;
+                }
                 trace!(to = %transmit.to, bytes = transmit.payload.len(), "own datagram");
                 // Behind what is waiting, so that datagrams stay in order.
                 let kept = self.outgoing.datagram(&SendPath::new(transmit.to), transmit.payload.len(), |room| {
@@ -303,9 +326,26 @@ impl<T: Tun> Basic<T> {
                 Ok(()) => self.tun_counts.written += 1,
                 Err(_) => self.tun_counts.write_failed += 1,
             },
-            Output::Relay(command) => error!(?command, "static peers have no relays"),
+            Output::Relay(command) => {
+                if let Some(network) = &mut self.network {
+                    network.handle_relay_command(command);
+                }
+            }
+            Output::Fetch(id, request) => {
+                if let Some(network) = &self.network {
+                    network.fetch(id, request);
+                }
+            }
+            Output::Resolve { host } => {
+                if let Some(network) = &self.network {
+                    network.resolve(host);
+                }
+            }
             Output::Sockets(plan) => match UdpSockets::bind(plan.port) {
-                Ok(sockets) => self.udp = sockets,
+                Ok(sockets) => {
+                    self.udp = sockets;
+                    self.tell_ports();
+                }
                 Err(error) => error!(%error, "sockets stay as they were"),
             },
             Output::Configure(config) => {
@@ -325,7 +365,30 @@ impl<T: Tun> Basic<T> {
 
     /// Sends what is waiting; false when a socket has no room for all of it.
     fn flush(&mut self) -> bool {
+        for relayed in self.outgoing.take_relayed() {
+            match &mut self.network {
+                Some(network) => network.send(relayed.region, relayed.peer, relayed.packet),
+                None => self.reports.dropped(DropReason::UnknownRegion),
+            }
+        }
         self.outgoing.is_empty() || self.udp.send(&mut self.outgoing)
+    }
+
+    /// Tells a node that others find where it listens, and where it may not send.
+    fn tell_ports(&mut self) {
+        if self.network.is_none() {
+            return;
+        }
+        let port = |family| self.udp.families().any(|open| open == family).then(|| self.udp.port());
+        let ports = LocalPorts { v4: port(Family::V4), v6: port(Family::V6) };
+        self.node.handle_input(Input::Host(HostEvent::SocketsOpen(ports)), self.clock.now());
+    }
+
+    fn tell_refused(&mut self, now: Instant) {
+        while let Some(to) = self.udp.take_refused() {
+            debug!(%to, "the host refuses to send there");
+            self.node.handle_input(Input::Host(HostEvent::SendFailed { to }), now);
+        }
     }
 
     /// Does what is asked; false for the end.
@@ -336,11 +399,10 @@ impl<T: Tun> Basic<T> {
             Request::Status(reply) => {
                 let _ = reply.send(self.snapshot(now));
             }
-            Request::Ping { target, kind, timeout, reply } => {
-                self.command(Command::Ping { target, kind, timeout }, reply, now);
+            Request::Paths(key, reply) => {
+                let _ = reply.send(self.node.paths_status(&key, now));
             }
-            Request::ReplaceMap { map, reply } => self.command(Command::ReplaceMap(map), reply, now),
-            Request::SetPeers { peers, reply } => self.command(Command::SetPeers(peers), reply, now),
+            Request::Command(command, reply) => self.command(command, reply, now),
         }
         true
     }
@@ -372,6 +434,7 @@ impl<T: Tun> Basic<T> {
             port: self.udp.port(),
             tunnels: self.node.tunnel_count(),
             udp: *self.udp.counts(),
+            relays: self.network.as_ref().map(Network::relay_counts).unwrap_or_default(),
             tun: self.tun_counts,
             status,
         }
@@ -379,8 +442,14 @@ impl<T: Tun> Basic<T> {
 }
 
 /// Whether there is something to do: a packet from either side, or room for what waits.
-fn poll_ready<T: Tun>(tun: &AsyncTun<T>, udp: &UdpSockets, outgoing: &SendBatch, cx: &mut Context<'_>) -> Poll<()> {
-    let sockets = udp.poll_readable(cx).is_ready();
+fn poll_ready<T: Tun>(
+    tun: &AsyncTun<T>,
+    udp: &UdpSockets,
+    network: Option<&mut Network>,
+    outgoing: &SendBatch,
+    cx: &mut Context<'_>,
+) -> Poll<()> {
+    let sockets = udp.poll_readable(cx).is_ready() | network.is_some_and(|network| network.poll_ready(cx).is_ready());
     let other = if outgoing.is_empty() { tun.poll_readable(cx) } else { udp.poll_writable(outgoing, cx) };
     if sockets || other.is_ready() { Poll::Ready(()) } else { Poll::Pending }
 }
@@ -390,6 +459,7 @@ fn log(event: &Event) {
     match event {
         Event::SessionEstablished { peer } => debug!(?peer, "session established"),
         Event::PathChanged { peer, path } => debug!(?peer, %path, "peer is answered at another address"),
+        Event::HomeChanged(region) => info!(%region, "home relay"),
         Event::MapPartSkipped(what) => warn!(%what, "a part of the network map was left out"),
         Event::HandshakeGivenUp { peer } => debug!(?peer, "peer does not answer"),
     }
@@ -397,11 +467,14 @@ fn log(event: &Event) {
 
 #[cfg(test)]
 mod tests {
-    use core::net::{IpAddr, SocketAddr};
+    use core::{
+        net::{IpAddr, SocketAddr},
+        time::Duration,
+    };
 
     use mesh_core::{
         key::NodePrivate,
-        node::{NodeConfig, PeerConfig},
+        node::{NodeConfig, PeerConfig, PingKind, PingTarget},
         rng::Seed,
     };
     use transports::tun::MemoryTun;
@@ -431,7 +504,10 @@ mod tests {
             let (reply, pong) = oneshot::channel();
             let target = PingTarget::Address(address(2));
             ask_a
-                .send(Request::Ping { target, kind: PingKind::Icmp, timeout: Duration::from_millis(20), reply })
+                .send(Request::Command(
+                    Command::Ping { target, kind: PingKind::Icmp, timeout: Duration::from_millis(20) },
+                    reply,
+                ))
                 .await
                 .unwrap();
             assert!(matches!(pong.await.unwrap(), Err(CommandError::TimedOut { .. })));
@@ -469,7 +545,7 @@ mod tests {
             };
             let node = Node::new(config, clock.now()).unwrap();
             let (tun, host) = MemoryTun::pair().unwrap();
-            (Basic::start(node, clock, tun, None, 1420).unwrap(), host)
+            (Basic::start(node, clock, tun, None, None, 1420).unwrap(), host)
         };
         let (b, host_b) = start(2, None);
         let (a, host_a) = start(1, Some(SocketAddr::from(([127, 0, 0, 1], b.port()))));

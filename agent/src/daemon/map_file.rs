@@ -5,7 +5,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use mesh_core::control::{netmap, types::MapResponse};
+use mesh_core::{
+    control::{netmap, types::MapResponse},
+    node::Command,
+};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use tokio::{
     sync::{mpsc, oneshot},
@@ -57,7 +60,7 @@ impl MapFile {
         })?;
         let gone = || Failure::new(Exit::Unreachable, "stopping", "meshd is about to end");
         let (reply, answer) = oneshot::channel();
-        requests.send(Request::ReplaceMap { map: Box::new(map), reply }).await.map_err(|_| gone())?;
+        requests.send(Request::Command(Command::ReplaceMap(Box::new(map)), reply)).await.map_err(|_| gone())?;
         match answer.await {
             Ok(Ok(_)) => Ok(()),
             Ok(Err(error)) => Err(Failure::new(Exit::Usage, "bad-map-file", error)),

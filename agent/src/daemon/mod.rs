@@ -6,6 +6,7 @@
 pub mod basic;
 pub mod config;
 pub(crate) mod map_file;
+mod network;
 mod notify;
 pub(crate) mod peers;
 mod signals;
@@ -21,8 +22,9 @@ use tokio::sync::mpsc;
 use tracing::{info, warn};
 use transports::{
     clock::Clock,
+    derp::RelayCounts,
     entropy,
-    host::{HostError, HostLink},
+    host::{HostError, HostLink, LinkMonitor},
     tun::{LinuxTun, OpenError},
     udp::SendCounts,
 };
@@ -36,6 +38,7 @@ use crate::{
 use basic::{Basic, TunCounts};
 use config::Config;
 use map_file::MapFile;
+use network::Network;
 use source::Source;
 
 /// MTU of the TUN when a static file does not say: what fits a 1,500-byte IPv6 underlay.
@@ -62,6 +65,8 @@ pub struct Snapshot {
     pub tunnels: usize,
     /// What was sent.
     pub udp: SendCounts,
+    /// What went over relays.
+    pub relays: RelayCounts,
     /// What went through the TUN.
     pub tun: TunCounts,
 }
@@ -96,6 +101,7 @@ pub async fn run(config: Config) -> Result<(), Failure> {
     let clock = Clock::new();
     let (node, source) = prepare(&config, &clock).await?;
     let mtu_bytes = node.mtu_bytes;
+    let relay_key = matches!(source, Source::Map(_)).then(|| (node.key.clone(), node.seed.child("relay links", 0)));
     let node = Node::new(node, clock.now()).map_err(|error| Failure::new(Exit::Usage, "bad-static-file", error))?;
 
     let (sender, mut requests) = mpsc::channel(REQUESTS);
@@ -108,7 +114,11 @@ pub async fn run(config: Config) -> Result<(), Failure> {
     let index = tun.index().map_err(|source| host(HostError { what: "find the TUN device".into(), source }))?;
     let mut link = HostLink::new(index).map_err(host)?;
     link.repair().map_err(host)?;
-    let mut driver = Basic::start(node, clock, tun, Some(HostGuard(link)), mtu_bytes)?;
+    let network = match relay_key {
+        Some((key, seed)) => Some(Network::new(key, seed, LinkMonitor::new(Some(index)).map_err(host)?)),
+        None => None,
+    };
+    let mut driver = Basic::start(node, clock, tun, network, Some(HostGuard(link)), mtu_bytes)?;
 
     let server = tokio::spawn(api.serve(sender.clone(), source.clone()));
     let watch = match &source {

@@ -7,7 +7,7 @@ use std::{
 
 use mesh_core::{
     key::NodePublic,
-    node::{PeerAddressing, PeerConfig},
+    node::{Command, PeerAddressing, PeerConfig},
 };
 use tokio::sync::{mpsc, oneshot};
 use transports::batch::canonical;
@@ -66,7 +66,7 @@ impl Reload {
         let peers = resolve(file.peers).await?;
         let gone = || Failure::new(Exit::Unreachable, "stopping", "meshd is about to end");
         let (reply, answer) = oneshot::channel();
-        requests.send(Request::SetPeers { peers, reply }).await.map_err(|_| gone())?;
+        requests.send(Request::Command(Command::SetPeers(peers), reply)).await.map_err(|_| gone())?;
         match answer.await {
             Ok(Ok(_)) => Ok(()),
             Ok(Err(error)) => Err(Failure::new(Exit::Usage, "bad-static-file", error)),

@@ -7,9 +7,11 @@
 //! | request | answer | for |
 //! |---|---|---|
 //! | `GET /localapi/v0/status` | [`types::Status`] | everyone |
-//! | `POST /localapi/v0/ping?ip=ADDRESS` or `?peer=NODEKEY`, `&timeout=MILLISECONDS` | [`types::PingResult`] | everyone |
+//! | `POST /localapi/v0/ping?ip=ADDRESS` or `?peer=NODEKEY`, `&type=disco` or `ICMP`, `&timeout=MILLISECONDS` | [`types::PingResult`] | everyone |
 //! | `GET /localapi/v0/metrics` | Prometheus text | everyone |
 //! | `GET /localapi/v0/debug-paths?peer=NODEKEY` | [`types::PeerPaths`] | everyone |
+//! | `GET /localapi/v0/debug-self` | our node as control would show it to peers | everyone |
+//! | `POST /localapi/v0/netcheck` | [`types::NetcheckReport`] | everyone |
 //! | `POST /localapi/v0/reload-config` | nothing | root, daemon's user |
 //!
 //! A request that fails is answered `{"error":{"code","message","hint"}}`.

@@ -21,7 +21,7 @@ use hyper::{
 use hyper_util::rt::{TokioIo, TokioTimer};
 use mesh_core::{
     key::NodePublic,
-    node::{CommandError, PingKind, PingTarget},
+    node::{Command, CommandError, PingKind, PingTarget, Reply},
 };
 use tokio::{
     net::{UnixListener, UnixStream},
@@ -31,7 +31,7 @@ use tracing::debug;
 
 use super::{
     PREFIX, metrics,
-    types::{ErrorBody, ErrorText, PeerPaths, PingResult, Status},
+    types::{ErrorBody, ErrorText, NetcheckReport, PeerPaths, PingResult, Status},
 };
 use crate::{
     daemon::{Snapshot, basic, source::Source},
@@ -172,7 +172,9 @@ async fn route(request: &Request<Incoming>, may_change: bool, context: &Context)
     match (request.method(), what) {
         (&Method::GET, "status") => json(&Status::new(&snapshot(context).await?)),
         (&Method::GET, "metrics") => Ok(Answer::Text(metrics::render(&snapshot(context).await?))),
-        (&Method::GET, "debug-paths") => paths(query, &snapshot(context).await?),
+        (&Method::GET, "debug-paths") => paths(query, context).await,
+        (&Method::GET, "debug-self") => json(&snapshot(context).await?.status.self_node()),
+        (&Method::POST, "netcheck") => netcheck(context).await,
         (&Method::POST, "ping") => ping(query, context).await,
         (&Method::POST, "reload-config") => {
             if !may_change {
@@ -182,9 +184,12 @@ async fn route(request: &Request<Incoming>, may_change: bool, context: &Context)
             let reloaded = context.source.reload(&context.requests).await;
             reloaded.map(|()| Answer::Json("{}".to_owned())).map_err(|failure| (StatusCode::BAD_REQUEST, failure))
         }
-        (_, "status" | "metrics" | "debug-paths" | "ping" | "reload-config") => {
+        (_, "status" | "metrics" | "debug-paths" | "debug-self" | "netcheck" | "ping" | "reload-config") => {
             let failure = Failure::new(Exit::Usage, "method", "this request wants another method");
-            Err((StatusCode::METHOD_NOT_ALLOWED, failure.hint("use POST for ping and reload-config, else GET")))
+            Err((
+                StatusCode::METHOD_NOT_ALLOWED,
+                failure.hint("use POST for ping, netcheck and reload-config, else GET"),
+            ))
         }
         _ => Err(unknown()),
     }
@@ -216,28 +221,39 @@ async fn ping(query: &str, context: &Context) -> Answered {
             return Err(bad(failure.hint("the types are disco and ICMP")));
         }
     };
-    let (reply, answer) = oneshot::channel();
-    let ping = basic::Request::Ping { target, kind, timeout, reply };
-    context.requests.send(ping).await.map_err(|_| stopping())?;
-    match answer.await.map_err(|_| stopping())? {
-        Ok(reply) => PingResult::new(&reply).map_or_else(|| Err(stopping()), |result| json(&result)),
-        Err(error) => Err(refused(&error)),
-    }
+    let reply = command(Command::Ping { target, kind, timeout }, context).await?;
+    let status = snapshot(context).await?.status;
+    PingResult::new(&reply, &status).map_or_else(|| Err(stopping()), |result| json(&result))
 }
 
-fn paths(query: &str, snapshot: &Snapshot) -> Answered {
+async fn netcheck(context: &Context) -> Answered {
+    let reply = command(Command::Netcheck, context).await?;
+    let Reply::Report(report) = reply else { return Err(stopping()) };
+    json(&NetcheckReport::new(&report, &snapshot(context).await?.status))
+}
+
+async fn command(command: Command, context: &Context) -> Result<Reply, (StatusCode, Failure)> {
+    let (reply, answer) = oneshot::channel();
+    context.requests.send(basic::Request::Command(command, reply)).await.map_err(|_| stopping())?;
+    answer.await.map_err(|_| stopping())?.map_err(|error| refused(&error))
+}
+
+async fn paths(query: &str, context: &Context) -> Answered {
     let target = target(query).map_err(|failure| (StatusCode::BAD_REQUEST, failure))?;
+    let snapshot = snapshot(context).await?;
     let found = snapshot.status.peers.iter().find(|peer| match target {
         PingTarget::Key(key) => peer.key == key,
         PingTarget::Address(address) => peer.allowed_ips.iter().any(|prefix| prefix.contains(address)),
     });
-    match found {
-        Some(peer) => json(&PeerPaths::new(peer, snapshot.now)),
-        None => {
-            let failure = Failure::new(Exit::Refused, "no-peer", "no peer has this address or key");
-            Err((StatusCode::NOT_FOUND, failure.hint("mesh status lists all peers")))
-        }
-    }
+    let nobody = || {
+        let failure = Failure::new(Exit::Refused, "no-peer", "no peer has this address or key");
+        (StatusCode::NOT_FOUND, failure.hint("mesh status lists all peers"))
+    };
+    let key = found.ok_or_else(nobody)?.key;
+    let (reply, answer) = oneshot::channel();
+    context.requests.send(basic::Request::Paths(key, reply)).await.map_err(|_| stopping())?;
+    let paths = answer.await.map_err(|_| stopping())?.ok_or_else(nobody)?;
+    json(&PeerPaths::new(&paths, &snapshot.status.relays, snapshot.now))
 }
 
 /// Whom a query is about: `ip` or `peer`.
@@ -265,6 +281,7 @@ fn refused(error: &CommandError) -> (StatusCode, Failure) {
         CommandError::NoWay(_) => (StatusCode::BAD_GATEWAY, "no-way"),
         CommandError::NoSource(_) => (StatusCode::BAD_REQUEST, "no-source"),
         CommandError::TooManyPings => (StatusCode::TOO_MANY_REQUESTS, "too-many-pings"),
+        CommandError::TooManyReports => (StatusCode::TOO_MANY_REQUESTS, "too-many-reports"),
         CommandError::TimedOut { .. } => (StatusCode::GATEWAY_TIMEOUT, "timeout"),
         CommandError::Map(_) => (StatusCode::BAD_REQUEST, "bad-map"),
         CommandError::Config(_) => (StatusCode::BAD_REQUEST, "bad-config"),

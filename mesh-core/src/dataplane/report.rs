@@ -107,8 +107,6 @@ drop_reasons! {
     UnusedDisco = "unused_disco",
     /// From the network: a disco message whose node key, or the relay's word for it, is of another peer.
     ForeignDisco = "foreign_disco",
-    /// From the network: a STUN message that answers no request of ours.
-    UnexpectedStun = "unexpected_stun",
     /// For a peer whose relay region the relay map does not have.
     UnknownRegion = "unknown_region",
     /// From the network: transport data for a session that is not known here.

@@ -11,6 +11,7 @@ use crate::{
     derp::RegionId,
     endpoints::LocalPorts,
     key::NodePublic,
+    netcheck::{FetchFailed, FetchId, Fetched, ResolveFailed},
     time::WallAnchor,
 };
 
@@ -25,6 +26,15 @@ pub enum Input {
     Notice(Notice),
     /// Something at a relay.
     Relay(RelayEvent),
+    /// The answer to [`Output::Fetch`](super::Output::Fetch).
+    Fetched(FetchId, Result<Fetched, FetchFailed>),
+    /// The answer to [`Output::Resolve`](super::Output::Resolve).
+    Resolved {
+        /// The name that was asked for.
+        host: String,
+        /// Its addresses of both families.
+        result: Result<Vec<IpAddr>, ResolveFailed>,
+    },
     /// Something at the host.
     Host(HostEvent),
     /// A user or operator wants something; answered by [`Output::Reply`](super::Output::Reply) with the same id.
@@ -119,6 +129,8 @@ pub enum Command {
     },
     /// These are the peers from now on. Peers that stay the same keep their sessions.
     SetPeers(Vec<PeerConfig>),
+    /// A full report about the network; answered when it is complete.
+    Netcheck,
     /// This is the whole network map from now on. What stays the same is left alone.
     ReplaceMap(Box<MapResponse>),
 }

@@ -10,7 +10,7 @@
 //! for peers with traffic; an idle peer is its entry in the table and its rows among the routes.
 //!
 //! `wire_*.rs` is where the parts meet: `wire_peers` tunnels and packets, `wire_paths` disco and paths, `wire_net`
-//! links, own endpoints and relays, `wire_control` the network map. Each has the only function that consumes a part's outputs.
+//! links, own endpoints and relays, `wire_netcheck` what the network lets us do, `wire_control` the network map. Each has the only function that consumes a part's outputs.
 
 mod config;
 mod host;
@@ -22,6 +22,7 @@ mod table;
 mod timers;
 mod wire_control;
 mod wire_net;
+mod wire_netcheck;
 mod wire_paths;
 mod wire_peers;
 
@@ -40,8 +41,10 @@ use crate::{
     derp::{RegionId, Relays, relays::Network},
     disco::Disco,
     endpoints::{Endpoints, LocalPorts},
+    key::NodePublic,
     limits,
     machine::{Deadline, Machine},
+    netcheck::Netcheck,
     path::Opening,
     rng::Seed,
     time::{Instant, earliest},
@@ -51,8 +54,8 @@ use crate::{
 pub use config::{ConfigError, NodeConfig, PeerAddressing, PeerConfig, Whereabouts};
 pub use host::{HostConfig, SocketPlan};
 pub use input::{Command, CommandId, HostEvent, Input, LinkState, PingKind, PingTarget, RelayEvent};
-pub use output::{CommandError, Event, Output, RelayCommand, Reply, Transmit};
-pub use status::{PeerStatus, RelayStatus, Status};
+pub use output::{CommandError, Event, FetchRequest, Output, RelayCommand, Reply, Transmit};
+pub use status::{PathsStatus, PeerStatus, RelayStatus, Status};
 
 use ping::{Pings, WaitingDisco};
 use table::{PeerTable, TableChange};
@@ -78,6 +81,9 @@ pub struct Node {
     opening: Opening,
     links: Option<LinkState>,
     ports: LocalPorts,
+    netcheck: Netcheck,
+    /// Who waits for a report.
+    reports_wanted: Vec<CommandId>,
     endpoints: Endpoints,
     own_endpoints: Vec<SocketAddr>,
     regions: BTreeMap<RegionId, Region>,
@@ -118,6 +124,7 @@ impl Node {
             mtu_bytes: config.mtu_bytes,
             gate: Gatekeeper::new(seed.stream("cookie", 0)),
             disco: Disco::new(config.disco_key, seed.stream("disco", 0)),
+            netcheck: Netcheck::new(seed.stream("netcheck", 0)),
             relays: Relays::new(seed.stream("relays", 0)),
             peers: PeerTable::default(),
             tunnels_made: 0,
@@ -126,6 +133,7 @@ impl Node {
             opening: Opening::Plain,
             links: None,
             ports: LocalPorts::default(),
+            reports_wanted: Vec::new(),
             endpoints: Endpoints::new(),
             own_endpoints: Vec::new(),
             regions: BTreeMap::new(),
@@ -160,31 +168,45 @@ impl Node {
     /// What the node looks like at `now`.
     #[must_use]
     pub fn status(&self, now: Instant) -> Status {
-        let peer = |peer: &table::Peer| {
-            let (counters, activity) = (peer.adjacency.counters(), peer.adjacency.activity());
-            PeerStatus {
-                key: peer.config.key,
-                allowed_ips: peer.config.allowed_ips.clone(),
-                path: peer.selection(),
-                relay: peer.config.addressing.whereabouts().and_then(|whereabouts| whereabouts.home),
-                latency: peer.paths.as_ref().and_then(|paths| paths.latency()),
-                has_session: peer.sealer.as_ref().is_some_and(|sealer| !sealer.is_spent(now)),
-                last_handshake: peer.last_handshake.map(|at| self.local.clock.wall_at(at)),
-                last_sent: activity.last_sent(),
-                last_received: activity.last_received(),
-                sent_bytes: counters.sent_bytes(),
-                received_bytes: counters.received_bytes(),
-            }
-        };
         Status {
             key: self.local.identity.public(),
+            node: self.netmap.self_node().cloned(),
             disco_key: self.disco.public(),
             endpoints: self.endpoints.list(),
             home: self.relays.home(),
             relays: self.regions.iter().map(|(region, known)| self.relay_status(*region, known)).collect(),
             addresses: self.addresses.iter().map(|(address, _)| *address).collect(),
-            peers: self.peers.iter().map(peer).collect(),
+            peers: self.peers.iter().map(|peer| self.peer_status(peer, now)).collect(),
             drops: self.drops.clone(),
+        }
+    }
+
+    /// How a peer is reached; `None` when nobody has the key.
+    #[must_use]
+    pub fn paths_status(&self, key: &NodePublic, now: Instant) -> Option<PathsStatus> {
+        let peer = self.peers.get(self.peers.by_key(key)?)?;
+        Some(PathsStatus {
+            peer: self.peer_status(peer, now),
+            candidates: peer.paths.as_ref().map(|paths| paths.candidates(now)).unwrap_or_default(),
+            stats: peer.paths.as_ref().map(|paths| paths.stats()).unwrap_or_default(),
+        })
+    }
+
+    fn peer_status(&self, peer: &table::Peer, now: Instant) -> PeerStatus {
+        let (counters, activity) = (peer.adjacency.counters(), peer.adjacency.activity());
+        PeerStatus {
+            key: peer.config.key,
+            node: self.netmap.peer_by_key(&peer.config.key).cloned(),
+            allowed_ips: peer.config.allowed_ips.clone(),
+            path: peer.selection(),
+            relay: peer.config.addressing.whereabouts().and_then(|whereabouts| whereabouts.home),
+            latency: peer.paths.as_ref().and_then(|paths| paths.latency()),
+            has_session: peer.sealer.as_ref().is_some_and(|sealer| !sealer.is_spent(now)),
+            last_handshake: peer.last_handshake.map(|at| self.local.clock.wall_at(at)),
+            last_sent: activity.last_sent(),
+            last_received: activity.last_received(),
+            sent_bytes: counters.sent_bytes(),
+            received_bytes: counters.received_bytes(),
         }
     }
 
@@ -224,6 +246,7 @@ impl Node {
                 let addresses = self.links.as_ref().map(|links| links.addresses.clone()).unwrap_or_default();
                 self.endpoints.set_interfaces(&addresses, ports, now);
                 self.drain_endpoints(now);
+                self.tell_families(now);
             }
             HostEvent::SendFailed { to } => self.handle_send_failure(to, now),
             HostEvent::ClockStepped(anchor) => self.local.clock = anchor,
@@ -243,6 +266,7 @@ impl Node {
                 }
                 Err(error) => Err(CommandError::Config(error)),
             },
+            Command::Netcheck => return self.start_report(id, now),
             Command::ReplaceMap(map) => self.replace_map(*map, now),
         };
         self.outbox.push_back(Output::Reply(id, result));
@@ -292,8 +316,8 @@ impl Node {
         match self.pings.finish(&packet, now) {
             Some(ended) => {
                 let via = peer.path.map(|path| path.to);
-                let pong =
-                    Reply::Pong { peer: peer.config.key, address: ended.address, round_trip: ended.elapsed, via };
+                let (address, round_trip, kind) = (ended.address, ended.elapsed, PingKind::Icmp);
+                let pong = Reply::Pong { peer: peer.config.key, address, round_trip, kind, via };
                 self.outbox.push_back(Output::Reply(ended.command, Ok(pong)));
             }
             // Another program on this host happens to use our identifier.
@@ -379,6 +403,9 @@ impl Node {
             self.relays.handle_timeout(now);
             self.drain_relays();
         }
+        if self.netcheck.poll_timeout().is_some_and(|deadline| deadline.at <= now) {
+            self.with_netcheck(now, |netcheck| netcheck.handle_timeout(now));
+        }
         if self.endpoints.poll_timeout().is_some_and(|deadline| deadline.at <= now) {
             self.endpoints.handle_timeout(now);
             self.drain_endpoints(now);
@@ -406,6 +433,8 @@ impl Machine for Node {
             Input::Punt(punt) => self.handle_punt(punt, now),
             Input::Notice(notice) => self.handle_notice(notice, now),
             Input::Relay(event) => self.handle_relay(event, now),
+            Input::Fetched(id, result) => self.handle_fetched(id, result, now),
+            Input::Resolved { host, result } => self.handle_resolved(&host, result, now),
             Input::Host(event) => self.handle_host_event(event, now),
             Input::Command(id, command) => self.handle_command(id, command, now),
         }
@@ -422,8 +451,12 @@ impl Machine for Node {
     }
 
     fn poll_timeout(&self) -> Option<Deadline> {
-        [self.pings.poll_timeout(), self.relays.poll_timeout(), self.endpoints.poll_timeout()]
-            .into_iter()
-            .fold(self.timers.next(), earliest)
+        let others = [
+            self.pings.poll_timeout(),
+            self.relays.poll_timeout(),
+            self.endpoints.poll_timeout(),
+            self.netcheck.poll_timeout(),
+        ];
+        others.into_iter().fold(self.timers.next(), earliest)
     }
 }

@@ -1,15 +1,17 @@
 //! What a node wants done.
 
 use core::{net::IpAddr, time::Duration};
+use std::sync::Arc;
 
 use crate::{
     control::netmap::{NetMapError, Skipped},
     derp::{DerpNode, RegionId, relays::Home},
     key::NodePublic,
+    netcheck::{FetchId, Report},
     path::{PathAddr, Selection},
 };
 
-use super::{CommandId, ConfigError, HostConfig, SocketPlan};
+use super::{CommandId, ConfigError, HostConfig, PingKind, SocketPlan};
 
 /// One thing that the driver should do. An output may fail later; failure is not reported back for datagrams.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,6 +22,13 @@ pub enum Output {
     TunWrite(Vec<u8>),
     /// What to do with the connection to a relay.
     Relay(RelayCommand),
+    /// A small exchange over HTTPS, answered by [`Input::Fetched`](super::Input::Fetched).
+    Fetch(FetchId, FetchRequest),
+    /// Ask DNS for the addresses of a name, of both families; answered by [`Input::Resolved`](super::Input::Resolved).
+    Resolve {
+        /// The name.
+        host: String,
+    },
     /// Which UDP sockets should be open now.
     Sockets(SocketPlan),
     /// Addresses and routes as they should be now.
@@ -39,6 +48,16 @@ pub struct Transmit {
     pub ttl: Option<u8>,
     /// The datagram.
     pub payload: Vec<u8>,
+}
+
+/// What to ask over HTTPS.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum FetchRequest {
+    /// `GET /derp/latency-check` of a relay, with its certificate checked as for a relay connection.
+    LatencyCheck {
+        /// Which.
+        node: DerpNode,
+    },
 }
 
 /// What to do with the connection to a relay.
@@ -81,13 +100,17 @@ pub enum Reply {
         address: IpAddr,
         /// From request to answer.
         round_trip: Duration,
-        /// Where the peer's datagrams come from.
+        /// What the ping was made of.
+        kind: PingKind,
+        /// Where a disco pong came from; of an echo, where the peer's datagrams go.
         via: Option<PathAddr>,
     },
     /// The peers are as wanted.
     PeersSet,
     /// The network map is the one that was handed in.
     MapApplied,
+    /// What the network is like.
+    Report(Arc<Report>),
 }
 
 /// A command that was not done, and what to do about it.
@@ -111,6 +134,9 @@ pub enum CommandError {
     /// Too many pings under way.
     #[error("{limit} pings are under way already; wait for them", limit = crate::limits::PINGS)]
     TooManyPings,
+    /// Too many wait for a report.
+    #[error("{limit} wait for a report about the network already", limit = crate::limits::REPORTS_WANTED)]
+    TooManyReports,
     /// No answer in time.
     #[error("no answer from {address} within {} ms", waited.as_millis())]
     TimedOut {
@@ -142,6 +168,8 @@ pub enum Event {
         /// Which.
         path: Selection,
     },
+    /// Our home relay is in this region now.
+    HomeChanged(RegionId),
     /// A part of a network map was left out; the rest counts.
     MapPartSkipped(Skipped),
     /// A peer did not answer any initiation of an attempt.

@@ -1,22 +1,26 @@
 //! A plain snapshot for the local API, the simulator and tests.
 
 use crate::{
+    control::types::PeerNode,
     dataplane::DropCounts,
     derp::RegionId,
     endpoints::Endpoint,
     ip::prefix::Prefix,
     key::{DiscoPublic, NodePublic},
-    path::Selection,
+    path::{CandidateReport, PathsStats, Selection},
     time::{Instant, WallTime},
 };
 
 use core::{net::IpAddr, time::Duration};
+use std::sync::Arc;
 
 /// A node at one point in time.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Status {
     /// Who we are.
     pub key: NodePublic,
+    /// What the network map says of us.
+    pub node: Option<Arc<PeerNode>>,
     /// What our disco messages are sealed with.
     pub disco_key: DiscoPublic,
     /// Our own candidate addresses.
@@ -47,10 +51,12 @@ pub struct RelayStatus {
 }
 
 /// A peer at one point in time.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct PeerStatus {
     /// Who.
     pub key: NodePublic,
+    /// What the network map says of it.
+    pub node: Option<Arc<PeerNode>>,
     /// Overlay addresses that are sent to it.
     pub allowed_ips: Vec<Prefix>,
     /// How its packets are sent now.
@@ -71,4 +77,31 @@ pub struct PeerStatus {
     pub sent_bytes: u64,
     /// Bytes of authenticated datagrams received.
     pub received_bytes: u64,
+}
+
+/// How one peer is reached, for people.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PathsStatus {
+    /// The peer.
+    pub peer: PeerStatus,
+    /// Addresses at which it may be, and what they showed. None of a peer that nothing was sent to lately.
+    pub candidates: Vec<CandidateReport>,
+    /// What has happened since the paths were made.
+    pub stats: PathsStats,
+}
+
+impl Status {
+    /// This node as control would show it to peers: what the map says of us, with what we know better.
+    #[must_use]
+    pub fn self_node(&self) -> PeerNode {
+        let known = self.node.as_deref().cloned().unwrap_or_default();
+        PeerNode {
+            key: self.key,
+            disco_key: Some(self.disco_key),
+            endpoints: self.endpoints.iter().map(|endpoint| endpoint.address).collect(),
+            home_derp: self.home.map_or(0, |region| region.number().into()),
+            legacy_derp: self.home.map(|region| format!("127.3.3.40:{region}")).unwrap_or_default(),
+            ..known
+        }
+    }
 }

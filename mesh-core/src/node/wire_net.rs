@@ -1,6 +1,6 @@
 //! What the network around us means for the rest of the node: links, our own endpoints, relays.
 
-use core::time::Duration;
+use core::{net::IpAddr, time::Duration};
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{
@@ -25,8 +25,6 @@ const RETRY_MAX: Duration = Duration::from_secs(2);
 pub(super) struct Region {
     pub(super) code: String,
     pub(super) nodes: Vec<DerpNode>,
-    /// Never measured and never a home.
-    pub(super) no_home: bool,
 }
 
 /// The regions of a relay map that can be used: numbers that fit, with at least one relay.
@@ -37,7 +35,7 @@ pub(super) fn regions(map: &DerpMap) -> BTreeMap<RegionId, Region> {
             let (id, region) = (RegionId::new(u16::try_from(*number).ok()?)?, region.as_ref()?);
             let nodes = region.nodes.iter().flatten().filter(|node| node.derp_port().is_some());
             let nodes: Vec<_> = nodes.cloned().collect();
-            let region = Region { code: region.region_code.clone(), nodes, no_home: region.no_measure_no_home };
+            let region = Region { code: region.region_code.clone(), nodes };
             (!region.nodes.is_empty()).then_some((id, region))
         })
         .collect()
@@ -76,12 +74,8 @@ impl Node {
         self.regions = regions;
         self.relay_problems.retain(|region, _| self.regions.contains_key(region));
         self.relays.set_regions(self.regions.keys().copied().collect(), &changed, now);
-        let mut homes = self.regions.iter().filter(|(_, region)| !region.no_home).map(|(id, _)| *id);
-        if let (Some(only), None) = (homes.next(), homes.next()) {
-            // Nothing to choose from, so nothing to measure first.
-            self.relays.set_home(Some(only), now);
-        }
         self.drain_relays();
+        self.with_netcheck(now, |netcheck| netcheck.set_map(map, now));
     }
 
     pub(super) fn handle_relay(&mut self, event: RelayEvent, now: Instant) {
@@ -89,6 +83,7 @@ impl Node {
             RelayEvent::Connected { region } => {
                 self.relay_problems.remove(&region);
                 self.relays.handle_connected(region, now);
+                self.with_netcheck(now, |netcheck| netcheck.note_relay_heard(region, now));
                 self.with_all_paths(now, |paths| {
                     if paths.selection().relay() == Some(region) {
                         paths.note_relay_connected(now);
@@ -162,6 +157,7 @@ impl Node {
         let has_network = links.has_default_v4 || links.has_default_v6 || !links.addresses.is_empty();
         self.endpoints.set_interfaces(&links.addresses, self.ports, now);
         self.drain_endpoints(now);
+        self.tell_families(now);
         let is_lost = |before: &LinkState| {
             before.addresses.iter().any(|address| !links.addresses.contains(address))
                 || before.has_default_v4 && !links.has_default_v4
@@ -184,6 +180,15 @@ impl Node {
         self.relays.set_network(network, now);
         self.drain_relays();
         self.with_all_paths(now, |paths| paths.note_network_change(now));
+        self.with_netcheck(now, |netcheck| netcheck.note_network_change(now));
+    }
+
+    /// Which families there are: an address, and a socket that is open.
+    pub(super) fn tell_families(&mut self, now: Instant) {
+        let addresses = self.links.as_ref().map(|links| links.addresses.as_slice()).unwrap_or_default();
+        let v4 = self.ports.v4.is_some() && addresses.iter().any(IpAddr::is_ipv4);
+        let v6 = self.ports.v6.is_some() && addresses.iter().any(is_global_v6);
+        self.with_netcheck(now, |netcheck| netcheck.set_families(v4, v6, now));
     }
 
     pub(super) fn drain_endpoints(&mut self, now: Instant) {
@@ -193,4 +198,9 @@ impl Node {
             self.with_all_paths(now, |paths| paths.set_own_endpoints(&own, now));
         }
     }
+}
+
+/// Whether an IPv6 address may reach beyond its link.
+fn is_global_v6(address: &IpAddr) -> bool {
+    matches!(address, IpAddr::V6(v6) if !v6.is_loopback() && !v6.is_unicast_link_local())
 }

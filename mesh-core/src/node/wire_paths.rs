@@ -17,7 +17,7 @@ use crate::{
     wireguard::timers::Edge,
 };
 
-use super::{Event, Node, Output, PeerAddressing, Reply, Transmit, table::Peer};
+use super::{Event, Node, Output, PeerAddressing, PingKind, Reply, Transmit, table::Peer};
 
 /// Routers that a datagram passes which is to open our own NAT and not to reach the peer's.
 const OPENER_TTL: u8 = 3;
@@ -190,7 +190,8 @@ impl Node {
         if let Some(asked) = self.pings.finish_disco(pong.tx, owners) {
             let Some(peer) = self.peers.get(asked.peer) else { return };
             let round_trip = now.since(asked.sent_at);
-            let pong = Reply::Pong { peer: peer.config.key, address: asked.address, round_trip, via: Some(source) };
+            let (peer, address, kind) = (peer.config.key, asked.address, PingKind::Disco);
+            let pong = Reply::Pong { peer, address, round_trip, kind, via: Some(source) };
             self.outbox.push_back(Output::Reply(asked.command, Ok(pong)));
             return;
         }
@@ -203,6 +204,7 @@ impl Node {
     pub(super) fn note_activity(&mut self, id: PeerId, now: Instant) {
         if self.with_paths(id, now, |paths| paths.note_activity(now)).is_some() {
             self.note_relay_use(id, now);
+            self.with_netcheck(now, |netcheck| netcheck.note_active(now));
         }
     }
 
@@ -234,6 +236,7 @@ impl Node {
             {
                 peer.watch.idle_at = Some(at + IDLE_FOR);
                 self.note_relay_use(id, now);
+                self.with_netcheck(now, |netcheck| netcheck.note_active(now));
             }
             self.with_active_paths_as_they_are(id, now);
         }
@@ -301,6 +304,7 @@ impl Node {
 
     /// The operating system refused to send to an address.
     pub(super) fn handle_send_failure(&mut self, to: SocketAddr, now: Instant) {
+        self.with_netcheck(now, |netcheck| netcheck.note_send_failure(to, now));
         for id in self.peers.ids() {
             if self.peers.get(id).is_some_and(|peer| peer.selection().direct() == Some(to)) {
                 self.with_active_paths(id, now, |paths| paths.note_send_failure(to, now));

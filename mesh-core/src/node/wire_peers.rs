@@ -39,7 +39,7 @@ impl Node {
                     self.drops.add(reason);
                 }
             }
-            Punt::Stun { .. } => self.drops.add(DropReason::UnexpectedStun),
+            Punt::Stun { source, datagram } => self.handle_stun(source, &datagram, now),
             Punt::EchoReply { peer, packet } => self.handle_echo_reply(peer, packet, now),
         }
     }

@@ -20,7 +20,7 @@ use super::{
     CandidateReport, Opening, Output, PathsConfig, PathsStats, Reach, Selection, Via,
     candidate::{Added, Candidates, Keep, List},
     direct::Direct,
-    probe::{Budget, Outstanding, Sent},
+    probe::{Budget, Discovery, Outstanding, Sent},
     score::{self, Measured},
 };
 
@@ -80,13 +80,6 @@ pub struct PeerPaths {
     selected: Selection,
     outputs: VecDeque<Output>,
     stats: PathsStats,
-}
-
-/// Rounds of pings to all candidates.
-#[derive(Clone, Copy, Debug)]
-struct Discovery {
-    round: usize,
-    at: Instant,
 }
 
 impl PeerPaths {

@@ -50,6 +50,13 @@ impl Outstanding {
     }
 }
 
+/// Rounds of pings to all candidates: which is next, and when.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Discovery {
+    pub(super) round: usize,
+    pub(super) at: Instant,
+}
+
 /// So many at once, and one more every so often.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Budget {

@@ -289,7 +289,11 @@ impl Tailnet {
                 }
                 Output::Event(event) => member.events.push((now, event)),
                 Output::Reply(id, result) => member.replies.push((id, result)),
-                Output::TunWrite(_) | Output::Sockets(_) | Output::Configure(_) => {}
+                Output::TunWrite(_)
+                | Output::Sockets(_)
+                | Output::Configure(_)
+                | Output::Fetch(..)
+                | Output::Resolve { .. } => {}
             }
         }
         for (path, payload) in core::mem::take(&mut member.sealed) {

@@ -281,7 +281,10 @@ impl NodeHost {
                 Output::Transmit(Transmit { to: PathAddr::Udp(to), payload, .. }) => {
                     effects.datagrams.push((to, payload));
                 }
-                Output::Transmit(Transmit { to: PathAddr::Relay { .. }, .. }) | Output::Relay(_) => {}
+                Output::Transmit(Transmit { to: PathAddr::Relay { .. }, .. })
+                | Output::Relay(_)
+                | Output::Fetch(..)
+                | Output::Resolve { .. } => {}
                 Output::TunWrite(packet) => self.tun.push(packet),
                 Output::Sockets(SocketPlan { port: 0 }) => {
                     running.port = 32_768 + self.ports.below(28_232) as u16;
@@ -329,6 +332,6 @@ fn node_event(event: Event, peers: &BTreeMap<NodePublic, HostId>) -> Option<Node
         Event::PathChanged { peer, path } => NodeEvent::PathChanged { peer: id(peer)?, to: path.direct()? },
         Event::HandshakeGivenUp { peer } => NodeEvent::HandshakeGivenUp { peer: id(peer)? },
         // Maps of scenarios make sense.
-        Event::MapPartSkipped(_) => return None,
+        Event::MapPartSkipped(_) | Event::HomeChanged(_) => return None,
     })
 }

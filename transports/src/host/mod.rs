@@ -9,6 +9,7 @@
 //! them back, unless another program still has routes in the table.
 
 mod addresses;
+mod monitor;
 mod netlink;
 mod routes;
 mod rules;
@@ -23,6 +24,8 @@ use netlink_packet_route::{
 use tracing::debug;
 
 use netlink::Netlink;
+
+pub use monitor::LinkMonitor;
 
 /// Why the host cannot look as wanted.
 #[derive(Debug, thiserror::Error)]

@@ -8,12 +8,13 @@ mod options;
 mod socket;
 
 use std::{
+    collections::VecDeque,
     io,
     net::SocketAddr,
     task::{Context, Poll},
 };
 
-use tracing::debug;
+use tracing::{debug, warn};
 
 use crate::batch::{RecvBatch, SendBatch, Train, canonical};
 
@@ -67,13 +68,44 @@ pub struct SendCounts {
     pub failed: u64,
 }
 
-impl SendCounts {
-    fn fail(&mut self, error: &io::Error, datagrams: u64) {
+/// Destinations that wait to be reported. At the bound newer ones are not: the node asks each path again anyway.
+const FAILURES: usize = 64;
+
+/// What became of sends.
+#[derive(Debug, Default)]
+struct Outcome {
+    counts: SendCounts,
+    /// Where the host refused to send to, each once, in order.
+    refused: VecDeque<SocketAddr>,
+}
+
+impl Outcome {
+    /// Datagrams to `to` were lost.
+    fn fail(&mut self, error: &io::Error, to: SocketAddr, datagrams: u64) {
         match error.raw_os_error() {
-            Some(libc::ENETUNREACH | libc::EHOSTUNREACH | libc::EADDRNOTAVAIL) => self.unreachable += datagrams,
-            _ => self.failed += datagrams,
+            Some(libc::ENETUNREACH | libc::EHOSTUNREACH | libc::EADDRNOTAVAIL) => self.counts.unreachable += datagrams,
+            _ => self.counts.failed += datagrams,
+        }
+        if is_refusal(error) && self.refused.len() < FAILURES && !self.refused.contains(&to) {
+            self.refused.push_back(to);
         }
     }
+}
+
+/// Whether the host will not send to the destination, for want of a route or of permission. Not when a buffer is full,
+/// a datagram too large, or a program at the other end missing: that says nothing about the way.
+fn is_refusal(error: &io::Error) -> bool {
+    let codes = [
+        libc::ENETUNREACH,
+        libc::EHOSTUNREACH,
+        libc::ENETDOWN,
+        libc::EADDRNOTAVAIL,
+        libc::EAFNOSUPPORT,
+        libc::EPERM,
+        libc::EACCES,
+        libc::EINVAL,
+    ];
+    error.raw_os_error().is_some_and(|code| codes.contains(&code))
 }
 
 /// One port on both families.
@@ -81,7 +113,7 @@ impl SendCounts {
 pub struct UdpSockets {
     v4: Option<FamilySocket>,
     v6: Option<FamilySocket>,
-    counts: SendCounts,
+    outcome: Outcome,
 }
 
 impl UdpSockets {
@@ -91,7 +123,7 @@ impl UdpSockets {
     /// When the port is taken, or the host has no family at all.
     pub fn bind(port: u16) -> Result<Self, BindError> {
         let [v4, v6] = bind_both(port, FamilySocket::bind, FamilySocket::port)?;
-        Ok(Self { v4, v6, counts: SendCounts::default() })
+        Ok(Self { v4, v6, outcome: Outcome::default() })
     }
 
     /// The port, on both families.
@@ -109,7 +141,13 @@ impl UdpSockets {
     /// What was sent.
     #[must_use]
     pub fn counts(&self) -> &SendCounts {
-        &self.counts
+        &self.outcome.counts
+    }
+
+    /// The next destination that the host refused to send to: it has no route there, or forbids it. Each is said once
+    /// between two calls that say none.
+    pub fn take_refused(&mut self) -> Option<SocketAddr> {
+        self.outcome.refused.pop_front()
     }
 
     /// Whether one of the sockets has something, without looking twice: see [`Self::recv`].
@@ -151,27 +189,38 @@ impl UdpSockets {
         true
     }
 
-    /// Sends one datagram; it is lost when the socket's buffer is full.
-    pub fn send_datagram(&mut self, to: SocketAddr, datagram: &[u8]) {
-        let train = Train::single(to, datagram.len());
-        if let Err(error) = self.send_train(&train, datagram) {
-            self.counts.fail(&error, 1);
+    /// Sends one datagram; it is lost when the socket's buffer is full. With `ttl` it passes so many routers at most.
+    pub fn send_datagram(&mut self, to: SocketAddr, ttl: Option<u8>, datagram: &[u8]) {
+        let train = Train::single(canonical(to), datagram.len());
+        let family = if train.to.is_ipv4() { Family::V4 } else { Family::V6 };
+        let limited = ttl.map_or(Ok(()), |ttl| self.limit(family, Some(ttl)));
+        let sent = limited.and_then(|()| self.send_train(&train, datagram));
+        if ttl.is_some()
+            && let Err(error) = self.limit(family, None)
+        {
+            warn!(%error, "socket keeps a datagram's TTL");
         }
+        if let Err(error) = sent {
+            self.outcome.fail(&error, train.to, 1);
+        }
+    }
+
+    /// Sets how many routers the next datagrams may pass; `None` for what the host says.
+    fn limit(&mut self, family: Family, ttl: Option<u8>) -> io::Result<()> {
+        self.socket(family).map_or(Ok(()), |socket| socket.set_ttl(ttl))
     }
 
     fn send_train(&mut self, train: &Train, bytes: &[u8]) -> io::Result<()> {
         let mut train = *train;
         train.to = canonical(train.to);
-        let mut counts = self.counts;
-        let result = match self.socket(if train.to.is_ipv4() { Family::V4 } else { Family::V6 }) {
-            Some(socket) => socket.send(&train, bytes, &mut counts),
+        let Self { v4, v6, outcome } = self;
+        match if train.to.is_ipv4() { v4 } else { v6 } {
+            Some(socket) => socket.send(&train, bytes, outcome),
             None => {
-                counts.unreachable += train.segments as u64;
+                outcome.fail(&io::Error::from_raw_os_error(libc::ENETUNREACH), train.to, train.segments as u64);
                 Ok(())
             }
-        };
-        self.counts = counts;
-        result
+        }
     }
 
     fn socket(&mut self, family: Family) -> Option<&mut FamilySocket> {
@@ -284,6 +333,70 @@ mod tests {
         let first = UdpSockets::bind(0).unwrap();
         let error = UdpSockets::bind(first.port()).unwrap_err();
         assert!(matches!(error, BindError::InUse(port) if port == first.port()), "{error}");
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn destinations_that_the_host_refuses_are_said_once() {
+        let mut sockets = UdpSockets::bind(0).unwrap();
+        // Broadcasts want a permission of their own.
+        let refused: [SocketAddr; 2] = [9, 10].map(|port| ([255; 4], port).into());
+        for to in [refused[0], refused[1], refused[0]] {
+            sockets.send_datagram(to, None, b"x");
+        }
+        let mut batch = SendBatch::new();
+        assert!(batch.datagram(&SendPath::udp(refused[1]), 1, |_| true));
+        assert!(sockets.send(&mut batch));
+        // A closed port is no refusal of the host.
+        sockets.send_datagram("127.0.0.1:1".parse().unwrap(), None, b"x");
+        sockets.send_datagram("127.0.0.1:1".parse().unwrap(), None, b"x");
+        let said: Vec<_> = core::iter::from_fn(|| sockets.take_refused()).collect();
+        assert_eq!(said, refused);
+        sockets.send_datagram(refused[0], None, b"x");
+        assert_eq!(sockets.take_refused(), Some(refused[0]));
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn a_host_without_a_family_says_so_for_its_destinations() {
+        let mut sockets = UdpSockets { v6: None, ..UdpSockets::bind(0).unwrap() };
+        assert_eq!(sockets.families().collect::<Vec<_>>(), [Family::V4]);
+        let to = "[2001:db8::1]:9".parse().unwrap();
+        sockets.send_datagram(to, Some(3), b"x");
+        assert_eq!((sockets.take_refused(), sockets.counts().unreachable), (Some(to), 1));
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn a_ttl_is_of_one_datagram() {
+        let mut sockets = UdpSockets::bind(0).unwrap();
+        let receiver = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        receiver.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        let to = receiver.local_addr().unwrap();
+        // Sees headers; only root may.
+        let raw = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::RAW, Some(socket2::Protocol::UDP)).ok();
+        for (ttl, expected) in [(Some(3), 3), (None, 64), (Some(255), 255), (Some(0), 0), (None, 64)] {
+            sockets.send_datagram(to, ttl, &[expected]);
+            assert_eq!(sockets.socket(Family::V4).unwrap().ttl().unwrap(), 64);
+            if ttl == Some(0) {
+                // There is no such thing, so nothing is sent.
+                assert_eq!((sockets.take_refused(), sockets.counts().failed), (Some(to), 1));
+                continue;
+            }
+            assert_eq!(receiver.recv(&mut [0; 9]).unwrap(), 1);
+            let mut packet = [0; 99];
+            // Others may send over the loopback too: ours has our ports and one byte.
+            while let Some(mut raw) = raw.as_ref() {
+                let length = io::Read::read(&mut raw, &mut packet).unwrap();
+                let ports = [sockets.port().to_be_bytes(), to.port().to_be_bytes()].concat();
+                if length == 29 && packet[20..24] == ports {
+                    assert_eq!(packet[8], expected);
+                    break;
+                }
+            }
+        }
+        let Some(v6) = sockets.socket(Family::V6) else { return };
+        v6.set_ttl(Some(7)).unwrap();
+        assert_eq!(v6.ttl().unwrap(), 7);
+        v6.set_ttl(None).unwrap();
+        assert_eq!(v6.ttl().unwrap(), 64);
     }
 
     #[test]

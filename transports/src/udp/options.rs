@@ -51,6 +51,21 @@ pub(super) fn after_quinn(socket: &impl AsFd, is_v6: bool) -> io::Result<()> {
     Ok(())
 }
 
+/// Sets how many routers datagrams may pass; `None` for what the host says.
+///
+/// An option of the socket rather than of the message, because `quinn-udp` writes the messages: set before a send and
+/// taken back after it.
+pub(super) fn set_ttl(socket: &impl AsFd, is_v6: bool, ttl: Option<u8>) -> io::Result<()> {
+    let fd = socket.as_fd().as_raw_fd();
+    // -1: what the host says.
+    let ttl = ttl.map_or(-1, libc::c_int::from);
+    if is_v6 {
+        set_option(fd, libc::IPPROTO_IPV6, libc::IPV6_UNICAST_HOPS, ttl)
+    } else {
+        set_option(fd, libc::IPPROTO_IP, libc::IP_TTL, ttl)
+    }
+}
+
 /// What the socket says about fragments: for tests and the log.
 pub(super) fn mtu_discovery(socket: &impl AsFd, is_v6: bool) -> io::Result<libc::c_int> {
     let fd = socket.as_fd().as_raw_fd();
@@ -67,7 +82,7 @@ pub(super) fn buffer_bytes(socket: &impl AsFd) -> io::Result<(usize, usize)> {
     Ok((socket.recv_buffer_size()?, socket.send_buffer_size()?))
 }
 
-#[expect(unsafe_code, reason = "socket2 has no IP_MTU_DISCOVER")]
+#[expect(unsafe_code, reason = "socket2 has no IP_MTU_DISCOVER, and no way back from a TTL")]
 fn set_option(fd: libc::c_int, level: libc::c_int, name: libc::c_int, value: libc::c_int) -> io::Result<()> {
     let size = size_of::<libc::c_int>() as libc::socklen_t;
     // SAFETY: `value` is an int to read from, and `size` is its size.

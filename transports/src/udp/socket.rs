@@ -17,7 +17,7 @@ use crate::{
     watched::{Watched, watch},
 };
 
-use super::{Family, SendCounts, options};
+use super::{Family, Outcome, options};
 
 /// Paths that are remembered to take single datagrams only. At the bound all are forgotten, and each costs one
 /// refused send more.
@@ -29,6 +29,7 @@ pub(super) struct FamilySocket {
     fd: Watched<UdpSocket>,
     state: UdpSocketState,
     port: u16,
+    is_v6: bool,
     /// Paths that refused a train.
     plain: HashSet<SocketAddr>,
 }
@@ -58,11 +59,22 @@ impl FamilySocket {
             "socket bound"
         );
         let fd = watch(socket, Interest::READABLE | Interest::WRITABLE)?;
-        Ok(Self { fd, state, port, plain: HashSet::new() })
+        Ok(Self { fd, state, port, is_v6, plain: HashSet::new() })
     }
 
     pub(super) fn port(&self) -> u16 {
         self.port
+    }
+
+    /// Sets how many routers the next datagrams may pass; `None` for what the host says.
+    pub(super) fn set_ttl(&self, ttl: Option<u8>) -> io::Result<()> {
+        options::set_ttl(&self.fd.get_ref().0, self.is_v6, ttl)
+    }
+
+    #[cfg(test)]
+    pub(super) fn ttl(&self) -> io::Result<u32> {
+        let socket = socket2::SockRef::from(&self.fd.get_ref().0);
+        if self.is_v6 { socket.unicast_hops_v6() } else { socket.ttl_v4() }
     }
 
     pub(super) fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -102,14 +114,14 @@ impl FamilySocket {
     /// # Errors
     /// `WouldBlock` when the socket's buffer is full and nothing was sent. Other errors are of the path; they are
     /// counted, and the train is lost as datagrams are.
-    pub(super) fn send(&mut self, train: &Train, bytes: &[u8], counts: &mut SendCounts) -> io::Result<()> {
+    pub(super) fn send(&mut self, train: &Train, bytes: &[u8], outcome: &mut Outcome) -> io::Result<()> {
         let as_train =
             train.segments > 1 && self.state.max_gso_segments() >= SEGMENTS && !self.plain.contains(&train.to);
         if as_train {
             match self.send_once(train.to, bytes, Some(train.segment_bytes)) {
                 Ok(()) => {
-                    counts.sends += 1;
-                    counts.datagrams += train.segments as u64;
+                    outcome.counts.sends += 1;
+                    outcome.counts.datagrams += train.segments as u64;
                     return Ok(());
                 }
                 Err(error) if refuses_trains(&error) => {
@@ -118,11 +130,11 @@ impl FamilySocket {
                         self.plain.clear();
                     }
                     self.plain.insert(train.to);
-                    counts.fallbacks += 1;
+                    outcome.counts.fallbacks += 1;
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Err(error),
                 Err(error) => {
-                    counts.fail(&error, train.segments as u64);
+                    outcome.fail(&error, train.to, train.segments as u64);
                     return Ok(());
                 }
             }
@@ -130,12 +142,12 @@ impl FamilySocket {
         for (index, datagram) in bytes.chunks(train.segment_bytes).enumerate() {
             match self.send_once(train.to, datagram, None) {
                 Ok(()) => {
-                    counts.sends += 1;
-                    counts.datagrams += 1;
+                    outcome.counts.sends += 1;
+                    outcome.counts.datagrams += 1;
                 }
                 // Nothing is out yet: the caller may come again. Later, the rest is lost rather than sent twice.
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock && index == 0 => return Err(error),
-                Err(error) => counts.fail(&error, 1),
+                Err(error) => outcome.fail(&error, train.to, 1),
             }
         }
         Ok(())

@@ -1,0 +1,221 @@
+//! Byte streams that we open: TCP, and TLS on it where there is any.
+//!
+//! rustls is driven directly, so that many frames go into one record and one system call, and what was decrypted is
+//! read where it lies. Nothing here waits but [`Stream::settle`]: the caller waits for the socket and calls again, so
+//! one task reads and writes without either holding up the other.
+
+pub(crate) mod tls;
+
+use std::{
+    cell::RefCell,
+    io::{self, BufRead, Write},
+    sync::Arc,
+};
+
+use rustls::{ClientConfig, ClientConnection, ProtocolVersion, pki_types::ServerName};
+use tokio::net::TcpStream;
+
+/// What one system call reads at most.
+const READ_BYTES: usize = 64 << 10;
+/// What one system call reads at most during the handshake: data behind it stay within what TLS keeps.
+const HANDSHAKE_BYTES: usize = 16 << 10;
+
+thread_local! {
+    /// One read buffer for each thread: an idle stream holds none.
+    static SCRATCH: RefCell<Vec<u8>> = RefCell::new(vec![0; READ_BYTES]);
+}
+
+/// Whom pieces of what came are handed to.
+type Take<'t> = dyn FnMut(&[u8]) + 't;
+
+/// A byte stream.
+#[derive(Debug)]
+pub(crate) struct Stream {
+    pub(crate) socket: TcpStream,
+    tls: Option<Box<ClientConnection>>,
+    /// Bytes for a stream without TLS that did not fit yet.
+    unsent: Vec<u8>,
+}
+
+impl Stream {
+    /// A stream without TLS.
+    pub(crate) fn plain(socket: TcpStream) -> Self {
+        Self { socket, tls: None, unsent: Vec::new() }
+    }
+
+    /// A stream with TLS; [`Self::handshake`] comes next.
+    ///
+    /// # Errors
+    /// When the configuration does not fit.
+    pub(crate) fn tls(
+        socket: TcpStream,
+        config: Arc<ClientConfig>,
+        name: ServerName<'static>,
+    ) -> Result<Self, rustls::Error> {
+        let mut tls = ClientConnection::new(config, name)?;
+        // Bounded by whoever pushes: one write at a time.
+        tls.set_buffer_limit(None);
+        Ok(Self { socket, tls: Some(Box::new(tls)), unsent: Vec::new() })
+    }
+
+    /// Waits until the certificate was checked and keys are there. Our last message may still wait, so that a request
+    /// can go with it.
+    ///
+    /// # Errors
+    /// When the other side is not whom it should be, or the stream breaks. Errors of TLS hold a [`rustls::Error`].
+    pub(crate) async fn handshake(&mut self) -> io::Result<()> {
+        while self.tls.as_ref().is_some_and(|tls| tls.is_handshaking()) {
+            self.flush()?;
+            tokio::select! {
+                ready = self.socket.readable() => {
+                    ready?;
+                    self.receive(HANDSHAKE_BYTES, None)?;
+                }
+                ready = self.socket.writable(), if self.has_unsent() => ready?,
+            }
+        }
+        Ok(())
+    }
+
+    /// The certificates that the other side showed, when the version of TLS hides them from onlookers.
+    pub(crate) fn hidden_certificates(&self) -> &[rustls::pki_types::CertificateDer<'static>] {
+        let tls = self.tls.as_ref().filter(|tls| tls.protocol_version() == Some(ProtocolVersion::TLSv1_3));
+        tls.and_then(|tls| tls.peer_certificates()).unwrap_or_default()
+    }
+
+    /// Hands what has come to `take`, in pieces. Nothing when nothing has.
+    ///
+    /// # Errors
+    /// When the stream is broken; `UnexpectedEof` when it ended. What came before that has been handed over.
+    pub(crate) fn read(&mut self, mut take: impl FnMut(&[u8])) -> io::Result<()> {
+        // What came with the end of the handshake.
+        self.tls.as_mut().map_or(Ok(()), |tls| drain(tls, &mut take))?;
+        self.receive(READ_BYTES, Some(&mut take))
+    }
+
+    /// Reads once from the socket, up to `most` bytes, and hands over what is in them; without `take`, TLS keeps it.
+    fn receive(&mut self, most: usize, mut take: Option<&mut Take<'_>>) -> io::Result<()> {
+        SCRATCH.with_borrow_mut(|scratch| {
+            let got = match self.socket.try_read(&mut scratch[..most]) {
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(got) => got,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                Err(error) => return Err(error),
+            };
+            let mut read = &scratch[..got];
+            let Some(tls) = &mut self.tls else {
+                if let Some(take) = take {
+                    take(read);
+                }
+                return Ok(());
+            };
+            while !read.is_empty() {
+                if tls.read_tls(&mut read)? == 0 {
+                    return Err(io::ErrorKind::UnexpectedEof.into());
+                }
+                let processed = tls.process_new_packets();
+                if let Some(take) = take.as_mut() {
+                    drain(tls, take)?;
+                }
+                if let Err(error) = processed {
+                    // The alert is a courtesy.
+                    let _ = tls.write_tls(&mut Socket(&self.socket));
+                    return Err(io::Error::new(io::ErrorKind::InvalidData, error));
+                }
+            }
+            Ok(())
+        })
+    }
+
+    /// Takes bytes for writing. Call [`Self::flush`] after. What is pushed at once goes into as few records as can be.
+    ///
+    /// # Errors
+    /// When the TLS session cannot encrypt any more.
+    pub(crate) fn push(&mut self, bytes: &[u8]) -> io::Result<()> {
+        match &mut self.tls {
+            Some(tls) => tls.writer().write_all(bytes),
+            None => {
+                self.unsent.extend_from_slice(bytes);
+                Ok(())
+            }
+        }
+    }
+
+    /// Writes as much as the socket takes.
+    ///
+    /// # Errors
+    /// When the stream is broken.
+    pub(crate) fn flush(&mut self) -> io::Result<()> {
+        while self.has_unsent() {
+            let written = match &mut self.tls {
+                Some(tls) => tls.write_tls(&mut Socket(&self.socket)),
+                None => self.socket.try_write(&self.unsent).inspect(|count| {
+                    self.unsent.drain(..*count);
+                }),
+            };
+            match written {
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether something waits for the socket.
+    pub(crate) fn has_unsent(&self) -> bool {
+        match &self.tls {
+            Some(tls) => tls.wants_write(),
+            None => !self.unsent.is_empty(),
+        }
+    }
+
+    /// Waits until something came or there is room for what waits, and writes that.
+    ///
+    /// # Errors
+    /// When the stream is broken.
+    pub(crate) async fn settle(&mut self) -> io::Result<()> {
+        self.flush()?;
+        tokio::select! {
+            ready = self.socket.readable() => ready,
+            ready = self.socket.writable(), if self.has_unsent() => {
+                ready?;
+                self.flush()
+            }
+        }
+    }
+}
+
+/// Hands over what was decrypted, where it lies.
+fn drain(tls: &mut ClientConnection, take: &mut Take<'_>) -> io::Result<()> {
+    let mut reader = tls.reader();
+    loop {
+        match reader.fill_buf() {
+            Ok([]) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(bytes) => {
+                let length = bytes.len();
+                take(bytes);
+                reader.consume(length);
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// The socket as rustls wants it.
+struct Socket<'a>(&'a TcpStream);
+
+impl Write for Socket<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.try_write(bytes)
+    }
+
+    fn write_vectored(&mut self, slices: &[io::IoSlice<'_>]) -> io::Result<usize> {
+        self.0.try_write_vectored(slices)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
