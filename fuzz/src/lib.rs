@@ -14,6 +14,7 @@ pub mod config;
 pub mod control;
 pub mod ip;
 pub mod key;
+pub mod netcheck;
 pub mod script;
 pub mod wireguard;
 
@@ -29,11 +30,13 @@ pub const TARGETS: &[Target] = &[
     ("ip_packet", ip::packet),
     ("key_text", key::text),
     ("map_response", control::map_response),
+    ("netcheck", netcheck::script),
     ("prefix_text", ip::prefix),
     ("replay_window", wireguard::replay_window),
     ("routes", ip::routes),
     ("scenario", config::scenario),
     ("static_file", config::static_file),
+    ("stun", netcheck::stun),
     ("tunnel_pair", wireguard::tunnel_pair),
     ("wireguard_inbound", wireguard::inbound),
     ("wireguard_messages", wireguard::messages),

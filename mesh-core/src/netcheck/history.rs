@@ -5,7 +5,7 @@
 
 use core::time::Duration;
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     sync::Arc,
 };
 
@@ -43,6 +43,8 @@ pub(super) struct Choice<'c> {
     pub(super) home: Option<RegionId>,
     /// When each relay was heard last.
     pub(super) heard: &'c BTreeMap<RegionId, Instant>,
+    /// Relays that cannot be connected to; home only when all are like this.
+    pub(super) dead: &'c BTreeSet<RegionId>,
     pub(super) now: Instant,
 }
 
@@ -82,20 +84,21 @@ impl History {
 
     /// Which region is to be home; `None` when nothing speaks for any.
     pub(super) fn choose(&self, choice: Choice<'_>) -> Option<RegionId> {
-        let Choice { servers, current, began_at, home, heard, now } = choice;
+        let Choice { servers, current, began_at, home, heard, dead, now } = choice;
         let best = |region: RegionId| {
             let best = earliest(self.latency(region, now).best(), current.latency(region));
             servers.weigh(region, best.unwrap_or(Duration::MAX))
         };
         let heard_within =
             |region: RegionId, grace| heard.get(&region).is_some_and(|at| *at >= began_at || now.since(*at) < grace);
-        let answered = current.regions.keys().copied().filter(|region| servers.regions.contains_key(region));
-        let Some(candidate) = answered.min_by_key(|region| (best(*region), *region)) else {
+        let answered = current.regions.keys().copied().filter(|region| servers.can_be_home(*region));
+        let Some(candidate) = answered.min_by_key(|region| (dead.contains(region), best(*region), *region)) else {
             return home.filter(|home| heard_within(*home, KEEP_ALIVE_GRACE));
         };
         let Some(home) = home.filter(|home| *home != candidate) else { return Some(candidate) };
         let old = current.latency(home).map(|latency| servers.weigh(home, latency));
-        if old.is_none() && !heard_within(home, FRAME_GRACE) {
+        let is_worse = dead.contains(&home) && !dead.contains(&candidate);
+        if is_worse || (old.is_none() && !heard_within(home, FRAME_GRACE)) {
             return Some(candidate);
         }
         let (old, new) = (old.unwrap_or_default(), best(candidate));
@@ -119,7 +122,7 @@ impl Servers {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::netcheck::{report::Kind, servers::Region};
+    use crate::netcheck::report::Kind;
 
     const NOW: Instant = Instant::from_secs(1000);
 
@@ -173,6 +176,7 @@ mod tests {
             began_at: NOW,
             home: None,
             heard: &BTreeMap::new(),
+            dead: &BTreeSet::new(),
             now: NOW,
         };
         assert_eq!(History::default().choose(choice), id(3));
@@ -203,7 +207,15 @@ mod tests {
         }
         let heard = heard.iter().map(|(number, second)| (region(*number), Instant::from_secs(*second))).collect();
         let (servers, current) = (servers(), report(current, NOW));
-        let choice = Choice { servers: &servers, current: &current, began_at: NOW, home, heard: &heard, now: NOW };
+        let choice = Choice {
+            servers: &servers,
+            current: &current,
+            began_at: NOW,
+            home,
+            heard: &heard,
+            dead: &BTreeSet::new(),
+            now: NOW,
+        };
         history.choose(choice)
     }
 
@@ -217,8 +229,9 @@ mod tests {
     }
 
     fn servers() -> Servers {
-        let regions = [1, 2, 3].map(|number| (region(number), Region { avoid: false, servers: Vec::new() }));
-        Servers { regions: regions.into(), ..Servers::default() }
+        let region = |number: u16| format!(r#""{number}": {{"Nodes": [{{"HostName": "r{number}"}}]}}"#);
+        let map = format!(r#"{{"Regions": {{{}}}}}"#, [1, 2, 3].map(region).join(","));
+        Servers::read(&serde_json::from_str(&map).unwrap()).0
     }
 
     fn region(number: u16) -> RegionId {

@@ -1,10 +1,18 @@
 //! Our home region, as far as it is not the choice at the end of a report.
 
+use core::time::Duration;
+use std::collections::BTreeSet;
+
 use tracing::debug;
 
-use crate::derp::RegionId;
+use crate::{derp::RegionId, time::Instant};
 
-use super::{Netcheck, output::Output};
+use super::{Netcheck, output::Output, plan::Purpose, report::Kind};
+
+/// A relay that could not be connected to for so long is not waited for any more, whatever its STUN server says.
+const DEAD_AFTER: Duration = Duration::from_secs(10);
+/// How long that is held against it.
+const DEAD_FOR: Duration = Duration::from_secs(1800);
 
 /// The home region.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -14,10 +22,41 @@ pub(super) struct Home {
     pub(super) is_guess: bool,
 }
 
+/// A relay that cannot be connected to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Failing {
+    since: Instant,
+    /// Another home has been looked for.
+    is_heeded: bool,
+}
+
 impl Netcheck {
+    /// The connection to a relay could not be made or broke. A home that stays like this for 10 s is left for another that
+    /// answers: stock nodes stay as long as its STUN server does.
+    pub fn note_relay_failed(&mut self, region: RegionId, now: Instant) {
+        self.tick(now);
+        if self.servers.can_be_home(region) {
+            let is_home = self.home() == Some(region);
+            let has_choice = self.servers.homes().nth(1).is_some();
+            let failing = self.failing.entry(region).or_insert(Failing { since: self.now, is_heeded: false });
+            let is_dead = self.now.since(failing.since) >= DEAD_AFTER;
+            if is_home && is_dead && has_choice && !failing.is_heeded {
+                failing.is_heeded = true;
+                self.want(Purpose::Report(Kind::Incremental));
+            }
+        }
+        self.finish();
+    }
+
+    /// Relays that are not waited for any more.
+    pub(super) fn dead(&self) -> BTreeSet<RegionId> {
+        let is_dead = |failing: &Failing| (DEAD_AFTER..DEAD_FOR).contains(&self.now.since(failing.since));
+        self.failing.iter().filter(|(_, failing)| is_dead(failing)).map(|(region, _)| *region).collect()
+    }
+
     /// A region answered: without a home it is the one.
     pub(super) fn note_answer(&mut self, region: RegionId) {
-        if self.home.is_none_or(|home| home.is_guess) {
+        if self.home.is_none_or(|home| home.is_guess) && self.servers.can_be_home(region) {
             self.go_home(Home { region, is_guess: false });
         }
     }
@@ -28,11 +67,10 @@ impl Netcheck {
             return;
         }
         let latency = |region: &RegionId| self.history.latency(*region, self.now).best();
-        let regions = self.servers.regions.keys().copied();
-        let known = regions.filter_map(|region| Some((latency(&region)?, region))).min();
+        let known = self.servers.homes().filter_map(|region| Some((latency(&region)?, region))).min();
         match known {
             Some((_, region)) => self.go_home(Home { region, is_guess: false }),
-            None if self.servers.regions.len() == 1 => self.draw_home(),
+            None if self.servers.homes().count() == 1 => self.draw_home(),
             None => {}
         }
     }
@@ -40,9 +78,9 @@ impl Netcheck {
     /// Without a measured home: any region.
     pub(super) fn draw_home(&mut self) {
         if self.home.is_none_or(|home| home.is_guess) {
-            let index = self.rng.below(self.servers.regions.len() as u64);
-            let drawn = self.servers.regions.keys().zip(0..).find(|(_, number)| *number == index);
-            if let Some((region, _)) = drawn {
+            let homes: Vec<_> = self.servers.homes().collect();
+            let index = self.rng.below(homes.len() as u64);
+            if let Some(region) = homes.get(index as usize) {
                 self.go_home(Home { region: *region, is_guess: true });
             }
         }

@@ -32,7 +32,8 @@
 //!
 //! The region of the current report with the shortest round trip in the last five minutes, weighed by the map's scores.
 //! It replaces a home that is still there only when it is better by 10 ms *and* by a third. A home that does not answer
-//! but sent a frame in the last 8 s is still there. When nothing answers the home stays.
+//! but sent a frame in the last 8 s is still there; one whose relay could not be connected to for 10 s is not, whatever
+//! its STUN server says. When nothing answers the home stays.
 //!
 //! # While sessions are in use, and while not
 //!
@@ -89,7 +90,7 @@ pub use output::{FetchFailed, FetchId, Fetched, NetcheckStats, Output, ResolveFa
 pub use report::{Family, Kind, NetInfo, RegionLatency, Report};
 
 use history::{Choice, History};
-use home::Home;
+use home::{Failing, Home};
 use names::Names;
 use plan::{Planner, Purpose};
 use run::{Context, Run};
@@ -125,6 +126,8 @@ pub struct Netcheck {
     home: Option<Home>,
     /// When each relay was heard last.
     heard: BTreeMap<RegionId, Instant>,
+    /// Relays that cannot be connected to.
+    failing: BTreeMap<RegionId, Failing>,
     active_until: Instant,
     refresh_at: Option<Instant>,
     retry_at: Option<Instant>,
@@ -154,6 +157,7 @@ impl Netcheck {
             last_full_at: None,
             home: None,
             heard: BTreeMap::new(),
+            failing: BTreeMap::new(),
             active_until: Instant::ZERO,
             refresh_at: None,
             retry_at: None,
@@ -174,10 +178,11 @@ impl Netcheck {
         self.stats.regions_refused += refused.regions;
         self.stats.nodes_refused += refused.nodes;
         let before = core::mem::replace(&mut self.servers, servers);
+        self.home = self.home.filter(|home| self.servers.can_be_home(home.region));
         if before.regions != self.servers.regions {
             self.names.retain(&self.servers);
             self.heard.retain(|region, _| self.servers.regions.contains_key(region));
-            self.home = self.home.filter(|home| self.servers.regions.contains_key(&home.region));
+            self.failing.clear();
             self.abort();
             self.adopt_home();
             self.want(Purpose::Report(Kind::Full));
@@ -204,8 +209,10 @@ impl Netcheck {
     }
 
     /// Says which home is in use, when it is not the one that was said: one of before a restart, or one of the operator.
+    /// A region that is not measured or has no relay is no home.
     pub fn set_home(&mut self, home: Option<RegionId>, now: Instant) {
         self.tick(now);
+        let home = home.filter(|home| self.servers.regions.is_empty() || self.servers.can_be_home(*home));
         if self.home() != home {
             self.home = home.map(|region| Home { region, is_guess: false });
             self.adopt_home();
@@ -219,6 +226,7 @@ impl Netcheck {
         self.history.clear();
         self.names.clear();
         self.heard.clear();
+        self.failing.clear();
         self.failures = 0;
         self.abort();
         self.want(Purpose::Report(Kind::Full));
@@ -232,11 +240,12 @@ impl Netcheck {
         self.finish();
     }
 
-    /// A frame came from a relay.
+    /// A relay took us in, or a frame came from it.
     pub fn note_relay_heard(&mut self, region: RegionId, now: Instant) {
         self.tick(now);
         if self.servers.regions.contains_key(&region) {
             self.heard.insert(region, self.now);
+            self.failing.remove(&region);
             if let Some(home) = self.home.as_mut().filter(|home| home.region == region) {
                 home.is_guess = false;
             }
@@ -517,6 +526,7 @@ impl Netcheck {
             began_at,
             home: self.home.filter(|home| !home.is_guess).map(|home| home.region),
             heard: &self.heard,
+            dead: &self.dead(),
             now,
         };
         report.preferred = self.history.choose(choice);

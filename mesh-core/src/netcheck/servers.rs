@@ -88,6 +88,16 @@ impl Servers {
         server.map_or((Target::Nowhere, ""), |server| (server.target(family), server.node.host_name.as_str()))
     }
 
+    /// Whether a region has a relay: one of STUN servers alone is measured and no home.
+    pub(super) fn can_be_home(&self, region: RegionId) -> bool {
+        self.regions.get(&region).is_some_and(|region| region.servers.iter().any(Server::relays))
+    }
+
+    /// Regions that can be home.
+    pub(super) fn homes(&self) -> impl Iterator<Item = RegionId> {
+        self.regions.keys().copied().filter(|region| self.can_be_home(*region))
+    }
+
     /// The names of all servers.
     pub(super) fn names(&self) -> impl Iterator<Item = &str> {
         self.regions.values().flat_map(|region| &region.servers).map(|server| server.node.host_name.as_str())

@@ -297,6 +297,40 @@ fn a_home_that_dies_is_left_unless_its_relay_is_heard() {
 }
 
 #[test]
+fn a_home_that_answers_and_cannot_be_connected_to_is_left() {
+    let fail = |world: &mut World, seconds| {
+        for _ in 0..seconds {
+            let home = world.netcheck.home().unwrap();
+            if home == id(1).unwrap() {
+                world.act(|netcheck, now| netcheck.note_relay_failed(home, now));
+            } else {
+                world.act(|netcheck, now| netcheck.note_relay_heard(home, now));
+            }
+            world.run(1000);
+        }
+    };
+    let mut world = World::new(&[(1, 20), (2, 30), (3, 90)]);
+    world.run(1000);
+    fail(&mut world, 9);
+    world.act(|netcheck, now| netcheck.note_relay_heard(id(1).unwrap(), now));
+    fail(&mut world, 9);
+    assert_eq!((world.netcheck.home(), world.reports.len()), (id(1), 1), "not for ten seconds on end");
+    fail(&mut world, 4);
+    assert_eq!((world.netcheck.home(), world.reports.len()), (id(2), 2));
+    world.act(|netcheck, now| netcheck.start(Kind::Full, now));
+    world.run(1000);
+    assert_eq!(world.report().preferred, id(2), "and not returned to");
+    world.run(1_800_000);
+    world.act(|netcheck, now| netcheck.start(Kind::Full, now));
+    world.run(1000);
+    assert!(world.netcheck.dead().is_empty());
+
+    let mut alone = World::new(&[(1, 20)]);
+    fail(&mut alone, 60);
+    assert_eq!((alone.netcheck.home(), alone.reports.len()), (id(1), 1), "there is no other");
+}
+
+#[test]
 fn another_network_is_looked_at_anew_and_flapping_is_paced() {
     let mut world = World::new(&[(1, 20), (2, 30)]);
     world.run(10);
@@ -379,6 +413,22 @@ fn a_map_without_the_home_has_another() {
 }
 
 #[test]
+fn a_region_without_a_relay_is_measured_and_no_home() {
+    let mut map = literal_map([1, 2, 3].iter());
+    for node in map.regions.iter_mut().flat_map(|regions| regions.get_mut(&1)).flatten().flat_map(|it| &mut it.nodes) {
+        node[0].stun_only = true;
+    }
+    let mut world = World::without_map(&[(1, 10), (2, 50), (3, 90)], 1);
+    world.act(|netcheck, now| netcheck.set_home(id(1), now));
+    world.act(|netcheck, now| netcheck.set_map(&map, now));
+    world.run(5000);
+    assert_eq!((world.homes.as_slice(), world.report().preferred), (&[(at(1050), 2)][..], id(2)));
+    assert_eq!(world.report().latency(id(1).unwrap()), Some(Duration::from_millis(10)));
+    world.act(|netcheck, now| netcheck.set_home(id(1), now));
+    assert_eq!(world.netcheck.home(), id(2));
+}
+
+#[test]
 fn a_home_of_before_is_kept_when_it_is_good_enough() {
     let mut world = World::without_map(&[(1, 20), (2, 25)], 1);
     world.act(|netcheck, now| netcheck.set_home(id(2), now));
@@ -415,6 +465,7 @@ fn random_networks_are_survived() {
                 }
                 7 => world.act(|netcheck, now| netcheck.start(Kind::Incremental, now)),
                 8 => world.act(|netcheck, now| netcheck.note_relay_heard(id(1).unwrap(), now)),
+                10 => world.act(|netcheck, now| netcheck.note_relay_failed(id(1).unwrap(), now)),
                 9 => world.refused = if dice.below(3) == 0 { vec![Family::V6] } else { Vec::new() },
                 _ => world.act(Netcheck::note_active),
             }

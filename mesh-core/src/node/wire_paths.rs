@@ -83,6 +83,10 @@ impl Node {
                 PathsOutput::Send { via, message, reach } => {
                     let (key, disco_key) = (peer.config.key, peer.disco_key());
                     if let Some(disco_key) = disco_key {
+                        if matches!(message, Message::CallMeMaybe(_)) && !self.endpoints.is_fresh(now) {
+                            // Should our address be another one by now, the peer is called again with that.
+                            self.with_netcheck(now, |netcheck| netcheck.refresh(now));
+                        }
                         self.send_disco(key, disco_key, via, &message, reach, now);
                     }
                 }
@@ -145,6 +149,9 @@ impl Node {
             OpenError::Message(_) => DropReason::MalformedDisco,
         })?;
         trace!(?sender, ?source, ?message, "disco received");
+        if let PathAddr::Relay { region, .. } = source {
+            self.with_netcheck(now, |netcheck| netcheck.note_relay_heard(region, now));
+        }
         let owners: Vec<_> = match source {
             PathAddr::Udp(_) => self.peers.by_disco(&sender).collect(),
             // The relay vouches for the node key.
