@@ -119,6 +119,17 @@ fn a_peer_that_restarted_is_talked_to_at_once() {
 }
 
 #[test]
+fn a_peer_without_traffic_of_its_own_says_where_it_is_when_it_is_called() {
+    let mut net = joined();
+    let ping = |kind| Command::Ping { target: PingTarget::Address(overlay(2)), kind, timeout: Duration::from_secs(1) };
+    net.is_udp_open = false;
+    let relayed = net.member(2).relayed_sent;
+    net.input(1, Input::Command(CommandId(1), ping(PingKind::Disco)));
+    net.run_for(TO_RELAY * 2);
+    assert_eq!(net.member(2).relayed_sent, relayed + 2, "a pong and a call");
+}
+
+#[test]
 fn pings_show_the_way_they_went() {
     let mut net = joined();
     let ping = |net: &mut Tailnet, id| {

@@ -1,5 +1,7 @@
 //! `mesh status`.
 
+use mesh_core::key::NodePublic;
+
 use super::print;
 use crate::{
     failure::{Exit, Failure},
@@ -20,21 +22,34 @@ pub(super) async fn run(client: &Client, json: bool) -> Result<(), Failure> {
     Ok(())
 }
 
-/// The columns of the stock client: address, name, owner, system, what goes on. Static peers have neither name nor
-/// owner, so the short form of the key stands for the name.
+/// The columns of the stock client: address, name, owner, system, what goes on; then what is wrong. Static peers have
+/// neither name nor owner, so the short form of the key stands for the name.
 fn lines(status: &Status) -> Vec<String> {
     let first = |addresses: &[core::net::IpAddr]| addresses.first().map_or("-".to_owned(), ToString::to_string);
-    let own = (first(&status.tailscale_ips), format!("{:?}", status.own.public_key), "-".to_owned());
+    let named = |name: &str, key: &NodePublic| if name.is_empty() { format!("{key:?}") } else { name.to_owned() };
+    let own_name = named(&status.own.host_name, &status.own.public_key);
+    let own = (first(&status.tailscale_ips), own_name, "-".to_owned());
     let peers = status.peer.values().map(|peer| {
         let address = match (peer.tailscale_ips.as_slice(), peer.allowed_ips.first()) {
             ([], Some(prefix)) => prefix.to_string(),
             (addresses, _) => first(addresses),
         };
-        (address, format!("{:?}", peer.public_key), state(peer))
+        (address, named(&peer.host_name, &peer.public_key), state(peer))
     });
     let rows: Vec<_> = core::iter::once(own).chain(peers).collect();
-    let width = rows.iter().map(|(address, _, _)| address.len()).max().unwrap_or(0);
-    rows.into_iter().map(|(address, key, state)| format!("{address:width$}  {key}  static  -  {state}")).collect()
+    let width = |column: fn(&(String, String, String)) -> &String| rows.iter().map(column).map(String::len).max();
+    let (addresses, names) = (width(|row| &row.0).unwrap_or(0), width(|row| &row.1).unwrap_or(0));
+    let owner = if status.own.host_name.is_empty() { "static" } else { "-" };
+    let mut lines: Vec<_> = rows
+        .iter()
+        .map(|(address, name, state)| format!("{address:addresses$}  {name:names$}  {owner}  -  {state}"))
+        .collect();
+    if !status.health.is_empty() {
+        lines.push(String::new());
+        lines.push("# Health check:".to_owned());
+        lines.extend(status.health.iter().map(|problem| format!("#     - {problem}")));
+    }
+    lines
 }
 
 fn state(peer: &Peer) -> String {
@@ -47,6 +62,11 @@ fn state(peer: &Peer) -> String {
     let mut text = what.to_owned();
     if what != "-" && !peer.cur_addr.is_empty() {
         text += &format!("; direct {}", peer.cur_addr);
+        if let Some(millis) = peer.latency_ms {
+            text += &format!(", {millis:.1}ms");
+        }
+    } else if what != "-" && !peer.relay.is_empty() {
+        text += &format!("; relay \"{}\"", peer.relay);
     }
     if traffic != (0, 0) {
         text += &format!(", tx {} rx {}", traffic.0, traffic.1);

@@ -168,7 +168,7 @@ impl Lab {
 impl Drop for Lab {
     fn drop(&mut self) {
         self.holders.clear();
-        if thread::panicking() && env::var_os("MESH_LAB_KEEP").is_some() {
+        if env::var_os("MESH_LAB_KEEP").is_some() {
             return;
         }
         let _ = fs::remove_dir_all(&self.directory);

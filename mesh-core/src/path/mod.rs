@@ -23,8 +23,9 @@
 //! * *Activity.* The first packet for the peer begins a *discovery*: rounds of pings to all candidates, each followed by
 //!   a call-me-maybe over the relay, at 0, 0.25, 1 and 3 s, then ever more rarely. The early repetitions are for lost
 //!   packets; the late ones for networks that change without telling. 45 s after the last packet all of it stops.
-//! * *A call-me-maybe* from the peer: all candidates are pinged at once, and once more a little later. It is not
-//!   answered with another, so two ends cannot keep each other busy.
+//! * *A call-me-maybe* from the peer: all candidates are pinged at once, and once more a little later. It is answered
+//!   with another when we sent none for 5 s, because the peer may know old addresses of us; whoever called is not
+//!   called back, so two ends cannot keep each other busy.
 //! * *A ping* is answered, and when we have no trusted path to where it came from, pinged back at once. The peer's ping
 //!   went through its NAT and so opened it for ours; waiting for a timer here is what costs stock nodes five seconds.
 //! * *A pong* from a better address than the one in use moves us there ([`score`] says what is better, and by how much).

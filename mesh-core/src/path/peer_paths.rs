@@ -20,7 +20,7 @@ use super::{
     CandidateReport, Opening, Output, PathsConfig, PathsStats, Reach, Selection, Via,
     candidate::{Added, Candidates, Keep, List},
     direct::Direct,
-    probe::{Budget, Discovery, Outstanding, Sent},
+    probe::{Budget, DISCOVERY_SPACING, Discovery, Outstanding, ROUND_GAPS, Sent},
     score::{self, Measured},
 };
 
@@ -36,20 +36,10 @@ const STALE: Duration = Duration::from_secs(5);
 const GOOD_ENOUGH: Duration = Duration::from_millis(5);
 /// How often one looks for a better address while one works.
 const UPGRADE_INTERVAL: Duration = Duration::from_secs(60);
-/// From one round of a discovery to the next; the last repeats.
-const ROUND_GAPS: [Duration; 7] = [
-    Duration::from_millis(250),
-    Duration::from_millis(750),
-    Duration::from_secs(2),
-    Duration::from_secs(5),
-    Duration::from_secs(5),
-    Duration::from_secs(10),
-    Duration::from_secs(30),
-];
-/// A discovery begins anew at most this often.
-const DISCOVERY_SPACING: Duration = Duration::from_secs(1);
 /// After a call-me-maybe was heeded, the second try.
 const CALL_RETRY: Duration = Duration::from_millis(250);
+/// A call-me-maybe is answered with another when none was sent for this long.
+const CALL_BACK_SPACING: Duration = Duration::from_secs(5);
 /// Pings back to one address: spacing, and how many without a pong.
 const PING_BACK_SPACING: Duration = Duration::from_secs(1);
 const PING_BACKS: u32 = 3;
@@ -69,6 +59,8 @@ pub struct PeerPaths {
     heartbeat_at: Option<Instant>,
     discovery: Option<Discovery>,
     discovery_begun_at: Option<Instant>,
+    /// When the peer was last told where we are.
+    called_at: Option<Instant>,
     /// When a heeded call-me-maybe gets its second try.
     call_retry_at: Option<Instant>,
     /// Addresses still to be pinged, as the pace allows.
@@ -99,6 +91,7 @@ impl PeerPaths {
             heartbeat_at: None,
             discovery: None,
             discovery_begun_at: None,
+            called_at: None,
             call_retry_at: None,
             queue: VecDeque::new(),
             pace: Budget::new(24, Duration::from_millis(20)),
@@ -255,6 +248,11 @@ impl PeerPaths {
         }
         self.ping_all(Reach::Peer, now);
         self.call_retry_at = Some(now + CALL_RETRY);
+        // What the peer knows of us may be old. Whoever called a moment ago is not called back, so this ends.
+        if !self.is_direct_trusted(now) && self.called_at.is_none_or(|at| now.since(at) >= CALL_BACK_SPACING) {
+            self.flush(now);
+            self.call(now);
+        }
         self.finish(now);
     }
 
@@ -553,15 +551,20 @@ impl PeerPaths {
         };
         self.ping_all(reach, now);
         self.flush(now);
-        if let Some(relay) = self.relay.filter(|_| is_calling) {
-            self.stats.calls_sent += 1;
-            let message = Message::CallMeMaybe(self.own_endpoints.clone());
-            self.send(Via::Relay(relay), message, Reach::Peer);
-        }
+        self.call(now);
         let gap = ROUND_GAPS[round.min(ROUND_GAPS.len() - 1)];
         // Two ends that began together should not stay in step.
         let jitter = self.rng.duration_below(gap / 8);
         self.discovery = Some(Discovery { round: round + 1, at: now + gap + jitter });
+    }
+
+    /// Tells the peer where we are, if there is a way to tell and something to be told.
+    fn call(&mut self, now: Instant) {
+        let Some(relay) = self.relay.filter(|_| !self.own_endpoints.is_empty()) else { return };
+        self.called_at = Some(now);
+        self.stats.calls_sent += 1;
+        let message = Message::CallMeMaybe(self.own_endpoints.clone());
+        self.send(Via::Relay(relay), message, Reach::Peer);
     }
 
     /// Puts all candidates but a trusted one in use in the queue, once each.

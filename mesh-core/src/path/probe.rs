@@ -50,6 +50,19 @@ impl Outstanding {
     }
 }
 
+/// From one round of a discovery to the next; the last repeats.
+pub(super) const ROUND_GAPS: [Duration; 7] = [
+    Duration::from_millis(250),
+    Duration::from_millis(750),
+    Duration::from_secs(2),
+    Duration::from_secs(5),
+    Duration::from_secs(5),
+    Duration::from_secs(10),
+    Duration::from_secs(30),
+];
+/// A discovery begins anew at most this often.
+pub(super) const DISCOVERY_SPACING: Duration = Duration::from_secs(1);
+
 /// Rounds of pings to all candidates: which is next, and when.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Discovery {
