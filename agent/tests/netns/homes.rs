@@ -6,7 +6,8 @@
 //! bob   192.168.2.2 ── router 203.0.113.2 ─┘
 //! ```
 //!
-//! The segment is a host that forwards; 203.0.113.0/24 is cut into cables, each router has its own.
+//! The segment is a host that forwards; 203.0.113.0/24 is cut into cables, each router has its own. Whoever forwards
+//! IPv6 has a link-local address on each cable: neighbours are asked for from there.
 
 #![allow(dead_code, unreachable_pub, reason = "shared by several suites, none of which needs all of it")]
 
@@ -79,7 +80,7 @@ impl Homes {
         segment.forward()?;
         let relay = lab.node("relay")?;
         lab.cable(
-            (&segment, "relay", &["203.0.113.9/30", "2001:db8:ff::1/64"]),
+            (&segment, "relay", &["203.0.113.9/30", "2001:db8:ff::1/64", "fe80::1/64"]),
             (&relay, "eth0", &["203.0.113.10/30", "2001:db8:ff::2/64"]),
         )?;
         relay.route("default via 203.0.113.9")?;
@@ -101,7 +102,10 @@ impl Homes {
         let port = format!("home{number}");
         let (ours, theirs) = (format!("203.0.113.{}/30", 16 * number + 1), format!("203.0.113.{}/30", 16 * number + 2));
         let (ours6, theirs6) = (format!("2001:db8:{number}::1/64"), format!("2001:db8:{number}::2/64"));
-        self.lab.cable((&self.segment, &port, &[&ours, &ours6]), (&router, "wan", &[&theirs, &theirs6]))?;
+        self.lab.cable(
+            (&self.segment, &port, &[&ours, &ours6, "fe80::1/64"]),
+            (&router, "wan", &[&theirs, &theirs6, "fe80::2/64"]),
+        )?;
         router.route(&format!("default via 203.0.113.{}", 16 * number + 1))?;
         router.forward()?;
         router.nft(&rules(nat))?;
@@ -346,7 +350,7 @@ fn rules(nat: Nat) -> String {
         "table ip nat {{\nchain pre {{\ntype nat hook prerouting priority dstnat\n{inbound}\n}}\n\
          chain post {{\ntype nat hook postrouting priority srcnat\noifname \"wan\" {source}\n}}\n}}\n\
          table inet guard {{\n\
-         chain input {{\ntype filter hook input priority filter\niifname \"wan\" ct state new drop\n}}\n\
+         chain input {{\ntype filter hook input priority filter\niifname \"wan\" meta l4proto {{ tcp, udp }} ct state new drop\n}}\n\
          chain forward {{\ntype filter hook forward priority filter\n{forward}\n}}\n}}\n"
     )
 }

@@ -39,6 +39,7 @@ fn easy_easy_goes_direct() -> Result<()> {
     ensure!(way == Way::Relay, "the first pong came {way:?}");
     direct(&homes, 0, 1, "203.0.113.34:41641")?;
     direct(&homes, 1, 0, "203.0.113.18:41641")?;
+    alice.reach(1, LONG)?;
     let text = alice.mesh(&["ping", "-c", "3", "bob"])?;
     ensure!(text.contains("pong from bob (100.64.0.2) via 203.0.113.34:41641 in "), "{text}");
     let text = alice.mesh(&["debug", "paths", "bob"])?;
@@ -170,6 +171,7 @@ fn ipv6_direct_while_ipv4_is_blocked() -> Result<()> {
         let (lan, inside) = (format!("lan{place}"), format!("2001:db8:a{place}::2"));
         let (router, host) = (&homes.routers[place], &homes.member(place).node);
         router.run(&["ip", "addr", "add", &format!("2001:db8:a{place}::1/64"), "dev", &lan, "nodad"])?;
+        router.run(&["ip", "addr", "add", "fe80::1/64", "dev", &lan, "nodad"])?;
         router.route(&format!("::/0 via 2001:db8:{}::1", place + 1))?;
         host.run(&["ip", "addr", "add", &format!("{inside}/64"), "dev", "eth0", "nodad"])?;
         host.route(&format!("::/0 via 2001:db8:a{place}::1"))?;
@@ -177,7 +179,7 @@ fn ipv6_direct_while_ipv4_is_blocked() -> Result<()> {
         // As routers do: what is asked for from inside is answered.
         router.nft(
             "table ip6 guard6 {\nchain forward {\ntype filter hook forward priority filter\n\
-             iifname \"wan\" ct state new drop\n}\n}\n",
+             iifname \"wan\" meta l4proto { tcp, udp } ct state new drop\n}\n}\n",
         )?;
         router.nft("table ip blocked {\nchain forward {\ntype filter hook forward priority filter\nmeta l4proto udp drop\n}\n}\n")?;
     }
