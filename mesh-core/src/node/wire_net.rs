@@ -92,6 +92,10 @@ impl Node {
             }
             RelayEvent::Failed { region, reason } => {
                 self.relay_problems.insert(region, reason);
+                if self.relays.is_connected(region) {
+                    // It broke: our own address may be another one.
+                    self.with_netcheck(now, |netcheck| netcheck.refresh(now));
+                }
                 self.relays.handle_failed(region, now);
                 self.with_netcheck(now, |netcheck| netcheck.note_relay_failed(region, now));
             }

@@ -104,12 +104,17 @@ impl Node {
         let Some(peer) = self.peers.get_mut(id) else { return };
         let (key, path) = (peer.config.key, selection.send_path(peer.config.key));
         let before = core::mem::replace(&mut peer.path, path);
+        if matches!(selection, Selection::Both { .. }) && before.is_some_and(|before| before.also.is_none()) {
+            // A path that is silent may mean that our own address is another one.
+            self.netcheck.refresh(now);
+        }
         if before != path {
             peer.publish();
             self.outbox.push_back(Output::Event(Event::PathChanged { peer: key, path: selection }));
         }
         let is_initiating = peer.tunnel.as_ref().is_some_and(|tunnel| tunnel.is_initiating());
         let is_better = before.map(|path| path.to) != path.map(|path| path.to) && path.is_some();
+        self.drain_netcheck(now);
         if is_initiating && is_better {
             let age = if before.is_none() { Duration::ZERO } else { LOST_AFTER };
             self.with_tunnel(id, now, |tunnel, local| tunnel.retry(age, local, now));
