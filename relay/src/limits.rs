@@ -20,7 +20,8 @@ pub const MAIL_NOTICES: usize = 128;
 /// What is written at once: the plaintext of one full TLS record. A frame that is longer goes alone.
 pub const WRITE_BYTES: usize = 16 << 10;
 
-/// A client that takes nothing of a write for this long is closed: its mailbox dropped everything worth having.
+/// A client that takes no byte of a write for this long is closed: its mailbox dropped everything worth having. One that
+/// takes some, however slowly, stays.
 pub const WRITE_STALL: Duration = Duration::from_secs(10);
 
 /// From the connection to the client's first frame. derper: 10 s. At the bound the connection is closed.
@@ -66,5 +67,21 @@ pub const GREETINGS_REMEMBERED: usize = 65_536;
 /// frame; a driver stops reading long before. At the bound the connection is closed.
 pub const UNREAD_BYTES: usize = (1 << 20) + (256 << 10);
 
-/// Connections that the machine holds at once. At the bound a new one is closed.
+/// Connections at once. At the bound a new one is closed, counted.
 pub const CONNECTIONS: usize = 100_000;
+
+/// Of them, those of one source: a tenth, so that ten sources have to join to keep others out, and enough for the nodes
+/// behind one large address translator. At the bound a new one is closed, counted.
+pub const CONNECTIONS_OF_SOURCE: usize = 10_000;
+
+/// Connections whose client is not in yet. Each lasts [`GREETING`] twice and [`ADMISSION`] at most; two cores finish some
+/// thousand handshakes a second. At the bound a new one is closed, counted.
+pub const UNGREETED: usize = 4_096;
+
+/// Of them, those of one source: a sixteenth. A whole site that comes back after a restart knocks again. At the bound a
+/// new one is closed, counted.
+pub const UNGREETED_OF_SOURCE: usize = 256;
+
+/// Times that the connections of one key take the word from each other before they are taken for two nodes with one key.
+/// A node whose network changed does so once.
+pub const CLONE_TURNS: u32 = 4;

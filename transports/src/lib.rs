@@ -9,6 +9,7 @@
 //! * [`udp`]: sockets of both families behind one port; sends a `SendBatch`, fills a `RecvBatch`
 //! * [`tun`]: IP packets from and to the host
 //! * [`entropy`]: the seed of everything random
+//! * [`notify`]: tells systemd when a daemon is ready and when it ends
 //! * [`host`]: makes addresses, routes and rules look as [`mesh_core::node::HostConfig`] says
 //!
 //! Left to the caller: threads, loops, budgets, and what to do about errors. Unsafe code lives here only, each
@@ -18,6 +19,7 @@ pub mod batch;
 pub mod clock;
 pub mod entropy;
 pub mod host;
+pub mod notify;
 pub mod tun;
 pub mod udp;
 mod watched;

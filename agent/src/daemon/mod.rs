@@ -5,7 +5,6 @@
 
 pub mod basic;
 pub mod config;
-mod notify;
 pub(crate) mod peers;
 mod signals;
 
@@ -22,6 +21,7 @@ use transports::{
     clock::Clock,
     entropy,
     host::{HostError, HostLink},
+    notify,
     tun::{LinuxTun, OpenError},
     udp::SendCounts,
 };

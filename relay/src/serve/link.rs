@@ -10,48 +10,52 @@ use std::{
 };
 
 use bytes::{Buf, BytesMut};
-use rustls::ServerConfig;
 use tokio::{net::TcpStream, sync::watch, task::JoinHandle, time::timeout};
 use tracing::{debug, trace};
 
-use mesh_core::{machine::Deadline, time::Instant};
+use mesh_core::{key::NodePublic, machine::Deadline, time::Instant};
 use transports::clock::Clock;
 
 use super::{
     http::{self, Request},
+    listen::Shop,
     stream::Stream,
-    verify::Verifier,
 };
 use crate::{
     admission::Admission,
     conn::{Conn, ConnOutput},
     directory::ConnId,
-    hub::Hub,
+    gate::Pass,
     limits,
+    stats::CloseReason,
 };
 
 /// What clients are told at a restart: come back after this, and try for this long.
 const RESTART_IN: Duration = Duration::from_secs(1);
 const RESTART_FOR: Duration = Duration::from_secs(60);
 
-/// What every connection of a daemon needs.
-pub(super) struct Shop {
-    pub(super) hub: Arc<Hub>,
-    pub(super) tls: Option<Arc<ServerConfig>>,
-    pub(super) verifier: Option<Verifier>,
-    /// Becomes true when the daemon ends.
-    pub(super) closing: watch::Receiver<bool>,
-}
-
-/// Serves one connection to its end.
-pub(super) async fn serve(socket: TcpStream, from: SocketAddr, id: ConnId, shop: Arc<Shop>) {
+/// Serves one connection to its end; `closing` becomes true when the daemon ends.
+pub(super) async fn serve(
+    socket: TcpStream,
+    pass: Pass,
+    id: ConnId,
+    shop: Arc<Shop>,
+    mut closing: watch::Receiver<bool>,
+) {
+    let from = pass.from();
     let served = async {
-        let mut stream = Stream::new(socket, shop.tls.as_ref())?;
+        let mut stream = Stream::new(socket, shop.tls().as_ref())?;
         let mut buffer = BytesMut::new();
-        let Ok(upgraded) = timeout(limits::GREETING, upgrade(&mut stream, &mut buffer, &shop)).await else {
+        let upgraded = tokio::select! {
+            upgraded = timeout(limits::GREETING, upgrade(&mut stream, &mut buffer, &shop)) => upgraded,
+            // Who is not in yet need not hear of a restart.
+            _ = closing.wait_for(|closing| *closing) => return Ok(()),
+        };
+        let Ok(upgraded) = upgraded else {
+            shop.hub.stats.note_close(CloseReason::GreetingTimeout);
             return Err(io::ErrorKind::TimedOut.into());
         };
-        if upgraded? { relay(stream, buffer, from, id, &shop).await } else { Ok(()) }
+        if upgraded? { relay(stream, buffer, pass, id, &shop, closing).await } else { Ok(()) }
     };
     if let Err(error) = served.await {
         trace!(conn = id.0, %from, %error, "connection ended");
@@ -92,10 +96,17 @@ async fn upgrade(stream: &mut Stream, buffer: &mut BytesMut, shop: &Shop) -> io:
     Ok(upgraded)
 }
 
-async fn relay(mut stream: Stream, mut buffer: BytesMut, from: SocketAddr, id: ConnId, shop: &Shop) -> io::Result<()> {
+async fn relay(
+    mut stream: Stream,
+    mut buffer: BytesMut,
+    pass: Pass,
+    id: ConnId,
+    shop: &Shop,
+    mut closing: watch::Receiver<bool>,
+) -> io::Result<()> {
     let clock = Clock::new();
-    let mut conn = Conn::new(id, from, Arc::clone(&shop.hub), clock.now());
-    let mut closing = shop.closing.clone();
+    let from = pass.from();
+    let mut conn = Conn::new(id, pass, clock.now());
     let mut is_closing = false;
     let mut asking: Option<JoinHandle<Admission>> = None;
     let mut write = Vec::new();
@@ -120,8 +131,12 @@ async fn relay(mut stream: Stream, mut buffer: BytesMut, from: SocketAddr, id: C
             // An idle connection holds no room for a burst it once got.
             write = Vec::new();
         }
-        stream.flush()?;
-        if !stream.has_unsent() {
+        let progress = stream.flush()?;
+        if stream.has_unsent() {
+            if progress {
+                conn.handle_progress(clock.now());
+            }
+        } else {
             conn.handle_written(clock.now());
             if conn.has_writes() {
                 // Others on this core first.
@@ -146,7 +161,7 @@ async fn relay(mut stream: Stream, mut buffer: BytesMut, from: SocketAddr, id: C
                 conn.handle_admission(admission, clock.now());
             }
             () = sleep(conn.poll_timeout(), clock.now()) => conn.handle_timeout(clock.now()),
-            _ = closing.changed(), if !is_closing => {
+            _ = closing.wait_for(|closing| *closing), if !is_closing => {
                 is_closing = true;
                 conn.say_restarting(RESTART_IN, RESTART_FOR);
             }
@@ -154,7 +169,7 @@ async fn relay(mut stream: Stream, mut buffer: BytesMut, from: SocketAddr, id: C
     }
 }
 
-fn ask(shop: &Shop, node: mesh_core::key::NodePublic, from: SocketAddr) -> JoinHandle<Admission> {
+fn ask(shop: &Shop, node: NodePublic, from: SocketAddr) -> JoinHandle<Admission> {
     let verifier = shop.verifier.clone();
     tokio::spawn(async move {
         match verifier {

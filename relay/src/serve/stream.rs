@@ -100,11 +100,12 @@ impl Stream {
         }
     }
 
-    /// Writes as much as the socket takes.
+    /// Writes as much as the socket takes; says whether that was anything.
     ///
     /// # Errors
     /// When the stream is broken.
-    pub(super) fn flush(&mut self) -> io::Result<()> {
+    pub(super) fn flush(&mut self) -> io::Result<bool> {
+        let mut progress = false;
         while self.has_unsent() {
             let written = match &mut self.tls {
                 Some(tls) => tls.write_tls(&mut Socket(&self.socket)),
@@ -113,12 +114,12 @@ impl Stream {
                 }),
             };
             match written {
-                Ok(_) => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                Ok(_) => progress = true,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 Err(error) => return Err(error),
             }
         }
-        Ok(())
+        Ok(progress)
     }
 
     /// Whether something waits for the socket.
