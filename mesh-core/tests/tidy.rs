@@ -51,6 +51,7 @@ const SHELL_FILES: &[&str] = &[
     "relay/src/serve/mod.rs",
     "relay/src/serve/stream.rs",
     "relay/src/serve/verify.rs",
+    "relay/tests/hostile.rs",
     "relay/tests/program.rs",
     "relay/tests/support/program.rs",
     "sim/src/bin/sim.rs",

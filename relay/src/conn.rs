@@ -120,7 +120,10 @@ impl Conn {
         while self.is_reading() {
             let (step, length) = match Frame::decode(buffer) {
                 Ok(Some((frame, length))) => (Step::of(&frame), length),
-                Ok(None) => break,
+                Ok(None) => {
+                    self.bound_partial(buffer.len());
+                    break;
+                }
                 Err(error) => {
                     self.close_malformed(error);
                     break;
@@ -417,6 +420,15 @@ impl Conn {
         if let Phase::Open(open) = core::mem::replace(&mut self.phase, Phase::Closed) {
             let wakes = self.hub.directory.leave(&open.desk, &self.hub.stats);
             self.outputs.extend(wakes.into_iter().map(ConnOutput::Wake));
+        }
+    }
+
+    /// A frame that is not whole yet takes memory for as long as its sender likes.
+    fn bound_partial(&mut self, bytes: usize) {
+        match self.phase {
+            Phase::Greeting { .. } if bytes > limits::GREETING_BYTES => self.close(CloseReason::BadGreeting),
+            Phase::Open(_) if bytes > limits::PARTIAL_BYTES => self.close(CloseReason::Malformed),
+            Phase::Greeting { .. } | Phase::Asking { .. } | Phase::Open(_) | Phase::Closed => {}
         }
     }
 

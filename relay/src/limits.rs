@@ -27,6 +27,14 @@ pub const WRITE_STALL: Duration = Duration::from_secs(10);
 /// From the connection to the client's first frame. derper: 10 s. At the bound the connection is closed.
 pub const GREETING: Duration = Duration::from_secs(10);
 
+/// Bytes of a first frame that is not whole yet: stock clients send some 200, derper takes 256 KiB. At the bound the
+/// connection is closed.
+pub const GREETING_BYTES: usize = 16 << 10;
+
+/// Bytes of any later frame that is not whole yet: more than the longest packet takes. At the bound the connection is
+/// closed.
+pub const PARTIAL_BYTES: usize = 128 << 10;
+
 /// For a verdict on a client. derper: 5 s. At the bound it is refused.
 pub const ADMISSION: Duration = Duration::from_secs(5);
 

@@ -85,6 +85,20 @@ fn frames_that_are_not_known_are_skipped() {
 }
 
 #[test]
+fn a_frame_that_never_ends_takes_little_room() {
+    let mut lab = Lab::with_clients(1);
+    let never = [&[0x77, 0, 0x0f, 0, 0][..], &vec![0; limits::PARTIAL_BYTES - 5]].concat();
+    lab.send(1, &never);
+    assert_eq!(lab.closed(1), None);
+    lab.send(1, &[0]);
+    assert_eq!(lab.closed(1), Some(CloseReason::Malformed));
+
+    lab.accept(2);
+    lab.send(2, &never[..=limits::GREETING_BYTES]);
+    assert_eq!(lab.closed(2), Some(CloseReason::BadGreeting));
+}
+
+#[test]
 fn a_first_frame_out_of_order_closes() {
     for frame in [Frame::SendPacket { to: key(2), packet: b"x" }, Frame::Ping([0; 8]), Frame::KeepAlive] {
         let mut lab = Lab::open();

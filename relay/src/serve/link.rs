@@ -10,7 +10,12 @@ use std::{
 };
 
 use bytes::{Buf, BytesMut};
-use tokio::{net::TcpStream, sync::watch, task::JoinHandle, time::timeout};
+use tokio::{
+    net::TcpStream,
+    sync::watch,
+    task::{JoinHandle, yield_now},
+    time::timeout,
+};
 use tracing::{debug, trace};
 
 use mesh_core::{key::NodePublic, machine::Deadline, time::Instant};
@@ -112,6 +117,10 @@ async fn relay(
     let mut write = Vec::new();
     loop {
         conn.handle_buffer(&mut buffer, clock.now());
+        if buffer.is_empty() {
+            // An idle connection holds no room for what it once sent.
+            buffer = BytesMut::new();
+        }
         while let Some(output) = conn.poll_output() {
             match output {
                 // Its task waits for its mail and has been woken.
@@ -138,24 +147,22 @@ async fn relay(
             }
         } else {
             conn.handle_written(clock.now());
-            if conn.has_writes() {
-                // Others on this core first.
-                tokio::task::yield_now().await;
-                continue;
-            }
-            if is_closing {
+            if is_closing && !conn.has_writes() {
                 stream.say_end();
                 return Ok(());
             }
         }
         let unsent = stream.has_unsent();
+        let more = !unsent && conn.has_writes();
         tokio::select! {
             ready = stream.socket.readable(), if conn.is_reading() => {
                 ready?;
                 tolerate(stream.read(&mut buffer))?;
             }
             ready = stream.socket.writable(), if unsent => ready?,
-            () = poll_fn(|context| conn.poll_mail(context)), if !unsent => {}
+            // Others on this core first, and what this client sends as well as what it is sent.
+            () = yield_now(), if more => {}
+            () = poll_fn(|context| conn.poll_mail(context)), if !unsent && !more => {}
             admission = answer(&mut asking) => {
                 asking = None;
                 conn.handle_admission(admission, clock.now());
