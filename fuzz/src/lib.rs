@@ -13,6 +13,7 @@
 pub mod config;
 pub mod ip;
 pub mod key;
+pub mod relay;
 pub mod script;
 pub mod wireguard;
 
@@ -24,10 +25,12 @@ pub type Target = (&'static str, fn(&[u8]));
 
 /// All targets.
 pub const TARGETS: &[Target] = &[
+    ("derp_frames", relay::frames),
     ("icmp_echo", ip::echo),
     ("ip_packet", ip::packet),
     ("key_text", key::text),
     ("prefix_text", ip::prefix),
+    ("relay_clients", relay::clients),
     ("replay_window", wireguard::replay_window),
     ("routes", ip::routes),
     ("scenario", config::scenario),
