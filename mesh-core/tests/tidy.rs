@@ -53,6 +53,7 @@ const SHELL_FILES: &[&str] = &[
     "relay/src/serve/verify.rs",
     "relay/tests/hostile.rs",
     "relay/tests/program.rs",
+    "relay/tests/stock.rs",
     "relay/tests/support/program.rs",
     "sim/src/bin/sim.rs",
     "sim/tests/determinism.rs",

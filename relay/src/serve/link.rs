@@ -37,7 +37,7 @@ use crate::{
 
 /// What clients are told at a restart: come back after this, and try for this long.
 const RESTART_IN: Duration = Duration::from_secs(1);
-const RESTART_FOR: Duration = Duration::from_secs(60);
+const RESTART_FOR: Duration = Duration::from_secs(5);
 
 /// Serves one connection to its end; `closing` becomes true when the daemon ends.
 pub(super) async fn serve(
