@@ -2,9 +2,10 @@
 
 use core::time::Duration;
 
-/// Packets that wait for one client, and as many disco messages apart from them. derper: 32 and 32. What is older is
-/// worth less, so at the bound the oldest is dropped, counted.
-pub const MAIL_PACKETS: usize = 32;
+/// Packets that wait for one client, and as many disco messages apart from them: what two reads of the shell can hold for
+/// it. derper: 32 and 32, and loses most of what it carries when it is offered too much. What is older is worth less, so
+/// at the bound the oldest is dropped, counted.
+pub const MAIL_PACKETS: usize = 64;
 
 /// Bytes of packets that wait for one client: enough for [`MAIL_PACKETS`] of the largest that WireGuard sends, and for
 /// four of the largest that a frame can hold. At the bound the oldest are dropped, counted.

@@ -247,11 +247,11 @@ mod tests {
     fn a_full_mailbox_drops_its_oldest_and_leaves_disco_alone() {
         let (mut mailbox, stats) = (Mailbox::default(), Stats::default());
         mailbox.put(letter(disco_packet()), &stats);
-        for number in 0..40 {
+        for number in 0..limits::MAIL_PACKETS as u8 + 8 {
             mailbox.put(letter(packet(number)), &stats);
         }
         let taken = taken(&mut mailbox, NOW, &stats);
-        assert_eq!(taken.len(), 33);
+        assert_eq!(taken.len(), 1 + limits::MAIL_PACKETS);
         assert_eq!(taken[0], disco_packet());
         assert_eq!(taken[1], packet(8));
         assert_eq!(stats.drops(DropReason::QueueHead), 8);
@@ -260,18 +260,19 @@ mod tests {
     #[test]
     fn who_sends_too_much_loses_his_own() {
         let (mut mailbox, stats) = (Mailbox::default(), Stats::default());
-        let quiet = Letter { from: NodePublic::from_bytes([2; 32]), ..letter(packet(77)) };
+        let quiet = Letter { from: NodePublic::from_bytes([2; 32]), ..letter(packet(255)) };
         mailbox.put(quiet.clone(), &stats);
-        for number in 0..100 {
+        for number in 0..200 {
             mailbox.put(letter(packet(number)), &stats);
             if number == 50 {
                 mailbox.put(quiet.clone(), &stats);
             }
         }
         let taken = taken(&mut mailbox, NOW, &stats);
-        assert_eq!(taken.iter().filter(|packet| packet[0] == 77).count(), 2 + 1);
-        assert_eq!((taken.len(), stats.drops(DropReason::QueueHead)), (32, 70));
-        assert_eq!(taken.last(), Some(&packet(99)));
+        assert_eq!(taken.iter().filter(|packet| packet[0] == 255).count(), 2);
+        let dropped = 202 - limits::MAIL_PACKETS;
+        assert_eq!((taken.len(), stats.drops(DropReason::QueueHead)), (limits::MAIL_PACKETS, dropped as u64));
+        assert_eq!(taken.last(), Some(&packet(199)));
     }
 
     #[test]

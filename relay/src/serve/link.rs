@@ -5,7 +5,9 @@ use std::{
     future::{pending, poll_fn},
     io,
     net::SocketAddr,
+    pin::{Pin, pin},
     sync::Arc,
+    task::Poll,
     time::Duration,
 };
 
@@ -13,8 +15,8 @@ use bytes::{Buf, BytesMut};
 use tokio::{
     net::TcpStream,
     sync::watch,
-    task::{JoinHandle, yield_now},
-    time::timeout,
+    task::JoinHandle,
+    time::{Sleep, timeout},
 };
 use tracing::{debug, trace};
 
@@ -81,19 +83,13 @@ async fn upgrade(stream: &mut Stream, buffer: &mut BytesMut, shop: &Shop) -> io:
                 Request::Answer(answer) => break (answer, false),
             }
         }
-        tokio::select! {
-            ready = stream.socket.readable() => {
-                ready?;
-                tolerate(stream.read(buffer))?;
-            }
-            ready = stream.socket.writable(), if stream.has_unsent() => ready?,
-        }
+        poll_fn(|context| stream.poll_ready(context, Some(&mut *buffer))).await?;
     };
     stream.push(answer.as_bytes())?;
     stream.flush()?;
     if !upgraded {
         while stream.has_unsent() {
-            stream.socket.writable().await?;
+            poll_fn(|context| stream.poll_ready(context, None)).await?;
             stream.flush()?;
         }
         stream.say_end();
@@ -109,14 +105,22 @@ async fn relay(
     shop: &Shop,
     mut closing: watch::Receiver<bool>,
 ) -> io::Result<()> {
+    // Both are waited for again and again: registered once, they cost nothing while nothing happens.
+    let mut closing = pin!(closing.wait_for(|closing| *closing));
+    let mut timer = Timer::new();
     let clock = Clock::new();
     let from = pass.from();
     let mut conn = Conn::new(id, pass, clock.now());
     let mut is_closing = false;
     let mut asking: Option<JoinHandle<Admission>> = None;
     let mut write = Vec::new();
+    let mut took = false;
     loop {
         conn.handle_buffer(&mut buffer, clock.now());
+        if core::mem::take(&mut took) {
+            // Or what was just left in their mailboxes is thrown out by what is read next.
+            others_first().await;
+        }
         if buffer.is_empty() {
             // An idle connection holds no room for what it once sent.
             buffer = BytesMut::new();
@@ -154,21 +158,22 @@ async fn relay(
         }
         let unsent = stream.has_unsent();
         let more = !unsent && conn.has_writes();
+        let reading = conn.is_reading();
+        timer.set(conn.poll_timeout(), clock.now());
         tokio::select! {
-            ready = stream.socket.readable(), if conn.is_reading() => {
+            ready = poll_fn(|context| stream.poll_ready(context, reading.then_some(&mut buffer))) => {
                 ready?;
-                tolerate(stream.read(&mut buffer))?;
+                took = !buffer.is_empty();
             }
-            ready = stream.socket.writable(), if unsent => ready?,
-            // Others on this core first, and what this client sends as well as what it is sent.
-            () = yield_now(), if more => {}
+            // What this client sends is taken as well as what it is sent.
+            () = others_first(), if more => {}
             () = poll_fn(|context| conn.poll_mail(context)), if !unsent && !more => {}
             admission = answer(&mut asking) => {
                 asking = None;
                 conn.handle_admission(admission, clock.now());
             }
-            () = sleep(conn.poll_timeout(), clock.now()) => conn.handle_timeout(clock.now()),
-            _ = closing.wait_for(|closing| *closing), if !is_closing => {
+            () = timer.fired() => conn.handle_timeout(clock.now()),
+            _ = &mut closing, if !is_closing => {
                 is_closing = true;
                 conn.say_restarting(RESTART_IN, RESTART_FOR);
             }
@@ -193,18 +198,46 @@ async fn answer(asking: &mut Option<JoinHandle<Admission>>) -> Admission {
     }
 }
 
-async fn sleep(deadline: Option<Deadline>, now: Instant) {
-    match deadline {
-        // One millisecond more: the timer is coarser than the machine's time, and must not wake too early.
-        Some(deadline) => tokio::time::sleep(deadline.at.since(now) + Duration::from_millis(1)).await,
-        None => pending().await,
-    }
+/// Lets the tasks that are ready on this core run.
+async fn others_first() {
+    let mut waited = false;
+    poll_fn(|context| {
+        if core::mem::replace(&mut waited, true) {
+            return Poll::Ready(());
+        }
+        // Unlike tokio's own, this asks the system for nothing: who was woken just now is what matters.
+        context.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
 }
 
-/// That a socket had nothing after all is no error.
-fn tolerate(read: io::Result<()>) -> io::Result<()> {
-    match read {
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
-        read => read,
+/// Fires at a deadline or before: one that moves away, as at every write, is found out when the timer fires.
+struct Timer {
+    sleep: Pin<Box<Sleep>>,
+    set_for: Option<Instant>,
+}
+
+impl Timer {
+    fn new() -> Self {
+        Self { sleep: Box::pin(tokio::time::sleep(Duration::ZERO)), set_for: None }
+    }
+
+    fn set(&mut self, deadline: Option<Deadline>, now: Instant) {
+        let Some(Deadline { at, .. }) = deadline else { return };
+        if self.set_for.is_none_or(|set_for| at < set_for) {
+            // One millisecond more: the timer is coarser than the machine's time, and must not wake too early.
+            let wait = at.since(now) + Duration::from_millis(1);
+            self.sleep.as_mut().reset(tokio::time::Instant::now() + wait);
+            self.set_for = Some(at);
+        }
+    }
+
+    async fn fired(&mut self) {
+        if self.set_for.is_none() {
+            return pending().await;
+        }
+        self.sleep.as_mut().await;
+        self.set_for = None;
     }
 }

@@ -38,6 +38,9 @@ use crate::{directory::ConnId, gate::Pass, hub::Hub, limits, stun};
 const USER_TIMEOUT: Duration = Duration::from_secs(15);
 /// And after this when nothing is. derper: 10 minutes.
 const KEEPALIVE: Duration = Duration::from_secs(600);
+/// Bytes that the kernel takes before it has sent the last ones: a few records, so that it does not run dry between two
+/// of our turns.
+const UNSENT_BYTES: u32 = 64 << 10;
 /// Connections that wait to be accepted.
 const BACKLOG: i32 = 4096;
 /// Pause after an accept that failed, as when files run out.
@@ -219,6 +222,8 @@ fn note_end(ended: Result<(), JoinError>) {
 fn prepare(socket: &TcpStream) -> io::Result<()> {
     socket.set_nodelay(true)?;
     let socket = SockRef::from(socket);
+    // What waits in the kernel can grow old there unseen; the mailbox drops what is too old.
+    socket.set_tcp_notsent_lowat(UNSENT_BYTES)?;
     socket.set_tcp_user_timeout(Some(USER_TIMEOUT))?;
     socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE))
 }
