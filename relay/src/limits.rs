@@ -7,9 +7,11 @@ use core::time::Duration;
 /// at the bound the oldest is dropped, counted.
 pub const MAIL_PACKETS: usize = 64;
 
-/// Bytes of packets that wait for one client: enough for [`MAIL_PACKETS`] of the largest that WireGuard sends, and for
-/// four of the largest that a frame can hold. At the bound the oldest are dropped, counted.
-pub const MAIL_BYTES: usize = 256 << 10;
+/// Bytes of packets that wait for one client: enough for [`MAIL_PACKETS`] of the largest that WireGuard sends, and for the
+/// megabyte that the stock prober sends at once in the largest frames there are. A packet keeps the buffer that it was
+/// read into, 32 KiB in the shell, so a sender who picks them well makes that 4 MiB; derper: 4 MiB too. At the bound the
+/// oldest are dropped, counted.
+pub const MAIL_BYTES: usize = 1 << 20;
 
 /// A packet that waited this long is dropped, counted: whoever sent it has sent it again.
 pub const MAIL_AGE: Duration = Duration::from_secs(2);

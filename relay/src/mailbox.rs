@@ -278,7 +278,7 @@ mod tests {
     #[test]
     fn bytes_are_bounded_too() {
         let (mut mailbox, stats) = (Mailbox::default(), Stats::default());
-        for _ in 0..5 {
+        for _ in 0..=limits::MAIL_BYTES / 65_536 {
             mailbox.put(letter(vec![0; 65_536]), &stats);
         }
         assert_eq!(stats.drops(DropReason::QueueHead), 1);
