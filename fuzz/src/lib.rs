@@ -15,6 +15,7 @@ pub mod control;
 pub mod ip;
 pub mod key;
 pub mod netcheck;
+pub mod relay;
 pub mod script;
 pub mod wireguard;
 
@@ -26,12 +27,14 @@ pub type Target = (&'static str, fn(&[u8]));
 
 /// All targets.
 pub const TARGETS: &[Target] = &[
+    ("derp_frames", relay::frames),
     ("icmp_echo", ip::echo),
     ("ip_packet", ip::packet),
     ("key_text", key::text),
     ("map_response", control::map_response),
     ("netcheck", netcheck::script),
     ("prefix_text", ip::prefix),
+    ("relay_clients", relay::clients),
     ("replay_window", wireguard::replay_window),
     ("routes", ip::routes),
     ("scenario", config::scenario),

@@ -24,7 +24,9 @@ pub enum Admission {
     Allowed,
     /// No.
     Refused,
-    /// Nobody answered, or not in a way that can be understood.
+    /// Somebody answered, but neither yes nor no: an error, or something else than a verdict.
+    Unclear,
+    /// Nobody answered.
     Unreachable,
 }
 
@@ -79,6 +81,8 @@ impl Admissions {
         let allowed = match admission {
             Admission::Allowed => true,
             Admission::Refused => false,
+            // derper refuses as well. What was known stays, for when nobody answers.
+            Admission::Unclear => return false,
             // Not remembered: the next one asks again.
             Admission::Unreachable => {
                 let known = self.known.get(&node);
@@ -129,6 +133,16 @@ mod tests {
         assert!(!admissions.handle_admission(NODE, Admission::Unreachable, hours(24)));
         admissions.handle_admission(NODE, Admission::Refused, START);
         assert!(!admissions.handle_admission(NODE, Admission::Unreachable, hours(1)));
+    }
+
+    #[test]
+    fn an_error_for_an_answer_refuses_and_changes_nothing() {
+        let mut admissions = Admissions::new(Policy::Ask);
+        admissions.handle_admission(NODE, Admission::Allowed, START);
+        let later = START + limits::ALLOWED_FOR;
+        assert!(!admissions.handle_admission(NODE, Admission::Unclear, later));
+        assert_eq!(admissions.verdict(&NODE, later), Verdict::Ask);
+        assert!(admissions.handle_admission(NODE, Admission::Unreachable, later));
     }
 
     #[test]

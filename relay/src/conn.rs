@@ -7,7 +7,6 @@
 #![deny(clippy::indexing_slicing, clippy::cast_possible_truncation)]
 
 use core::{
-    net::SocketAddr,
     task::{Context, Poll},
     time::Duration,
 };
@@ -35,6 +34,7 @@ use crate::{
     admission::{Admission, Verdict},
     bucket::Bucket,
     directory::{ConnId, Desk},
+    gate::Pass,
     greeting::{self, GreetingError},
     hub::{Hub, Rate},
     limits,
@@ -56,14 +56,14 @@ pub enum ConnOutput {
 /// One client's connection.
 pub struct Conn {
     id: ConnId,
-    from: SocketAddr,
+    pass: Pass,
     hub: Arc<Hub>,
     rng: Rng,
     phase: Phase,
     outputs: VecDeque<ConnOutput>,
     /// Frames of the relay itself that are not written yet.
     pending: Vec<u8>,
-    /// Since when a write is under way.
+    /// Since when a write is under way of which nothing more has gone.
     writing_since: Option<Instant>,
     /// The newest time seen: it never runs backwards.
     now: Instant,
@@ -81,7 +81,7 @@ struct Open {
     /// Desks that got a packet from here and will be told when this client leaves.
     reached: BTreeSet<ConnId>,
     not_here: Bucket,
-    rate: Option<Bucket>,
+    rate: Bucket,
     paused_until: Option<Instant>,
     keepalive_every: Duration,
     keepalive_at: Instant,
@@ -103,13 +103,14 @@ enum Step {
 impl Conn {
     /// A connection that was just taken in. The relay speaks first.
     #[must_use]
-    pub fn new(id: ConnId, from: SocketAddr, hub: Arc<Hub>, now: Instant) -> Self {
+    pub fn new(id: ConnId, pass: Pass, now: Instant) -> Self {
+        let hub = Arc::clone(pass.hub());
         hub.stats.accepts.add_one();
         let rng = hub.seed.stream("conn", id.0);
         let mut pending = Vec::new();
         Frame::ServerKey(hub.public).encode(&mut pending);
         let phase = Phase::Greeting { until: now + limits::GREETING };
-        Self { id, from, hub, rng, phase, outputs: VecDeque::new(), pending, writing_since: None, now }
+        Self { id, pass, hub, rng, phase, outputs: VecDeque::new(), pending, writing_since: None, now }
     }
 
     /// Takes whole frames off the front of `buffer`; what is left there is the beginning of the next one, or waits
@@ -119,7 +120,10 @@ impl Conn {
         while self.is_reading() {
             let (step, length) = match Frame::decode(buffer) {
                 Ok(Some((frame, length))) => (Step::of(&frame), length),
-                Ok(None) => break,
+                Ok(None) => {
+                    self.bound_partial(buffer.len());
+                    break;
+                }
                 Err(error) => {
                     self.close_malformed(error);
                     break;
@@ -140,6 +144,14 @@ impl Conn {
         }
         if let Phase::Asking { client, key, .. } = core::mem::replace(&mut self.phase, Phase::Closed) {
             self.open(client, &key, now);
+        }
+    }
+
+    /// The stream took some of the last write and has not taken all.
+    pub fn handle_progress(&mut self, now: Instant) {
+        let now = self.advance(now);
+        if let Some(since) = &mut self.writing_since {
+            *since = now;
         }
     }
 
@@ -274,9 +286,7 @@ impl Conn {
             return;
         }
         debug!(conn = self.id.0, reason = reason.label(), "closed");
-        if let Some(counter) = self.hub.stats.closes.get(reason as usize) {
-            counter.add_one();
-        }
+        self.hub.stats.note_close(reason);
         self.leave();
         self.outputs.push_back(ConnOutput::Close(reason));
     }
@@ -297,11 +307,12 @@ impl Conn {
         }
         let Phase::Open(open) = &mut self.phase else { return };
         if open.desk.is_passed_over() {
-            self.hub.directory.note_speaking(&open.desk);
+            let wakes = self.hub.directory.note_speaking(&open.desk, &self.hub.stats);
+            self.outputs.extend(wakes.into_iter().map(ConnOutput::Wake));
         }
-        if let (Some(rate), Some(bucket)) = (self.hub.rate, &mut open.rate) {
+        if let Some(rate) = self.hub.rate() {
             let charged = frame.len().saturating_sub(HEADER_BYTES).min(PACKET_BYTES + 32);
-            open.paused_until = bucket.charge(rate.time_for(charged as u64), now);
+            open.paused_until = open.rate.charge(rate.time_for(charged as u64), depth(rate), now);
             if open.paused_until.is_some() {
                 self.hub.stats.pauses.add_one();
             }
@@ -349,19 +360,18 @@ impl Conn {
     }
 
     fn open(&mut self, client: NodePublic, key: &BoxKey, now: Instant) {
-        debug!(conn = self.id.0, from = %self.from, ?client, "client is in");
+        debug!(conn = self.id.0, from = %self.pass.from(), ?client, "client is in");
         // Its answer goes before anything that others send it from now on: mail is written after what is pending.
         greeting::answer(key, &mut self.rng, &mut self.pending);
+        self.pass.note_greeted();
         let desk = Arc::new(Desk::new(self.id, client));
         self.hub.directory.join(&desk, &self.hub.stats);
         let keepalive_every = limits::KEEPALIVE + self.rng.duration_below(limits::KEEPALIVE_JITTER);
-        // A burst that no whole packet fits in would stop it for ever.
-        let depth = |rate: Rate| rate.time_for(rate.burst_bytes.max((PACKET_BYTES + 32) as u64));
         self.phase = Phase::Open(Box::new(Open {
             desk,
             reached: BTreeSet::new(),
-            not_here: Bucket::new(limits::NOT_HERE_EVERY * limits::NOT_HERE_BURST),
-            rate: self.hub.rate.map(|rate| Bucket::new(depth(rate))),
+            not_here: Bucket::FULL,
+            rate: Bucket::FULL,
             paused_until: None,
             keepalive_every,
             keepalive_at: now + keepalive_every,
@@ -383,7 +393,7 @@ impl Conn {
             trace!(conn = self.id.0, ?to, "nobody there");
             // Path discovery can use the news; others would find out in any case.
             if kind == Kind::Disco {
-                if open.not_here.take(limits::NOT_HERE_EVERY, now) {
+                if open.not_here.take(limits::NOT_HERE_EVERY, limits::NOT_HERE_EVERY * limits::NOT_HERE_BURST, now) {
                     stats.peer_gone_not_here.add_one();
                     open.desk.post_notice(to, PeerGoneReason::NotHere, stats);
                 } else {
@@ -413,6 +423,15 @@ impl Conn {
         }
     }
 
+    /// A frame that is not whole yet takes memory for as long as its sender likes.
+    fn bound_partial(&mut self, bytes: usize) {
+        match self.phase {
+            Phase::Greeting { .. } if bytes > limits::GREETING_BYTES => self.close(CloseReason::BadGreeting),
+            Phase::Open(_) if bytes > limits::PARTIAL_BYTES => self.close(CloseReason::Malformed),
+            Phase::Greeting { .. } | Phase::Asking { .. } | Phase::Open(_) | Phase::Closed => {}
+        }
+    }
+
     fn close_malformed(&mut self, error: FrameError) {
         debug!(conn = self.id.0, %error, "malformed");
         self.close(CloseReason::Malformed);
@@ -422,6 +441,11 @@ impl Conn {
         self.now = self.now.max(now);
         self.now
     }
+}
+
+/// What a burst is worth in time. One that no whole packet fits in would stop a client for ever.
+fn depth(rate: Rate) -> Duration {
+    rate.time_for(rate.burst_bytes.max((PACKET_BYTES + 32) as u64))
 }
 
 /// A driver that forgets a connection must not leave its desk behind.

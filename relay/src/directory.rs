@@ -16,7 +16,7 @@ use std::{
 use mesh_core::{derp::PeerGoneReason, key::NodePublic, lookup::Lookup, rng::Rng, time::Instant};
 
 use crate::{
-    mailbox::{Letter, Mailbox, Wake},
+    mailbox::{Health, Letter, Mailbox, Wake},
     stats::Stats,
 };
 
@@ -41,6 +41,9 @@ pub(crate) struct Presence {
     pub(crate) active: Arc<Desk>,
     /// Other connections of the same key, the newest last.
     pub(crate) others: Vec<Arc<Desk>>,
+    /// How often the word went from one of them to another, up to [`crate::limits::CLONE_TURNS`]: they are two nodes then, and
+    /// have been told.
+    pub(crate) turns: u32,
     /// Who got a packet from this key and is told when it is gone.
     pub(crate) reached: BTreeMap<ConnId, Weak<Desk>>,
 }
@@ -65,6 +68,11 @@ impl Desk {
     /// Leaves a notice, likewise.
     pub fn post_notice(&self, peer: NodePublic, reason: PeerGoneReason, stats: &Stats) -> Wake {
         self.with_waking(|mailbox| mailbox.put_notice(peer, reason, stats))
+    }
+
+    /// Leaves how the connection is, likewise.
+    pub fn post_health(&self, health: Health) -> Wake {
+        self.with_waking(|mailbox| mailbox.put_health(health))
     }
 
     /// Appends what waits to `out`, as frames, as much as one write holds.

@@ -1,7 +1,10 @@
 //! What all connections of one relay share, on however many cores they are.
 
 use core::{fmt, time::Duration};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{
+    Mutex, MutexGuard, PoisonError,
+    atomic::{AtomicU64, Ordering::Relaxed},
+};
 
 use mesh_core::{
     key::{NodePrivate, NodePublic},
@@ -12,6 +15,7 @@ use mesh_core::{
 use crate::{
     admission::{Admission, Admissions, Policy, Verdict},
     directory::Directory,
+    gate::Gate,
     greeting::Seen,
     stats::Stats,
 };
@@ -53,13 +57,15 @@ pub struct Hub {
     pub key: NodePrivate,
     /// Its public half.
     pub public: NodePublic,
-    /// How fast one client may send.
-    pub rate: Option<Rate>,
     /// Who is here.
     pub directory: Directory,
     /// What was counted.
     pub stats: Stats,
     pub(crate) seed: Seed,
+    /// Bytes a second; 0 is no bound. Read for each frame.
+    rate: AtomicU64,
+    burst: AtomicU64,
+    gate: Mutex<Gate>,
     admissions: Mutex<Admissions>,
     seen: Mutex<Seen>,
 }
@@ -69,16 +75,43 @@ impl Hub {
     #[must_use]
     pub fn new(config: Config) -> Self {
         let Config { key, policy, rate, seed } = config;
-        Self {
+        let hub = Self {
             public: key.public(),
             key,
-            rate,
             directory: Directory::new(&mut seed.stream("directory", 0)),
             stats: Stats::default(),
             seed,
+            rate: AtomicU64::new(0),
+            burst: AtomicU64::new(0),
+            gate: Mutex::default(),
             admissions: Mutex::new(Admissions::new(policy)),
             seen: Mutex::default(),
-        }
+        };
+        hub.set_rate(rate);
+        hub
+    }
+
+    /// How fast one client may send.
+    #[must_use]
+    pub fn rate(&self) -> Option<Rate> {
+        let bytes_per_second = self.rate.load(Relaxed);
+        (bytes_per_second > 0).then(|| Rate { bytes_per_second, burst_bytes: self.burst.load(Relaxed) })
+    }
+
+    /// From now on, also for clients that are here.
+    pub fn set_rate(&self, rate: Option<Rate>) {
+        self.burst.store(rate.map_or(0, |rate| rate.burst_bytes), Relaxed);
+        self.rate.store(rate.map_or(0, |rate| rate.bytes_per_second.max(1)), Relaxed);
+    }
+
+    /// How many connections there are, and how many of them have not let their client in.
+    #[must_use]
+    pub fn connections(&self) -> (usize, usize) {
+        self.gate().counts()
+    }
+
+    pub(crate) fn gate(&self) -> MutexGuard<'_, Gate> {
+        self.gate.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn verdict(&self, node: &NodePublic, now: Instant) -> Verdict {

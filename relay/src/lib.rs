@@ -7,6 +7,7 @@
 //! * [`conn::Conn`] is one client's stream: greeting, admission, frames in and out, keepalives, its rate.
 //! * [`directory::Directory`] says where letters for a key go; [`membership`] keeps it when clients come and go.
 //! * [`mailbox::Mailbox`] is what waits for one client, bounded by packets, bytes and age.
+//! * [`gate::Gate`] bounds how many there are, and how many of them from one source.
 //! * [`hub::Hub`] is what all connections share, on however many cores.
 //! * [`relay::Relay`] drives all of them as one machine.
 //!
@@ -16,6 +17,7 @@ pub mod admission;
 pub mod bucket;
 pub mod conn;
 pub mod directory;
+pub mod gate;
 pub mod greeting;
 pub mod hub;
 pub mod limits;

@@ -2,13 +2,16 @@
 
 use core::time::Duration;
 
-/// Packets that wait for one client, and as many disco messages apart from them. derper: 32 and 32. What is older is
-/// worth less, so at the bound the oldest is dropped, counted.
-pub const MAIL_PACKETS: usize = 32;
+/// Packets that wait for one client, and as many disco messages apart from them: what two reads of the shell can hold for
+/// it. derper: 32 and 32, and loses most of what it carries when it is offered too much. What is older is worth less, so
+/// at the bound the oldest is dropped, counted.
+pub const MAIL_PACKETS: usize = 64;
 
-/// Bytes of packets that wait for one client: enough for [`MAIL_PACKETS`] of the largest that WireGuard sends, and for
-/// four of the largest that a frame can hold. At the bound the oldest are dropped, counted.
-pub const MAIL_BYTES: usize = 256 << 10;
+/// Bytes of packets that wait for one client: enough for [`MAIL_PACKETS`] of the largest that WireGuard sends, and for the
+/// megabyte that the stock prober sends at once in the largest frames there are. A packet keeps the buffer that it was
+/// read into, 32 KiB in the shell, so a sender who picks them well makes that 4 MiB; derper: 4 MiB too. At the bound the
+/// oldest are dropped, counted.
+pub const MAIL_BYTES: usize = 1 << 20;
 
 /// A packet that waited this long is dropped, counted: whoever sent it has sent it again.
 pub const MAIL_AGE: Duration = Duration::from_secs(2);
@@ -20,11 +23,20 @@ pub const MAIL_NOTICES: usize = 128;
 /// What is written at once: the plaintext of one full TLS record. A frame that is longer goes alone.
 pub const WRITE_BYTES: usize = 16 << 10;
 
-/// A client that takes nothing of a write for this long is closed: its mailbox dropped everything worth having.
+/// A client that takes no byte of a write for this long is closed: its mailbox dropped everything worth having. One that
+/// takes some, however slowly, stays.
 pub const WRITE_STALL: Duration = Duration::from_secs(10);
 
 /// From the connection to the client's first frame. derper: 10 s. At the bound the connection is closed.
 pub const GREETING: Duration = Duration::from_secs(10);
+
+/// Bytes of a first frame that is not whole yet: stock clients send some 200, derper takes 256 KiB. At the bound the
+/// connection is closed.
+pub const GREETING_BYTES: usize = 16 << 10;
+
+/// Bytes of any later frame that is not whole yet: more than the longest packet takes. At the bound the connection is
+/// closed.
+pub const PARTIAL_BYTES: usize = 128 << 10;
 
 /// For a verdict on a client. derper: 5 s. At the bound it is refused.
 pub const ADMISSION: Duration = Duration::from_secs(5);
@@ -66,5 +78,21 @@ pub const GREETINGS_REMEMBERED: usize = 65_536;
 /// frame; a driver stops reading long before. At the bound the connection is closed.
 pub const UNREAD_BYTES: usize = (1 << 20) + (256 << 10);
 
-/// Connections that the machine holds at once. At the bound a new one is closed.
+/// Connections at once. At the bound a new one is closed, counted.
 pub const CONNECTIONS: usize = 100_000;
+
+/// Of them, those of one source: a tenth, so that ten sources have to join to keep others out, and enough for the nodes
+/// behind one large address translator. At the bound a new one is closed, counted.
+pub const CONNECTIONS_OF_SOURCE: usize = 10_000;
+
+/// Connections whose client is not in yet. Each lasts [`GREETING`] twice and [`ADMISSION`] at most; two cores finish some
+/// thousand handshakes a second. At the bound a new one is closed, counted.
+pub const UNGREETED: usize = 4_096;
+
+/// Of them, those of one source: a sixteenth. A whole site that comes back after a restart knocks again. At the bound a
+/// new one is closed, counted.
+pub const UNGREETED_OF_SOURCE: usize = 256;
+
+/// Times that the connections of one key take the word from each other before they are taken for two nodes with one key.
+/// A node whose network changed does so once.
+pub const CLONE_TURNS: u32 = 4;

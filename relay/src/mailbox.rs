@@ -1,6 +1,8 @@
-//! What waits for one client: notices, disco messages and packets, each in a small queue of its own.
+//! What waits for one client: notices, disco messages and packets, each in a small queue of its own, and how its
+//! connection is.
 //!
-//! The newest is worth most, so a full queue drops its oldest. Disco goes before packets: it is what finds a way around
+//! The newest is worth most, so a full queue drops its oldest: of the sender that has most in it, so that one who sends
+//! too much loses his own and not those of others. Disco goes before packets: it is what finds a way around
 //! the relay, and must get through while a transfer fills it. Packets are slices of the buffer they were read into;
 //! nothing is copied until it is written.
 
@@ -51,6 +53,7 @@ pub fn kind_of(packet: &[u8]) -> Kind {
 #[derive(Debug, Default)]
 pub struct Mailbox {
     notices: VecDeque<(NodePublic, PeerGoneReason)>,
+    health: Option<Health>,
     disco: VecDeque<Letter>,
     packets: VecDeque<Letter>,
     /// Bytes in `disco` and `packets`.
@@ -58,6 +61,28 @@ pub struct Mailbox {
     /// Somebody has been told that there is mail and has not emptied the box since.
     told: bool,
     waker: Option<Waker>,
+}
+
+/// How a client's connection is, when that is worth saying.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Health {
+    /// Another node uses the same key, and each gets some of the packets for both.
+    Cloned,
+    /// Well again.
+    Well,
+}
+
+impl Health {
+    /// As the client shows it; empty when all is well.
+    #[must_use]
+    pub const fn text(self) -> &'static str {
+        match self {
+            Self::Cloned => {
+                "another node uses the same node key at this relay, so packets get lost: sign one of them in anew"
+            }
+            Self::Well => "",
+        }
+    }
 }
 
 /// Whether the mailbox's owner must be woken.
@@ -79,12 +104,13 @@ impl Mailbox {
         };
         queue.push_back(letter);
         if queue.len() > limits::MAIL_PACKETS
-            && let Some(oldest) = queue.pop_front()
+            && let Some(oldest) = take_of_busiest(queue)
         {
             self.drop_letter(&oldest, DropReason::QueueHead, stats);
         }
         while self.bytes > limits::MAIL_BYTES {
-            let Some(oldest) = self.packets.pop_front().or_else(|| self.disco.pop_front()) else { break };
+            let queue = if self.packets.is_empty() { &mut self.disco } else { &mut self.packets };
+            let Some(oldest) = take_of_busiest(queue) else { break };
             self.drop_letter(&oldest, DropReason::QueueHead, stats);
         }
         self.tell()
@@ -100,8 +126,17 @@ impl Mailbox {
         self.tell()
     }
 
-    /// Appends frames to `out`: notices, disco, packets, as long as one write has room.
+    /// Puts in how the connection is; only the newest counts.
+    pub fn put_health(&mut self, health: Health) -> Wake {
+        self.health = Some(health);
+        self.tell()
+    }
+
+    /// Appends frames to `out`: health, notices, disco, packets, as long as one write has room.
     pub fn take(&mut self, out: &mut Vec<u8>, now: Instant, stats: &Stats) {
+        if let Some(health) = self.health.take() {
+            Frame::Health(health.text().as_bytes()).encode(out);
+        }
         while out.len() < limits::WRITE_BYTES
             && let Some((peer, reason)) = self.notices.pop_front()
         {
@@ -141,7 +176,7 @@ impl Mailbox {
     /// Whether nothing waits.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.notices.is_empty() && self.disco.is_empty() && self.packets.is_empty()
+        self.health.is_none() && self.notices.is_empty() && self.disco.is_empty() && self.packets.is_empty()
     }
 
     /// Keeps who is to be woken by the next letter.
@@ -166,6 +201,30 @@ impl Mailbox {
     }
 }
 
+/// Takes out the oldest letter of the sender that has most of them; of equal ones, of the one whose letter is oldest.
+fn take_of_busiest(queue: &mut VecDeque<Letter>) -> Option<Letter> {
+    let first = queue.front()?.from;
+    // One sender for all is the usual case, and then the answer is short.
+    if queue.iter().all(|letter| letter.from == first) {
+        return queue.pop_front();
+    }
+    let mut senders: Vec<(NodePublic, usize)> = Vec::new();
+    for letter in queue.iter() {
+        match senders.iter_mut().find(|(sender, _)| *sender == letter.from) {
+            Some((_, count)) => *count += 1,
+            None => senders.push((letter.from, 1)),
+        }
+    }
+    let (mut busiest, mut most) = (first, 0);
+    for (sender, count) in senders {
+        if count > most {
+            (busiest, most) = (sender, count);
+        }
+    }
+    let index = queue.iter().position(|letter| letter.from == busiest)?;
+    queue.remove(index)
+}
+
 #[cfg(test)]
 mod tests {
     use core::time::Duration;
@@ -188,20 +247,38 @@ mod tests {
     fn a_full_mailbox_drops_its_oldest_and_leaves_disco_alone() {
         let (mut mailbox, stats) = (Mailbox::default(), Stats::default());
         mailbox.put(letter(disco_packet()), &stats);
-        for number in 0..40 {
+        for number in 0..limits::MAIL_PACKETS as u8 + 8 {
             mailbox.put(letter(packet(number)), &stats);
         }
         let taken = taken(&mut mailbox, NOW, &stats);
-        assert_eq!(taken.len(), 33);
+        assert_eq!(taken.len(), 1 + limits::MAIL_PACKETS);
         assert_eq!(taken[0], disco_packet());
         assert_eq!(taken[1], packet(8));
         assert_eq!(stats.drops(DropReason::QueueHead), 8);
     }
 
     #[test]
+    fn who_sends_too_much_loses_his_own() {
+        let (mut mailbox, stats) = (Mailbox::default(), Stats::default());
+        let quiet = Letter { from: NodePublic::from_bytes([2; 32]), ..letter(packet(255)) };
+        mailbox.put(quiet.clone(), &stats);
+        for number in 0..200 {
+            mailbox.put(letter(packet(number)), &stats);
+            if number == 50 {
+                mailbox.put(quiet.clone(), &stats);
+            }
+        }
+        let taken = taken(&mut mailbox, NOW, &stats);
+        assert_eq!(taken.iter().filter(|packet| packet[0] == 255).count(), 2);
+        let dropped = 202 - limits::MAIL_PACKETS;
+        assert_eq!((taken.len(), stats.drops(DropReason::QueueHead)), (limits::MAIL_PACKETS, dropped as u64));
+        assert_eq!(taken.last(), Some(&packet(199)));
+    }
+
+    #[test]
     fn bytes_are_bounded_too() {
         let (mut mailbox, stats) = (Mailbox::default(), Stats::default());
-        for _ in 0..5 {
+        for _ in 0..=limits::MAIL_BYTES / 65_536 {
             mailbox.put(letter(vec![0; 65_536]), &stats);
         }
         assert_eq!(stats.drops(DropReason::QueueHead), 1);

@@ -1,7 +1,8 @@
 //! Who comes and goes, and who is told.
 //!
 //! A key may have several connections, as when a node's network changed and the old connection is not known to be dead
-//! yet. The newest is active and gets the letters; one that says something becomes active in its place. Peers that a key
+//! yet. The newest is active and gets the letters; one that says something becomes active in its place. When that goes to
+//! and fro, two nodes use one key, and both are told. Peers that a key
 //! has sent to are told that it is gone when its last connection leaves.
 
 use core::sync::atomic::Ordering::Relaxed;
@@ -15,7 +16,7 @@ use mesh_core::{derp::PeerGoneReason, key::NodePublic};
 use crate::{
     directory::{ConnId, Desk, Directory, Presence},
     limits,
-    mailbox::Wake,
+    mailbox::{Health, Wake},
     stats::Stats,
 };
 
@@ -30,21 +31,33 @@ impl Directory {
             before.passed_over.store(true, Relaxed);
             presence.others.push(before);
         } else {
-            let presence = Presence { active: Arc::clone(desk), others: Vec::new(), reached: BTreeMap::new() };
+            let presence =
+                Presence { active: Arc::clone(desk), others: Vec::new(), turns: 0, reached: BTreeMap::new() };
             keys.insert(desk.key, presence);
         }
     }
 
-    /// A connection that was passed over said something, so it is active again.
-    pub fn note_speaking(&self, desk: &Arc<Desk>) {
+    /// A connection that was passed over said something, so it is active again. Says which connections have mail about
+    /// that.
+    pub fn note_speaking(&self, desk: &Arc<Desk>, stats: &Stats) -> Vec<ConnId> {
         let mut keys = self.write();
-        let Some(presence) = keys.get_mut(&desk.key) else { return };
-        let Some(index) = presence.others.iter().position(|other| other.id == desk.id) else { return };
+        let Some(presence) = keys.get_mut(&desk.key) else { return Vec::new() };
+        let Some(index) = presence.others.iter().position(|other| other.id == desk.id) else { return Vec::new() };
         let speaking = presence.others.remove(index);
         speaking.passed_over.store(false, Relaxed);
         let before = core::mem::replace(&mut presence.active, speaking);
         before.passed_over.store(true, Relaxed);
         presence.others.push(before);
+        if presence.turns >= limits::CLONE_TURNS {
+            return Vec::new();
+        }
+        presence.turns += 1;
+        if presence.turns < limits::CLONE_TURNS {
+            return Vec::new();
+        }
+        stats.clones.add_one();
+        let all = presence.others.iter().chain([&presence.active]);
+        all.filter(|desk| desk.post_health(Health::Cloned) == Wake::Needed).map(|desk| desk.id).collect()
     }
 
     /// `to` got a packet of `from` and is told when `from` is gone.
@@ -69,19 +82,16 @@ impl Directory {
         let gone = {
             let mut keys = self.write();
             let Some(presence) = keys.get_mut(&desk.key) else { return Vec::new() };
-            if presence.active.id == desk.id {
-                match presence.others.pop() {
-                    Some(next) => {
-                        next.passed_over.store(false, Relaxed);
-                        presence.active = next;
-                        return Vec::new();
-                    }
-                    None => keys.remove(&desk.key),
-                }
-            } else {
+            if presence.active.id != desk.id {
                 presence.others.retain(|other| other.id != desk.id);
-                None
+                return presence.note_fewer();
             }
+            if let Some(next) = presence.others.pop() {
+                next.passed_over.store(false, Relaxed);
+                presence.active = next;
+                return presence.note_fewer();
+            }
+            keys.remove(&desk.key)
         };
         let reached = gone.map(|presence| presence.reached).unwrap_or_default();
         let tell = |desk: &Arc<Desk>, peer: NodePublic| {
@@ -94,6 +104,17 @@ impl Directory {
             .filter(|other| tell(other, desk.key))
             .map(|other| other.id)
             .collect()
+    }
+}
+
+impl Presence {
+    /// One that is alone again is well.
+    fn note_fewer(&mut self) -> Vec<ConnId> {
+        if !self.others.is_empty() || core::mem::take(&mut self.turns) < limits::CLONE_TURNS {
+            return Vec::new();
+        }
+        let wake = self.active.post_health(Health::Well);
+        if wake == Wake::Needed { vec![self.active.id] } else { Vec::new() }
     }
 }
 
@@ -112,7 +133,7 @@ mod tests {
         assert_eq!(active(&directory, 1), Some(2));
         assert!(first.is_passed_over() && !second.is_passed_over());
 
-        directory.note_speaking(&first);
+        assert_eq!(directory.note_speaking(&first, &stats), []);
         assert_eq!(active(&directory, 1), Some(1));
         assert!(!first.is_passed_over() && second.is_passed_over());
 
@@ -120,6 +141,23 @@ mod tests {
         assert_eq!(active(&directory, 1), Some(2));
         assert_eq!(directory.leave(&second, &stats), []);
         assert_eq!(active(&directory, 1), None);
+    }
+
+    #[test]
+    fn two_nodes_with_one_key_are_told_and_the_one_that_is_left_is_well() {
+        let (directory, stats) = empty();
+        let (first, second) = (desk(1, 1), desk(2, 1));
+        directory.join(&first, &stats);
+        directory.join(&second, &stats);
+        for turn in 1..=limits::CLONE_TURNS + 1 {
+            let speaking = if turn % 2 == 1 { &first } else { &second };
+            let wakes = directory.note_speaking(speaking, &stats);
+            assert_eq!(wakes.len(), if turn == limits::CLONE_TURNS { 2 } else { 0 });
+        }
+        assert_eq!((health(&first), health(&second)), (Health::Cloned.text().into(), Health::Cloned.text().into()));
+        assert_eq!(directory.leave(&second, &stats), [ConnId(1)]);
+        assert_eq!(health(&first), "");
+        assert_eq!(stats.clones.get(), 1);
     }
 
     #[test]
@@ -151,6 +189,13 @@ mod tests {
         drop(other);
         assert_eq!(directory.leave(&first, &stats), []);
         assert!(directory.is_empty());
+    }
+
+    fn health(desk: &Desk) -> String {
+        let mut out = Vec::new();
+        desk.take(&mut out, Instant::ZERO, &Stats::default());
+        let Ok(Some((Frame::Health(text), _))) = Frame::decode(&out) else { panic!("no health: {out:?}") };
+        String::from_utf8(text.to_vec()).unwrap()
     }
 
     fn empty() -> (Directory, Stats) {

@@ -22,6 +22,7 @@ use crate::{
     admission::Admission,
     conn::{Conn, ConnOutput},
     directory::ConnId,
+    gate::Pass,
     hub::{Config, Hub},
     limits,
     stats::{CloseReason, Stats},
@@ -47,6 +48,11 @@ pub enum Input<'a> {
     },
     /// The last [`Output::Write`] has gone into the stream and there is room for another.
     Writable {
+        /// Of which.
+        conn: ConnId,
+    },
+    /// Some of the last [`Output::Write`] has gone into the stream, not all of it.
+    Progress {
         /// Of which.
         conn: ConnId,
     },
@@ -163,14 +169,13 @@ impl Relay {
         if self.conns.contains_key(&id) {
             return;
         }
-        let conn = Conn::new(id, from, Arc::clone(&self.hub), self.now);
+        let pass = match Pass::new(Arc::clone(&self.hub), from) {
+            Ok(pass) => pass,
+            Err(reason) => return self.outputs.push_back(Output::Close { conn: id, reason }),
+        };
+        let conn = Conn::new(id, pass, self.now);
         self.conns.insert(id, Client { conn, unread: BytesMut::new(), paused: false, writing: false });
-        let full = self.conns.len() > limits::CONNECTIONS;
-        self.with(id, |client, _| {
-            if full {
-                client.conn.close(CloseReason::Full);
-            }
-        });
+        self.with(id, |_, _| {});
     }
 
     /// Does something to a connection and carries out what follows from it, there and at those it woke.
@@ -228,6 +233,7 @@ impl Machine for Relay {
                 client.writing = false;
                 client.conn.handle_written(now);
             }),
+            Input::Progress { conn } => self.with(conn, |client, now| client.conn.handle_progress(now)),
             Input::Closed { conn } => self.with(conn, |client, _| client.conn.handle_closed()),
             Input::Datagram { from, payload } => {
                 if let Some(payload) = stun::answer(payload, from, &self.hub.stats) {

@@ -99,11 +99,15 @@ pub enum CloseReason {
     Flooded,
     /// The relay holds as many connections as it may.
     Full,
+    /// It holds as many as it may whose client is not in yet.
+    Crowded,
+    /// It holds as many as it may from one source.
+    SourceFull,
 }
 
 impl CloseReason {
     /// All, in order of their index.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 11] = [
         Self::GreetingTimeout,
         Self::BadGreeting,
         Self::Replayed,
@@ -113,6 +117,8 @@ impl CloseReason {
         Self::Stalled,
         Self::Flooded,
         Self::Full,
+        Self::Crowded,
+        Self::SourceFull,
     ];
 
     /// As metrics and logs name it.
@@ -128,6 +134,8 @@ impl CloseReason {
             Self::Stalled => "stalled",
             Self::Flooded => "flooded",
             Self::Full => "full",
+            Self::Crowded => "crowded",
+            Self::SourceFull => "source_full",
         }
     }
 }
@@ -161,6 +169,8 @@ pub struct Stats {
     pub peer_gone_disconnected: Counter,
     /// "Not here" notices that were queued.
     pub peer_gone_not_here: Counter,
+    /// Keys that more than one node was found to use.
+    pub clones: Counter,
     /// Notices that a full mailbox or a rate limit left out.
     pub notices_left_out: Counter,
     /// Frames of a type that is not known, or that a client has no reason to send, skipped.
@@ -196,6 +206,11 @@ impl Stats {
         self.packets_dropped[reason as usize].iter().map(Counter::get).sum()
     }
 
+    /// Counts a connection that the relay closed, or did not take.
+    pub fn note_close(&self, reason: CloseReason) {
+        self.closes[reason as usize].add_one();
+    }
+
     /// How many connections the relay closed for this reason.
     #[must_use]
     pub fn closed(&self, reason: CloseReason) -> u64 {
@@ -222,6 +237,7 @@ impl Stats {
             ("keepalives_total", &self.keepalives),
             ("peer_gone_disconnected_frames_total", &self.peer_gone_disconnected),
             ("peer_gone_not_here_frames_total", &self.peer_gone_not_here),
+            ("cloned_keys_total", &self.clones),
             ("notices_left_out_total", &self.notices_left_out),
             ("unknown_frames_total", &self.unknown_frames),
             ("home_moves_in_total", &self.home_moves_in),

@@ -85,6 +85,20 @@ fn frames_that_are_not_known_are_skipped() {
 }
 
 #[test]
+fn a_frame_that_never_ends_takes_little_room() {
+    let mut lab = Lab::with_clients(1);
+    let never = [&[0x77, 0, 0x0f, 0, 0][..], &vec![0; limits::PARTIAL_BYTES - 5]].concat();
+    lab.send(1, &never);
+    assert_eq!(lab.closed(1), None);
+    lab.send(1, &[0]);
+    assert_eq!(lab.closed(1), Some(CloseReason::Malformed));
+
+    lab.accept(2);
+    lab.send(2, &never[..=limits::GREETING_BYTES]);
+    assert_eq!(lab.closed(2), Some(CloseReason::BadGreeting));
+}
+
+#[test]
 fn a_first_frame_out_of_order_closes() {
     for frame in [Frame::SendPacket { to: key(2), packet: b"x" }, Frame::Ping([0; 8]), Frame::KeepAlive] {
         let mut lab = Lab::open();
@@ -181,7 +195,8 @@ fn a_slow_reader_loses_its_oldest_packets_and_delays_nobody() {
     // One was written before the stream was full.
     assert_eq!(heard.len(), 1 + limits::MAIL_PACKETS);
     assert_eq!(heard.last(), Some(&Said::Packet(1, vec![99; 1000])));
-    assert_eq!(lab.relay.stats().drops(DropReason::QueueHead), 67);
+    let lost = 99 - limits::MAIL_PACKETS as u64;
+    assert_eq!(lab.relay.stats().drops(DropReason::QueueHead), lost);
 }
 
 #[test]
@@ -194,6 +209,55 @@ fn who_never_reads_is_closed_and_the_others_are_told() {
     lab.pass(limits::WRITE_STALL);
     assert_eq!(lab.closed(2), Some(CloseReason::Stalled));
     assert_eq!(lab.heard(1), [Said::Gone(2, PeerGoneReason::Disconnected)]);
+}
+
+#[test]
+fn who_reads_slowly_stays_and_who_stops_is_closed() {
+    let mut lab = Lab::with_clients(2);
+    lab.hold(2);
+    lab.send_packet(1, 2, b"y");
+    for _ in 0..10 {
+        lab.pass(limits::WRITE_STALL - Duration::from_secs(1));
+        lab.input(Input::Progress { conn: ConnId(2) });
+    }
+    assert_eq!(lab.closed(2), None);
+    lab.pass(limits::WRITE_STALL - Duration::from_secs(1));
+    assert_eq!(lab.closed(2), None);
+    lab.pass(Duration::from_secs(1));
+    assert_eq!(lab.closed(2), Some(CloseReason::Stalled));
+}
+
+#[test]
+fn two_nodes_with_one_key_hear_of_it() {
+    let mut lab = Lab::with_clients(1);
+    lab.accept(11);
+    lab.send(11, &greeting(1, 1));
+    assert_eq!(lab.heard(11), [Said::ServerKey, Said::ServerInfo]);
+    for _ in 0..limits::CLONE_TURNS {
+        lab.send_frame(1, &Frame::NotePreferred(true));
+        lab.send_frame(11, &Frame::NotePreferred(true));
+    }
+    let told = |heard: Vec<Said>| matches!(&heard[..], [Said::Health(text)] if text.contains("same node key"));
+    assert!(told(lab.heard(1)) && told(lab.heard(11)));
+    lab.end(1);
+    assert_eq!(lab.heard(11), [Said::Health(String::new())]);
+}
+
+#[test]
+fn one_source_cannot_fill_the_door() {
+    let mut lab = Lab::open();
+    let full = limits::UNGREETED_OF_SOURCE as u64;
+    for id in 0..=full {
+        lab.accept(1000 + id);
+    }
+    assert_eq!(lab.closed(1000 + full), Some(CloseReason::SourceFull));
+    assert_eq!(lab.closed(1000), None);
+    lab.input(Input::Accepted { conn: ConnId(2), from: address(2) });
+    lab.send(2, &greeting(2, 0));
+    assert_eq!(lab.heard(2), [Said::ServerKey, Said::ServerInfo]);
+    lab.end(1000);
+    lab.accept(3000);
+    assert_eq!(lab.closed(3000), None);
 }
 
 #[test]

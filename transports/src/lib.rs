@@ -13,6 +13,7 @@
 //! * [`tun`]: IP packets from and to the host
 //! * [`entropy`]: the seed of everything random
 //! * [`host`]: makes addresses, routes and rules look as [`mesh_core::node::HostConfig`] says, and watches the underlay
+//! * [`notify`]: tells systemd when a daemon is ready and when it ends
 //!
 //! Left to the caller: threads, loops, budgets, and what to do about errors. Unsafe code lives here only, each
 //! piece in the smallest function that can hold it. Linux only in this form.
@@ -23,6 +24,7 @@ pub mod derp;
 pub mod entropy;
 pub mod fetch;
 pub mod host;
+pub mod notify;
 pub mod resolve;
 mod stream;
 pub mod tun;

@@ -7,7 +7,6 @@ pub mod basic;
 pub mod config;
 pub(crate) mod map_file;
 mod network;
-mod notify;
 pub(crate) mod peers;
 mod signals;
 pub(crate) mod source;
@@ -25,6 +24,7 @@ use transports::{
     derp::RelayCounts,
     entropy,
     host::{HostError, HostLink, LinkMonitor},
+    notify,
     tun::{LinuxTun, OpenError},
     udp::SendCounts,
 };

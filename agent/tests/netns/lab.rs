@@ -23,6 +23,10 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 
+/// Stock clients and a stock server.
+#[path = "../peers/peers.rs"]
+pub mod peers;
+
 /// How long a command may take that is expected to end.
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(90);
 

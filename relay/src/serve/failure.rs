@@ -1,6 +1,8 @@
 //! Why the program ends, in the forms that scripts rely on.
 
-use std::process::ExitCode;
+use std::{io::Write, process::ExitCode};
+
+use clap::error::ErrorKind;
 
 /// Exit codes of all programs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,28 +23,54 @@ pub(super) struct Failure {
     exit: Exit,
     code: &'static str,
     message: String,
-    hint: &'static str,
+    hint: String,
 }
 
 impl Failure {
     pub(super) fn new(exit: Exit, code: &'static str, message: impl Into<String>) -> Self {
-        Self { exit, code, message: message.into(), hint: "see mesh-relay --help" }
+        Self { exit, code, message: message.into(), hint: "see mesh-relay --help".to_owned() }
     }
 
-    pub(super) fn hint(mut self, hint: &'static str) -> Self {
-        self.hint = hint;
+    pub(super) fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = hint.into();
         self
     }
 
+    /// What clap says about arguments. Help and version are no failures: they are printed, and the answer is `None`.
+    pub(super) fn of_arguments(error: &clap::Error) -> Option<Self> {
+        if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
+            // Whoever reads may have closed the pipe.
+            let _ = error.print();
+            return None;
+        }
+        Some(Self::new(Exit::Usage, "usage", Self::sentence(error)))
+    }
+
+    /// What clap says, in one sentence.
+    pub(super) fn sentence(error: &clap::Error) -> String {
+        let text = error.to_string();
+        let mut lines = text.lines().take_while(|line| !line.is_empty()).map(str::trim);
+        let first = lines.next().unwrap_or_default();
+        match first.strip_prefix("error: ") {
+            Some(first) => lines.fold(first.to_owned(), |message, line| message + " " + line),
+            // Without a verb clap shows its help instead of a sentence.
+            None => "no verb was given".to_owned(),
+        }
+    }
+
+    pub(super) fn message(&self) -> &str {
+        &self.message
+    }
+
     /// Says it and returns the exit code.
-    #[expect(clippy::print_stderr, clippy::print_stdout, reason = "the one sentence that a failure owes")]
     pub(super) fn report(&self, json: bool) -> ExitCode {
-        eprintln!("mesh-relay: {}; {}", self.message, self.hint);
+        // Whoever reads may have closed the pipes; the exit code says enough.
+        let _ = writeln!(std::io::stderr(), "mesh-relay: {}; {}", self.message, self.hint);
         if json {
             let error = serde_json::json!({
                 "error": { "code": self.code, "message": self.message, "hint": self.hint }
             });
-            println!("{error}");
+            let _ = writeln!(std::io::stdout(), "{error}");
         }
         ExitCode::from(self.exit as u8)
     }

@@ -1,7 +1,8 @@
 //! What a relay keeps in its state directory: its key, and the certificate that clients pin.
 //!
 //! Both are made once. Clients are told the hash of the certificate in their DERP map, so another certificate would lock
-//! them all out until the map has changed.
+//! them all out until the map has changed. So it is never replaced here: one that is for another host is refused, and
+//! whoever runs the relay decides which of the two is wrong.
 #![allow(clippy::disallowed_types, clippy::disallowed_methods, reason = "shell")]
 
 use std::{
@@ -15,8 +16,11 @@ use std::{
 use data_encoding::HEXLOWER;
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, KeyPair, PKCS_ED25519, SerialNumber, date_time_ymd};
 use rustls::{
-    ServerConfig,
-    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
+    CipherSuite, ServerConfig,
+    client::verify_server_name,
+    crypto::{CryptoProvider, ring::Ticketer},
+    pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject},
+    server::ParsedCertificate,
 };
 
 use mesh_core::key::{NodePrivate, NodePublic};
@@ -37,7 +41,17 @@ impl Certificate {
     }
 
     /// Reads a certificate chain and its key that somebody else takes care of.
-    pub(super) fn read(chain: &Path, key: &Path) -> Result<Self, Failure> {
+    pub(super) fn read(chain: &Path, key: &Path, host: &str) -> Result<Self, Failure> {
+        let certificate = Self::read_files(chain, key)?;
+        if certificate.is_for(host) {
+            return Ok(certificate);
+        }
+        let message = format!("the certificate in {} is not for \"{host}\"", chain.display());
+        Err(Failure::new(Exit::Usage, "wrong-certificate", message)
+            .hint("give the name that is in it with --host, or a certificate for this one"))
+    }
+
+    fn read_files(chain: &Path, key: &Path) -> Result<Self, Failure> {
         let wrong = |path: &Path, error: &dyn std::fmt::Display| {
             Failure::new(Exit::Usage, "bad-certificate", format!("cannot read {}: {error}", path.display()))
         };
@@ -54,14 +68,33 @@ impl Certificate {
     /// The self-signed certificate of the state directory; made when there is none.
     pub(super) fn load_or_make(state_dir: &Path, host: &str) -> Result<Self, Failure> {
         let (chain, key) = (state_dir.join("relay.crt"), state_dir.join("relay.pem"));
-        if !chain.exists() || !key.exists() {
+        fs::create_dir_all(state_dir).map_err(|error| cannot(state_dir, &error))?;
+        // The key is written first: where there is no certificate, no client can have pinned one.
+        if !chain.exists() {
             let (chain_text, key_text) = make(host).map_err(|error| {
                 Failure::new(Exit::Usage, "bad-host", format!("cannot make a certificate for \"{host}\": {error}"))
             })?;
             write_secret(&key, &key_text)?;
             write_secret(&chain, &chain_text)?;
         }
-        Self::read(&chain, &key)
+        let certificate = Self::read_files(&chain, &key)?;
+        if certificate.is_for(host) {
+            return Ok(certificate);
+        }
+        let message = format!("the certificate in {} was made for another host than \"{host}\"", chain.display());
+        Err(Failure::new(Exit::Usage, "wrong-certificate", message).hint(format!(
+            "give the former --host, or remove {} and {} for a new one and put what mesh-relay derp-map prints then into \
+             every DERP map, for clients pin the old one",
+            chain.display(),
+            key.display()
+        )))
+    }
+
+    /// Whether clients that connect to `host` find that name in it.
+    fn is_for(&self, host: &str) -> bool {
+        let Some(leaf) = self.chain.first() else { return false };
+        let (leaf, name) = (ParsedCertificate::try_from(leaf), ServerName::try_from(host));
+        leaf.is_ok_and(|leaf| name.is_ok_and(|name| verify_server_name(&leaf, &name).is_ok()))
     }
 
     /// The TLS configuration, with one more certificate behind the chain that tells clients the relay's key, so that
@@ -71,15 +104,25 @@ impl Certificate {
             Failure::new(Exit::Usage, "bad-certificate", format!("the certificate cannot be used: {error}"))
         };
         self.chain.push(announcement(relay).map_err(|error| wrong(&error))?);
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let config = ServerConfig::builder_with_provider(provider)
+        let mut config = ServerConfig::builder_with_provider(Arc::new(provider()))
             .with_safe_default_protocol_versions()
             .map_err(|error| wrong(&error))?
             .with_no_client_auth()
             .with_single_cert(self.chain, self.key)
             .map_err(|error| wrong(&error))?;
+        // Tickets that a client keeps cost the relay nothing. Stock clients take none, and one is enough for others.
+        config.ticketer = Ticketer::new().map_err(|error| wrong(&error))?;
+        config.send_tls13_tickets = 1;
         Ok(Arc::new(config))
     }
+}
+
+/// ring's cipher suites without TLS 1.3's AES-256: every client has AES-128, which costs a quarter less here where most of
+/// the work is done. Whether it is that or ChaCha20 is left to the client, which knows its own hardware.
+fn provider() -> CryptoProvider {
+    let mut provider = rustls::crypto::ring::default_provider();
+    provider.cipher_suites.retain(|suite| suite.suite() != CipherSuite::TLS13_AES_256_GCM_SHA384);
+    provider
 }
 
 /// The relay's key; made when there is none.

@@ -5,53 +5,64 @@ use std::{
     future::{pending, poll_fn},
     io,
     net::SocketAddr,
+    pin::{Pin, pin},
     sync::Arc,
+    task::Poll,
     time::Duration,
 };
 
 use bytes::{Buf, BytesMut};
-use rustls::ServerConfig;
-use tokio::{net::TcpStream, sync::watch, task::JoinHandle, time::timeout};
+use tokio::{
+    net::TcpStream,
+    sync::watch,
+    task::JoinHandle,
+    time::{Sleep, timeout},
+};
 use tracing::{debug, trace};
 
-use mesh_core::{machine::Deadline, time::Instant};
+use mesh_core::{key::NodePublic, machine::Deadline, time::Instant};
 use transports::clock::Clock;
 
 use super::{
     http::{self, Request},
+    listen::Shop,
     stream::Stream,
-    verify::Verifier,
 };
 use crate::{
     admission::Admission,
     conn::{Conn, ConnOutput},
     directory::ConnId,
-    hub::Hub,
+    gate::Pass,
     limits,
+    stats::CloseReason,
 };
 
 /// What clients are told at a restart: come back after this, and try for this long.
 const RESTART_IN: Duration = Duration::from_secs(1);
-const RESTART_FOR: Duration = Duration::from_secs(60);
+const RESTART_FOR: Duration = Duration::from_secs(5);
 
-/// What every connection of a daemon needs.
-pub(super) struct Shop {
-    pub(super) hub: Arc<Hub>,
-    pub(super) tls: Option<Arc<ServerConfig>>,
-    pub(super) verifier: Option<Verifier>,
-    /// Becomes true when the daemon ends.
-    pub(super) closing: watch::Receiver<bool>,
-}
-
-/// Serves one connection to its end.
-pub(super) async fn serve(socket: TcpStream, from: SocketAddr, id: ConnId, shop: Arc<Shop>) {
+/// Serves one connection to its end; `closing` becomes true when the daemon ends.
+pub(super) async fn serve(
+    socket: TcpStream,
+    pass: Pass,
+    id: ConnId,
+    shop: Arc<Shop>,
+    mut closing: watch::Receiver<bool>,
+) {
+    let from = pass.from();
     let served = async {
-        let mut stream = Stream::new(socket, shop.tls.as_ref())?;
+        let mut stream = Stream::new(socket, shop.tls().as_ref())?;
         let mut buffer = BytesMut::new();
-        let Ok(upgraded) = timeout(limits::GREETING, upgrade(&mut stream, &mut buffer, &shop)).await else {
+        let upgraded = tokio::select! {
+            upgraded = timeout(limits::GREETING, upgrade(&mut stream, &mut buffer, &shop)) => upgraded,
+            // Who is not in yet need not hear of a restart.
+            _ = closing.wait_for(|closing| *closing) => return Ok(()),
+        };
+        let Ok(upgraded) = upgraded else {
+            shop.hub.stats.note_close(CloseReason::GreetingTimeout);
             return Err(io::ErrorKind::TimedOut.into());
         };
-        if upgraded? { relay(stream, buffer, from, id, &shop).await } else { Ok(()) }
+        if upgraded? { relay(stream, buffer, pass, id, &shop, closing).await } else { Ok(()) }
     };
     if let Err(error) = served.await {
         trace!(conn = id.0, %from, %error, "connection ended");
@@ -72,19 +83,13 @@ async fn upgrade(stream: &mut Stream, buffer: &mut BytesMut, shop: &Shop) -> io:
                 Request::Answer(answer) => break (answer, false),
             }
         }
-        tokio::select! {
-            ready = stream.socket.readable() => {
-                ready?;
-                tolerate(stream.read(buffer))?;
-            }
-            ready = stream.socket.writable(), if stream.has_unsent() => ready?,
-        }
+        poll_fn(|context| stream.poll_ready(context, Some(&mut *buffer))).await?;
     };
     stream.push(answer.as_bytes())?;
     stream.flush()?;
     if !upgraded {
         while stream.has_unsent() {
-            stream.socket.writable().await?;
+            poll_fn(|context| stream.poll_ready(context, None)).await?;
             stream.flush()?;
         }
         stream.say_end();
@@ -92,15 +97,34 @@ async fn upgrade(stream: &mut Stream, buffer: &mut BytesMut, shop: &Shop) -> io:
     Ok(upgraded)
 }
 
-async fn relay(mut stream: Stream, mut buffer: BytesMut, from: SocketAddr, id: ConnId, shop: &Shop) -> io::Result<()> {
+async fn relay(
+    mut stream: Stream,
+    mut buffer: BytesMut,
+    pass: Pass,
+    id: ConnId,
+    shop: &Shop,
+    mut closing: watch::Receiver<bool>,
+) -> io::Result<()> {
+    // Both are waited for again and again: registered once, they cost nothing while nothing happens.
+    let mut closing = pin!(closing.wait_for(|closing| *closing));
+    let mut timer = Timer::new();
     let clock = Clock::new();
-    let mut conn = Conn::new(id, from, Arc::clone(&shop.hub), clock.now());
-    let mut closing = shop.closing.clone();
+    let from = pass.from();
+    let mut conn = Conn::new(id, pass, clock.now());
     let mut is_closing = false;
     let mut asking: Option<JoinHandle<Admission>> = None;
     let mut write = Vec::new();
+    let mut took = false;
     loop {
         conn.handle_buffer(&mut buffer, clock.now());
+        if core::mem::take(&mut took) {
+            // Or what was just left in their mailboxes is thrown out by what is read next.
+            others_first().await;
+        }
+        if buffer.is_empty() {
+            // An idle connection holds no room for what it once sent.
+            buffer = BytesMut::new();
+        }
         while let Some(output) = conn.poll_output() {
             match output {
                 // Its task waits for its mail and has been woken.
@@ -120,33 +144,36 @@ async fn relay(mut stream: Stream, mut buffer: BytesMut, from: SocketAddr, id: C
             // An idle connection holds no room for a burst it once got.
             write = Vec::new();
         }
-        stream.flush()?;
-        if !stream.has_unsent() {
-            conn.handle_written(clock.now());
-            if conn.has_writes() {
-                // Others on this core first.
-                tokio::task::yield_now().await;
-                continue;
+        let progress = stream.flush()?;
+        if stream.has_unsent() {
+            if progress {
+                conn.handle_progress(clock.now());
             }
-            if is_closing {
+        } else {
+            conn.handle_written(clock.now());
+            if is_closing && !conn.has_writes() {
                 stream.say_end();
                 return Ok(());
             }
         }
         let unsent = stream.has_unsent();
+        let more = !unsent && conn.has_writes();
+        let reading = conn.is_reading();
+        timer.set(conn.poll_timeout(), clock.now());
         tokio::select! {
-            ready = stream.socket.readable(), if conn.is_reading() => {
+            ready = poll_fn(|context| stream.poll_ready(context, reading.then_some(&mut buffer))) => {
                 ready?;
-                tolerate(stream.read(&mut buffer))?;
+                took = !buffer.is_empty();
             }
-            ready = stream.socket.writable(), if unsent => ready?,
-            () = poll_fn(|context| conn.poll_mail(context)), if !unsent => {}
+            // What this client sends is taken as well as what it is sent.
+            () = others_first(), if more => {}
+            () = poll_fn(|context| conn.poll_mail(context)), if !unsent && !more => {}
             admission = answer(&mut asking) => {
                 asking = None;
                 conn.handle_admission(admission, clock.now());
             }
-            () = sleep(conn.poll_timeout(), clock.now()) => conn.handle_timeout(clock.now()),
-            _ = closing.changed(), if !is_closing => {
+            () = timer.fired() => conn.handle_timeout(clock.now()),
+            _ = &mut closing, if !is_closing => {
                 is_closing = true;
                 conn.say_restarting(RESTART_IN, RESTART_FOR);
             }
@@ -154,7 +181,7 @@ async fn relay(mut stream: Stream, mut buffer: BytesMut, from: SocketAddr, id: C
     }
 }
 
-fn ask(shop: &Shop, node: mesh_core::key::NodePublic, from: SocketAddr) -> JoinHandle<Admission> {
+fn ask(shop: &Shop, node: NodePublic, from: SocketAddr) -> JoinHandle<Admission> {
     let verifier = shop.verifier.clone();
     tokio::spawn(async move {
         match verifier {
@@ -171,18 +198,46 @@ async fn answer(asking: &mut Option<JoinHandle<Admission>>) -> Admission {
     }
 }
 
-async fn sleep(deadline: Option<Deadline>, now: Instant) {
-    match deadline {
-        // One millisecond more: the timer is coarser than the machine's time, and must not wake too early.
-        Some(deadline) => tokio::time::sleep(deadline.at.since(now) + Duration::from_millis(1)).await,
-        None => pending().await,
-    }
+/// Lets the tasks that are ready on this core run.
+async fn others_first() {
+    let mut waited = false;
+    poll_fn(|context| {
+        if core::mem::replace(&mut waited, true) {
+            return Poll::Ready(());
+        }
+        // Unlike tokio's own, this asks the system for nothing: who was woken just now is what matters.
+        context.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
 }
 
-/// That a socket had nothing after all is no error.
-fn tolerate(read: io::Result<()>) -> io::Result<()> {
-    match read {
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
-        read => read,
+/// Fires at a deadline or before: one that moves away, as at every write, is found out when the timer fires.
+struct Timer {
+    sleep: Pin<Box<Sleep>>,
+    set_for: Option<Instant>,
+}
+
+impl Timer {
+    fn new() -> Self {
+        Self { sleep: Box::pin(tokio::time::sleep(Duration::ZERO)), set_for: None }
+    }
+
+    fn set(&mut self, deadline: Option<Deadline>, now: Instant) {
+        let Some(Deadline { at, .. }) = deadline else { return };
+        if self.set_for.is_none_or(|set_for| at < set_for) {
+            // One millisecond more: the timer is coarser than the machine's time, and must not wake too early.
+            let wait = at.since(now) + Duration::from_millis(1);
+            self.sleep.as_mut().reset(tokio::time::Instant::now() + wait);
+            self.set_for = Some(at);
+        }
+    }
+
+    async fn fired(&mut self) {
+        if self.set_for.is_none() {
+            return pending().await;
+        }
+        self.sleep.as_mut().await;
+        self.set_for = None;
     }
 }

@@ -2,12 +2,12 @@
 #![allow(clippy::disallowed_types, clippy::disallowed_methods, reason = "shell")]
 
 use std::{
-    future::Future,
     io,
     net::{SocketAddr, TcpListener as StdTcpListener, UdpSocket as StdUdpSocket},
+    panic::AssertUnwindSafe,
     sync::{
-        Arc,
-        atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
+        Arc, PoisonError, RwLock,
+        atomic::{AtomicU64, Ordering::Relaxed},
     },
     thread,
     time::Duration,
@@ -19,23 +19,28 @@ use tokio::{
     io::AsyncWriteExt,
     net::{TcpListener, TcpStream, UdpSocket},
     runtime::{Builder, Runtime},
-    signal::unix::{SignalKind, signal},
-    sync::watch,
+    signal::unix::{Signal, SignalKind, signal},
+    sync::{Notify, watch},
+    task::{JoinError, JoinSet},
+    time::timeout,
 };
-use tracing::{info, warn};
+use tracing::{error, info, warn};
+use transports::notify;
 
 use super::{
     failure::{Exit, Failure},
-    http,
-    link::{self, Shop},
+    http, link,
     verify::Verifier,
 };
-use crate::{directory::ConnId, hub::Hub, limits, stun};
+use crate::{directory::ConnId, gate::Pass, hub::Hub, limits, stun};
 
 /// A client that is gone without a word is noticed after this, when something is sent to it. derper: 15 s.
 const USER_TIMEOUT: Duration = Duration::from_secs(15);
 /// And after this when nothing is. derper: 10 minutes.
 const KEEPALIVE: Duration = Duration::from_secs(600);
+/// Bytes that the kernel takes before it has sent the last ones: a few records, so that it does not run dry between two
+/// of our turns.
+const UNSENT_BYTES: u32 = 64 << 10;
 /// Connections that wait to be accepted.
 const BACKLOG: i32 = 4096;
 /// Pause after an accept that failed, as when files run out.
@@ -51,64 +56,75 @@ pub(super) struct Addresses {
     pub(super) metrics: Option<SocketAddr>,
 }
 
-/// Serves until a signal says to end.
-pub(super) fn serve(
-    addresses: &Addresses,
-    hub: &Arc<Hub>,
-    tls: Option<Arc<ServerConfig>>,
-    verifier: Option<Verifier>,
-) -> Result<(), Failure> {
-    let bug = |error: io::Error| Failure::new(Exit::Bug, "runtime", format!("cannot start: {error}"));
+/// What every connection of a daemon needs.
+pub(super) struct Shop {
+    pub(super) hub: Arc<Hub>,
+    pub(super) tls: RwLock<Option<Arc<ServerConfig>>>,
+    pub(super) verifier: Option<Verifier>,
+}
+
+impl Shop {
+    /// What the next connection is wrapped in.
+    pub(super) fn tls(&self) -> Option<Arc<ServerConfig>> {
+        self.tls.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// From the next connection on.
+    pub(super) fn set_tls(&self, tls: Option<Arc<ServerConfig>>) {
+        *self.tls.write().unwrap_or_else(PoisonError::into_inner) = tls;
+    }
+}
+
+/// Serves until a signal says to end; `reload` is called when one says to read the configuration again.
+pub(super) fn serve(addresses: &Addresses, shop: &Arc<Shop>, reload: impl Fn(&Shop)) -> Result<(), Failure> {
     let cores = thread::available_parallelism().map_or(1, usize::from);
     // Listeners that share a port would share it with another relay too: find out first.
     drop(StdTcpListener::bind(addresses.derp).map_err(|error| in_use(addresses.derp, &error))?);
     let first = tcp(addresses.derp)?;
     // Port 0 stands for one that is free: the others take the same.
-    let derp = first.local_addr().map_err(bug)?;
+    let derp = first.local_addr().map_err(|error| bug(&error))?;
     let mut listeners = vec![first];
     for _ in 1..cores {
         listeners.push(tcp(derp)?);
     }
-    let stun = StdUdpSocket::bind(addresses.stun).map_err(|error| in_use(addresses.stun, &error))?;
-    stun.set_nonblocking(true).map_err(bug)?;
+    let stun = udp(addresses.stun)?;
     let metrics = addresses.metrics.map(tcp).transpose()?;
-    let mut ready = format!("ready derp={derp} stun={}", stun.local_addr().map_err(bug)?);
+    let mut ready = format!("ready derp={derp} stun={}", stun.local_addr().map_err(|error| bug(&error))?);
     if let Some(metrics) = &metrics {
-        ready += &format!(" metrics={}", metrics.local_addr().map_err(bug)?);
+        ready += &format!(" metrics={}", metrics.local_addr().map_err(|error| bug(&error))?);
     }
 
     let (close, closing) = watch::channel(false);
-    let shop = Arc::new(Shop { hub: Arc::clone(hub), tls, verifier, closing });
-    let (ids, open) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicUsize::new(0)));
+    let (ids, lost) = (Arc::new(AtomicU64::new(0)), Arc::new(Notify::new()));
     let mut threads = Vec::new();
     for listener in listeners {
-        let (runtime, shop) = (runtime().map_err(bug)?, Arc::clone(&shop));
-        let (ids, open) = (Arc::clone(&ids), Arc::clone(&open));
-        threads.push(thread::spawn(move || run(&runtime, shop.closing.clone(), accept(listener, shop, ids, open))));
+        let accept = accept(listener, Arc::clone(shop), Arc::clone(&ids), closing.clone());
+        let (runtime, closing, lost) = (runtime()?, closing.clone(), Arc::clone(&lost));
+        threads.push(thread::spawn(move || {
+            let ended = std::panic::catch_unwind(AssertUnwindSafe(|| runtime.block_on(accept)));
+            if ended.is_err() || !*closing.borrow() {
+                lost.notify_one();
+            }
+        }));
     }
-    let main = runtime().map_err(bug)?;
-    main.block_on(async {
-        let (mut term, mut int, mut hup) = (
-            signal(SignalKind::terminate()).map_err(bug)?,
-            signal(SignalKind::interrupt()).map_err(bug)?,
-            signal(SignalKind::hangup()).map_err(bug)?,
-        );
-        tokio::spawn(answer_stun(UdpSocket::from_std(stun).map_err(bug)?, Arc::clone(hub)));
+    runtime()?.block_on(async {
+        let signals = Signals::new()?;
+        tokio::spawn(answer_stun(UdpSocket::from_std(stun).map_err(|error| bug(&error))?, Arc::clone(&shop.hub)));
         if let Some(metrics) = metrics {
-            tokio::spawn(serve_metrics(TcpListener::from_std(metrics).map_err(bug)?, Arc::clone(hub)));
+            let metrics = TcpListener::from_std(metrics).map_err(|error| bug(&error))?;
+            tokio::spawn(serve_metrics(metrics, Arc::clone(&shop.hub)));
         }
         super::print(&ready);
+        notify::ready();
         info!(%derp, cores, "ready");
-        loop {
-            tokio::select! {
-                _ = term.recv() => return Ok(()),
-                _ = int.recv() => return Ok(()),
-                // There is no configuration to read again.
-                _ = hup.recv() => {}
-            }
+        tokio::select! {
+            () = signals.until_the_end(|| reload(shop)) => Ok(()),
+            () = lost.notified() => Err(Failure::new(Exit::Bug, "lost-thread", "a thread of the relay ended by itself")),
         }
     })?;
     info!("ending");
+    notify::stopping();
+    // Nobody listens when all threads have ended already.
     let _ = close.send(true);
     for thread in threads {
         if thread.join().is_err() {
@@ -118,26 +134,51 @@ pub(super) fn serve(
     Ok(())
 }
 
-/// Runs one core until the daemon ends, and a little longer for last words.
-fn run(runtime: &Runtime, mut closing: watch::Receiver<bool>, accept: impl Future<Output = ()>) {
-    runtime.block_on(async {
-        tokio::select! {
-            () = accept => {}
-            _ = closing.changed() => tokio::time::sleep(GRACE).await,
-        }
-    });
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
 }
 
-async fn accept(listener: StdTcpListener, shop: Arc<Shop>, ids: Arc<AtomicU64>, open: Arc<AtomicUsize>) {
+impl Signals {
+    fn new() -> Result<Self, Failure> {
+        let open = |kind| signal(kind).map_err(|error| bug(&error));
+        Ok(Self {
+            terminate: open(SignalKind::terminate())?,
+            interrupt: open(SignalKind::interrupt())?,
+            hangup: open(SignalKind::hangup())?,
+        })
+    }
+
+    async fn until_the_end(mut self, reload: impl Fn()) {
+        loop {
+            tokio::select! {
+                _ = self.terminate.recv() => return,
+                _ = self.interrupt.recv() => return,
+                _ = self.hangup.recv() => reload(),
+            }
+        }
+    }
+}
+
+/// Runs one core until the daemon ends, and a little longer for last words.
+async fn accept(listener: StdTcpListener, shop: Arc<Shop>, ids: Arc<AtomicU64>, mut closing: watch::Receiver<bool>) {
     let listener = match TcpListener::from_std(listener) {
         Ok(listener) => listener,
-        Err(error) => {
-            warn!(%error, "cannot listen");
-            return;
-        }
+        Err(error) => return error!(%error, "cannot listen"),
     };
+    let mut tasks = JoinSet::new();
+    let mut refused = 0_u64;
     loop {
-        let (socket, from) = match listener.accept().await {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            Some(ended) = tasks.join_next() => {
+                note_end(ended);
+                continue;
+            }
+            _ = closing.wait_for(|closing| *closing) => break,
+        };
+        let (socket, from) = match accepted {
             Ok(accepted) => accepted,
             Err(error) => {
                 warn!(%error, "cannot accept");
@@ -145,22 +186,44 @@ async fn accept(listener: StdTcpListener, shop: Arc<Shop>, ids: Arc<AtomicU64>, 
                 continue;
             }
         };
-        if open.fetch_add(1, Relaxed) >= limits::CONNECTIONS || prepare(&socket).is_err() {
-            open.fetch_sub(1, Relaxed);
-            continue;
+        match Pass::new(Arc::clone(&shop.hub), from) {
+            Ok(pass) if prepare(&socket).is_ok() => {
+                let id = ConnId(ids.fetch_add(1, Relaxed));
+                tasks.spawn(link::serve(socket, pass, id, Arc::clone(&shop), closing.clone()));
+            }
+            // It is gone already.
+            Ok(_) => {}
+            Err(reason) => {
+                refused += 1;
+                // Once for each doubling: a flood must not fill the log.
+                if refused.is_power_of_two() {
+                    warn!(%from, reason = reason.label(), refused, "connections are turned away");
+                }
+            }
         }
-        let id = ConnId(ids.fetch_add(1, Relaxed));
-        let (shop, open) = (Arc::clone(&shop), Arc::clone(&open));
-        tokio::spawn(async move {
-            link::serve(socket, from, id, shop).await;
-            open.fetch_sub(1, Relaxed);
-        });
+    }
+    drop(listener);
+    let all = async {
+        while let Some(ended) = tasks.join_next().await {
+            note_end(ended);
+        }
+    };
+    // Those that do not read go without last words.
+    let _ = timeout(GRACE, all).await;
+}
+
+/// A client whose task panicked is closed by that; the others are served.
+fn note_end(ended: Result<(), JoinError>) {
+    if let Err(error) = ended {
+        error!(%error, "a connection ended by a bug");
     }
 }
 
 fn prepare(socket: &TcpStream) -> io::Result<()> {
     socket.set_nodelay(true)?;
     let socket = SockRef::from(socket);
+    // What waits in the kernel can grow old there unseen; the mailbox drops what is too old.
+    socket.set_tcp_notsent_lowat(UNSENT_BYTES)?;
     socket.set_tcp_user_timeout(Some(USER_TIMEOUT))?;
     socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE))
 }
@@ -196,16 +259,26 @@ async fn serve_metrics(listener: TcpListener, hub: Arc<Hub>) {
                 }
             }
             let response = if head.starts_with(b"GET /metrics ") {
-                let gauge = format!("mesh_relay_clients {}\n", hub.directory.len());
-                http::response("200 OK", "", &(hub.stats.to_prometheus() + &gauge))
+                http::response("200 OK", "", &metrics(&hub))
             } else {
                 http::response("404 Not Found", "", "metrics are at /metrics\n")
             };
             socket.write_all(response.as_bytes()).await?;
             socket.shutdown().await
         };
-        let _ = tokio::time::timeout(limits::GREETING, answer).await;
+        // Whoever asked has gone, or will ask again.
+        let _ = timeout(limits::GREETING, answer).await;
     }
+}
+
+/// Counters, and what is the case now.
+fn metrics(hub: &Hub) -> String {
+    let (connections, ungreeted) = hub.connections();
+    let clients = hub.directory.len();
+    let now = format!(
+        "mesh_relay_clients {clients}\nmesh_relay_connections {connections}\nmesh_relay_ungreeted {ungreeted}\n"
+    );
+    hub.stats.to_prometheus() + &now
 }
 
 fn tcp(address: SocketAddr) -> Result<StdTcpListener, Failure> {
@@ -214,11 +287,28 @@ fn tcp(address: SocketAddr) -> Result<StdTcpListener, Failure> {
         socket.set_reuse_address(true)?;
         socket.set_reuse_port(true)?;
         socket.set_nonblocking(true)?;
+        take_both_families(&socket, address)?;
         socket.bind(&address.into())?;
         socket.listen(BACKLOG)?;
         Ok(StdTcpListener::from(socket))
     };
     bind().map_err(|error| in_use(address, &error))
+}
+
+fn udp(address: SocketAddr) -> Result<StdUdpSocket, Failure> {
+    let bind = || {
+        let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
+        socket.set_nonblocking(true)?;
+        take_both_families(&socket, address)?;
+        socket.bind(&address.into())?;
+        Ok(StdUdpSocket::from(socket))
+    };
+    bind().map_err(|error| in_use(address, &error))
+}
+
+/// `[::]` is every address, whatever the host's sysctl says.
+fn take_both_families(socket: &Socket, address: SocketAddr) -> io::Result<()> {
+    if address.is_ipv6() && address.ip().is_unspecified() { socket.set_only_v6(false) } else { Ok(()) }
 }
 
 fn in_use(address: SocketAddr, error: &io::Error) -> Failure {
@@ -227,6 +317,10 @@ fn in_use(address: SocketAddr, error: &io::Error) -> Failure {
         .hint("give another address with --listen and --stun-listen, or end what listens there")
 }
 
-fn runtime() -> io::Result<Runtime> {
-    Builder::new_current_thread().enable_all().build()
+fn bug(error: &io::Error) -> Failure {
+    Failure::new(Exit::Bug, "runtime", format!("cannot start: {error}"))
+}
+
+fn runtime() -> Result<Runtime, Failure> {
+    Builder::new_current_thread().enable_all().build().map_err(|error| bug(&error))
 }

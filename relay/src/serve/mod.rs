@@ -5,6 +5,7 @@
 //! connection stays where it was accepted. Threads meet only in the [`Hub`].
 #![allow(clippy::disallowed_types, clippy::disallowed_methods, reason = "shell")]
 
+mod config;
 mod failure;
 mod http;
 mod identity;
@@ -14,21 +15,26 @@ mod stream;
 mod verify;
 
 use std::{
-    net::{IpAddr, SocketAddr},
+    io::Write,
+    net::IpAddr,
+    panic::AssertUnwindSafe,
     path::PathBuf,
     process::ExitCode,
-    sync::Arc,
+    sync::{Arc, RwLock},
 };
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
+use tracing::{info, warn};
 
 use crate::{
     admission::Policy,
-    hub::{Config, Hub},
+    hub::{self, Hub},
 };
+use config::{Admit, Config, LogFormat, Settings, Tls};
 use failure::{Exit, Failure};
 use identity::Certificate;
+use listen::Shop;
 use verify::Verifier;
 
 const NAME: &str = "mesh-relay";
@@ -36,18 +42,25 @@ const NAME: &str = "mesh-relay";
 /// Runs the program with the arguments of the process.
 #[must_use]
 pub fn run() -> ExitCode {
-    let arguments = Arguments::parse();
-    let done = match arguments.verb {
-        Verb::Completion { shell } => {
+    // Asked for before anything can go wrong with the others.
+    let json = std::env::args_os().any(|argument| argument == "--json");
+    match std::panic::catch_unwind(AssertUnwindSafe(|| act(Arguments::try_parse()))) {
+        Ok(Ok(())) => ExitCode::SUCCESS,
+        Ok(Err(failure)) => failure.report(json),
+        // The panic has said on stderr what and where.
+        Err(_) => ExitCode::from(Exit::Bug as u8),
+    }
+}
+
+fn act(arguments: Result<Arguments, clap::Error>) -> Result<(), Failure> {
+    match arguments {
+        Ok(Arguments { verb: Verb::Serve(flags), .. }) => serve(&flags),
+        Ok(Arguments { verb: Verb::DerpMap(flags), .. }) => derp_map(&flags.config()?),
+        Ok(Arguments { verb: Verb::Completion { shell }, .. }) => {
             clap_complete::generate(shell, &mut Arguments::command(), NAME, &mut std::io::stdout());
             Ok(())
         }
-        Verb::Serve(flags) => serve(&flags),
-        Verb::DerpMap(flags) => derp_map(&flags),
-    };
-    match done {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => failure.report(arguments.json),
+        Err(error) => Failure::of_arguments(&error).map_or(Ok(()), Err),
     }
 }
 
@@ -76,112 +89,116 @@ enum Verb {
 }
 
 #[derive(Debug, Args)]
+#[command(
+    after_help = "Each setting can be given in the environment too, as MESH_RELAY_LISTEN for --listen (MESH_LOG for \
+                        --log), and in the file of --config, as listen = \"ADDR\". Flags win over the environment, and the \
+                        environment over the file."
+)]
 struct Flags {
-    /// Name or address under which clients find the relay.
-    #[arg(long, env = "MESH_RELAY_HOST")]
-    host: String,
-    /// Where keys and the certificate are kept.
-    #[arg(long, env = "MESH_RELAY_STATE_DIR", default_value = "/var/lib/mesh-relay")]
-    state_dir: PathBuf,
-    /// Address for clients, over TLS.
-    #[arg(long, env = "MESH_RELAY_LISTEN", default_value = "0.0.0.0:443")]
-    listen: SocketAddr,
-    /// Address for STUN.
-    #[arg(long, env = "MESH_RELAY_STUN_LISTEN", default_value = "0.0.0.0:3478")]
-    stun_listen: SocketAddr,
-    /// A certificate chain that somebody else takes care of, in PEM; it is not pinned.
-    #[arg(long, env = "MESH_RELAY_TLS_CERT", requires = "tls_key")]
-    tls_cert: Option<PathBuf>,
-    /// Its key, in PEM.
-    #[arg(long, env = "MESH_RELAY_TLS_KEY", requires = "tls_cert")]
-    tls_key: Option<PathBuf>,
-    /// No TLS: for tests.
-    #[arg(long, conflicts_with_all = ["tls_cert", "tls_key"])]
-    no_tls: bool,
-    /// Whom to ask who may connect: http://HOST[:PORT]/PATH.
-    #[arg(long, env = "MESH_RELAY_VERIFY_URL", conflicts_with = "open")]
-    verify_url: Option<String>,
-    /// Let everybody connect.
-    #[arg(long)]
-    open: bool,
-    /// Number of the region in a DERP map.
-    #[arg(long, env = "MESH_RELAY_REGION_ID", default_value_t = 900, value_parser = clap::value_parser!(u16).range(1..))]
-    region_id: u16,
-    /// Short name of the region.
-    #[arg(long, env = "MESH_RELAY_REGION_CODE", default_value = "mesh")]
-    region_code: String,
-    /// Address for metrics, over plain HTTP at /metrics. Not for strangers.
-    #[arg(long, env = "MESH_RELAY_METRICS_LISTEN")]
-    metrics_listen: Option<SocketAddr>,
-    /// What to log.
-    #[arg(long, env = "MESH_LOG", default_value = "info")]
-    log: String,
+    /// TOML file with these settings
+    #[arg(long, value_name = "FILE", env = "MESH_RELAY_CONFIG")]
+    config: Option<PathBuf>,
+    #[command(flatten)]
+    settings: Settings,
 }
 
 impl Flags {
+    fn config(&self) -> Result<Config, Failure> {
+        Config::gather(&self.settings, self.config.as_deref())
+    }
+}
+
+impl Config {
     fn certificate(&self) -> Result<Option<Certificate>, Failure> {
-        match (&self.tls_cert, &self.tls_key) {
-            (Some(chain), Some(key)) => Certificate::read(chain, key).map(Some),
-            _ if self.no_tls => Ok(None),
-            _ => Certificate::load_or_make(&self.state_dir, &self.host).map(Some),
+        match &self.tls {
+            Tls::Files { chain, key } => Certificate::read(chain, key, &self.host).map(Some),
+            Tls::None => Ok(None),
+            Tls::SelfSigned => Certificate::load_or_make(&self.state_dir, &self.host).map(Some),
+        }
+    }
+
+    /// `sha256-raw:` and a hash, when clients are to pin the certificate. Those of others are checked by their name, as
+    /// any other of the web.
+    fn pin(&self) -> Result<Option<String>, Failure> {
+        match &self.tls {
+            Tls::SelfSigned => Ok(self.certificate()?.map(|certificate| certificate.pin())),
+            Tls::Files { .. } | Tls::None => Ok(None),
         }
     }
 }
 
 fn serve(flags: &Flags) -> Result<(), Failure> {
-    let verifier = match (&flags.verify_url, flags.open) {
-        (Some(url), _) => Some(Verifier::new(url)?),
-        (None, true) => None,
-        (None, false) => {
+    let config = flags.config()?;
+    let verifier = match &config.admit {
+        Some(Admit::Asked(url)) => Some(Verifier::new(url)?),
+        Some(Admit::Everybody) => None,
+        None => {
             return Err(Failure::new(Exit::Usage, "no-policy", "who may connect is not said")
                 .hint("give --verify-url URL to ask a control server, or --open to let everybody connect"));
         }
     };
-    log(&flags.log)?;
-    let key = identity::load_or_make_key(&flags.state_dir)?;
-    let certificate = flags.certificate()?;
+    log(&config.log, config.log_format)?;
+    let key = identity::load_or_make_key(&config.state_dir)?;
     let seed = transports::entropy::seed()
         .map_err(|error| Failure::new(Exit::Bug, "entropy", format!("the system has no randomness: {error}")))?;
     let policy = if verifier.is_some() { Policy::Ask } else { Policy::Open };
-    let hub = Arc::new(Hub::new(Config { key, policy, rate: None, seed }));
-    let tls = certificate.map(|certificate| certificate.into_config(&hub.public)).transpose()?;
-    let addresses = listen::Addresses { derp: flags.listen, stun: flags.stun_listen, metrics: flags.metrics_listen };
-    listen::serve(&addresses, &hub, tls, verifier)
+    let hub = Arc::new(Hub::new(hub::Config { key, policy, rate: config.client_rate, seed }));
+    let tls = config.certificate()?.map(|certificate| certificate.into_config(&hub.public)).transpose()?;
+    // Each client is an open file.
+    let _ = rlimit::increase_nofile_limit(u64::MAX);
+    let addresses = listen::Addresses { derp: config.listen, stun: config.stun_listen, metrics: config.metrics_listen };
+    let shop = Shop { hub, tls: RwLock::new(tls), verifier };
+    listen::serve(&addresses, &Arc::new(shop), |shop| match reload(flags, &config, shop) {
+        Ok(()) => info!("configuration read again"),
+        Err(failure) => {
+            warn!(error = failure.message(), "configuration not read again; everything stays as it is");
+        }
+    })
 }
 
-fn derp_map(flags: &Flags) -> Result<(), Failure> {
-    let pin = match flags.certificate()? {
-        // Checked by its name, as any other certificate of the web.
-        Some(_) if flags.tls_cert.is_some() => None,
-        certificate => certificate.map(|certificate| certificate.pin()),
-    };
+/// Reads the configuration again and takes over what can change under way: the certificate, when others take care of it,
+/// and how fast clients may send.
+fn reload(flags: &Flags, old: &Config, shop: &Shop) -> Result<(), Failure> {
+    let new = flags.config()?;
+    for name in old.fixed_changes(&new) {
+        warn!("{name}: the change counts from the next start");
+    }
+    if let Tls::Files { .. } = old.tls {
+        let tls = old.certificate()?.map(|certificate| certificate.into_config(&shop.hub.public)).transpose()?;
+        shop.set_tls(tls);
+    }
+    shop.hub.set_rate(new.client_rate);
+    Ok(())
+}
+
+fn derp_map(config: &Config) -> Result<(), Failure> {
     let mut node = serde_json::json!({
-        "Name": format!("{}a", flags.region_id),
-        "RegionID": flags.region_id,
-        "HostName": flags.host,
+        "Name": format!("{}a", config.region_id),
+        "RegionID": config.region_id,
+        "HostName": config.host,
     });
-    if let Some(pin) = pin {
+    if let Some(pin) = config.pin()? {
         node["CertName"] = pin.into();
     }
-    for ip in addresses_of(&flags.host) {
+    for ip in addresses_of(&config.host) {
         let field = if ip.is_ipv4() { "IPv4" } else { "IPv6" };
         if node[field].is_null() {
             node[field] = ip.to_string().into();
         }
     }
-    if flags.listen.port() != 443 {
-        node["DERPPort"] = flags.listen.port().into();
+    if config.listen.port() != 443 {
+        node["DERPPort"] = config.listen.port().into();
     }
-    if flags.stun_listen.port() != 3478 {
-        node["STUNPort"] = flags.stun_listen.port().into();
+    if config.stun_listen.port() != 3478 {
+        node["STUNPort"] = config.stun_listen.port().into();
     }
-    if flags.no_tls {
+    if config.tls == Tls::None {
         node["InsecureForTests"] = true.into();
     }
     let region = serde_json::json!({
-        "RegionID": flags.region_id,
-        "RegionCode": flags.region_code,
-        "RegionName": flags.region_code,
+        "RegionID": config.region_id,
+        "RegionCode": config.region_code,
+        "RegionName": config.region_code,
         "Nodes": [node],
     });
     print(&region.to_string());
@@ -194,17 +211,20 @@ fn addresses_of(host: &str) -> Vec<IpAddr> {
     (host, 0).to_socket_addrs().map(|found| found.map(|address| address.ip()).collect()).unwrap_or_default()
 }
 
-fn log(level: &str) -> Result<(), Failure> {
+fn log(level: &str, format: LogFormat) -> Result<(), Failure> {
     let filter = tracing_subscriber::EnvFilter::builder().parse(level).map_err(|error| {
         Failure::new(Exit::Usage, "bad-log-level", format!("\"{level}\" is not a log level: {error}"))
-            .hint("use error, warn, info, debug or trace")
+            .hint("use error, warn, info, debug or trace, or a list such as info,relay::conn=debug")
     })?;
-    let is_terminal = std::io::IsTerminal::is_terminal(&std::io::stderr());
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(is_terminal).with_writer(std::io::stderr);
-    builder.try_init().map_err(|error| Failure::new(Exit::Bug, "logging", format!("cannot log: {error}")))
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match format {
+        LogFormat::Text => builder.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).try_init(),
+        LogFormat::Json => builder.json().try_init(),
+    }
+    .map_err(|error| Failure::new(Exit::Bug, "logging", format!("cannot log: {error}")))
 }
 
-#[expect(clippy::print_stdout, reason = "this is what the program has to say")]
+/// What the program has to say. Whoever reads may have closed the pipe.
 fn print(line: &str) {
-    println!("{line}");
+    let _ = writeln!(std::io::stdout(), "{line}");
 }

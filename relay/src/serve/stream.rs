@@ -7,15 +7,20 @@
 use std::{
     cell::RefCell,
     io::{self, Read, Write},
+    pin::Pin,
     sync::Arc,
+    task::{Context, Poll, ready},
 };
 
 use bytes::{BufMut, BytesMut};
 use rustls::{ServerConfig, ServerConnection};
-use tokio::net::TcpStream;
+use tokio::{
+    io::{AsyncRead, ReadBuf},
+    net::TcpStream,
+};
 
-/// What one system call reads at most.
-const READ_BYTES: usize = 64 << 10;
+/// What one system call reads at most: as many full packets as fit into one mailbox, should all be for one client.
+const READ_BYTES: usize = 32 << 10;
 
 thread_local! {
     /// One read buffer for each core: an idle connection holds none.
@@ -24,7 +29,7 @@ thread_local! {
 
 /// A client's byte stream.
 pub(super) struct Stream {
-    pub(super) socket: TcpStream,
+    socket: TcpStream,
     tls: Option<Box<ServerConnection>>,
     /// Bytes for a stream without TLS that did not fit yet.
     unsent: Vec<u8>,
@@ -48,42 +53,62 @@ impl Stream {
         Ok(Self { socket, tls, unsent: Vec::new() })
     }
 
-    /// Appends what has come to `buffer`. `WouldBlock` when nothing has.
+    /// Waits until something was read into `into`, if it is wanted, or until there is room for what waits to be written.
     ///
     /// # Errors
     /// When the stream is broken; `UnexpectedEof` when it ended.
-    pub(super) fn read(&mut self, buffer: &mut BytesMut) -> io::Result<()> {
+    pub(super) fn poll_ready(
+        &mut self,
+        context: &mut Context<'_>,
+        into: Option<&mut BytesMut>,
+    ) -> Poll<io::Result<()>> {
+        if let Some(buffer) = into
+            && let Poll::Ready(read) = self.poll_read(context, buffer)
+        {
+            return Poll::Ready(read);
+        }
+        if self.has_unsent() { self.socket.poll_write_ready(context) } else { Poll::Pending }
+    }
+
+    /// Appends what has come to `buffer`.
+    fn poll_read(&mut self, context: &mut Context<'_>, buffer: &mut BytesMut) -> Poll<io::Result<()>> {
         SCRATCH.with_borrow_mut(|scratch| {
-            let got = self.socket.try_read(scratch)?;
-            if got == 0 {
+            // Unlike a read that is tried, this one knows that the socket is empty when it gives less than was asked for.
+            let mut scratch = ReadBuf::new(scratch);
+            ready!(Pin::new(&mut self.socket).poll_read(context, &mut scratch))?;
+            Poll::Ready(self.take_in(scratch.filled(), buffer))
+        })
+    }
+
+    /// Appends what was read, without TLS, to `buffer`.
+    fn take_in(&mut self, mut read: &[u8], buffer: &mut BytesMut) -> io::Result<()> {
+        if read.is_empty() {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        let Some(tls) = &mut self.tls else {
+            buffer.extend_from_slice(read);
+            return Ok(());
+        };
+        while !read.is_empty() {
+            tls.read_tls(&mut read)?;
+            let state = match tls.process_new_packets() {
+                Ok(state) => state,
+                Err(error) => {
+                    // The alert is a courtesy.
+                    let _ = tls.write_tls(&mut Socket(&self.socket));
+                    return Err(io::Error::new(io::ErrorKind::InvalidData, error));
+                }
+            };
+            let plain = state.plaintext_bytes_to_read();
+            if plain > 0 {
+                buffer.reserve(plain);
+                io::copy(&mut tls.reader().take(plain as u64), &mut buffer.writer())?;
+            }
+            if state.peer_has_closed() {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
-            let mut read = &scratch[..got];
-            let Some(tls) = &mut self.tls else {
-                buffer.extend_from_slice(read);
-                return Ok(());
-            };
-            while !read.is_empty() {
-                tls.read_tls(&mut read)?;
-                let state = match tls.process_new_packets() {
-                    Ok(state) => state,
-                    Err(error) => {
-                        // The alert is a courtesy.
-                        let _ = tls.write_tls(&mut Socket(&self.socket));
-                        return Err(io::Error::new(io::ErrorKind::InvalidData, error));
-                    }
-                };
-                let plain = state.plaintext_bytes_to_read();
-                if plain > 0 {
-                    buffer.reserve(plain);
-                    io::copy(&mut tls.reader().take(plain as u64), &mut buffer.writer())?;
-                }
-                if state.peer_has_closed() {
-                    return Err(io::ErrorKind::UnexpectedEof.into());
-                }
-            }
-            Ok(())
-        })
+        }
+        Ok(())
     }
 
     /// Takes bytes for writing. Call [`Self::flush`] after.
@@ -100,11 +125,12 @@ impl Stream {
         }
     }
 
-    /// Writes as much as the socket takes.
+    /// Writes as much as the socket takes; says whether that was anything.
     ///
     /// # Errors
     /// When the stream is broken.
-    pub(super) fn flush(&mut self) -> io::Result<()> {
+    pub(super) fn flush(&mut self) -> io::Result<bool> {
+        let mut progress = false;
         while self.has_unsent() {
             let written = match &mut self.tls {
                 Some(tls) => tls.write_tls(&mut Socket(&self.socket)),
@@ -113,12 +139,12 @@ impl Stream {
                 }),
             };
             match written {
-                Ok(_) => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                Ok(_) => progress = true,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 Err(error) => return Err(error),
             }
         }
-        Ok(())
+        Ok(progress)
     }
 
     /// Whether something waits for the socket.

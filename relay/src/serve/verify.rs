@@ -1,13 +1,23 @@
 //! Asks a URL whether a node may connect: a POST, as derper does it, to headscale's or our own `/verify`.
 #![allow(clippy::disallowed_types, clippy::disallowed_methods, reason = "shell")]
 
-use std::{io, net::IpAddr};
+use std::{error::Error, net::IpAddr, sync::Arc};
 
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::{
+    Request, StatusCode, Uri,
+    client::conn::http1,
+    header::{CONTENT_TYPE, HOST},
+};
+use hyper_util::rt::TokioIo;
+use rustls::{ClientConfig, RootCertStore, pki_types::ServerName};
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncRead, AsyncWrite},
     net::TcpStream,
     time::timeout,
 };
+use tokio_rustls::TlsConnector;
 use tracing::warn;
 
 use mesh_core::key::NodePublic;
@@ -15,91 +25,143 @@ use mesh_core::key::NodePublic;
 use super::failure::{Exit, Failure};
 use crate::{admission::Admission, limits};
 
-/// Bytes that an answer may have, head and body.
-const ANSWER_BYTES: u64 = 16 << 10;
+/// Bytes that the body of an answer may have. derper: 4 KiB.
+const ANSWER_BYTES: usize = 4 << 10;
+
+/// Why there is no answer. What a person wants to know is in its text.
+type Problem = Box<dyn Error + Send + Sync>;
 
 /// Where to ask.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(super) struct Verifier {
-    /// Host and port, to connect to.
-    target: String,
-    /// As the request says it.
+    url: Uri,
     host: String,
-    path: String,
+    port: u16,
+    tls: Option<(TlsConnector, ServerName<'static>)>,
 }
 
 impl Verifier {
-    /// Reads a URL.
+    /// Reads a URL. For https the system's roots are read, and those of the file that `SSL_CERT_FILE` names.
     pub(super) fn new(url: &str) -> Result<Self, Failure> {
         let wrong = |why: &str| {
             Failure::new(Exit::Usage, "bad-verify-url", format!("\"{url}\" cannot be asked: {why}"))
-                .hint("give a URL such as http://127.0.0.1:8080/verify")
+                .hint("give a URL such as https://control.example.com/verify")
         };
-        if url.starts_with("https://") {
-            return Err(wrong("this build asks over http:// alone"));
+        let url: Uri = url.parse().map_err(|_| wrong("it is not a URL"))?;
+        let https = match url.scheme_str() {
+            Some("https") => true,
+            Some("http") => false,
+            _ => return Err(wrong("it begins with neither https:// nor http://")),
+        };
+        let authority = url.authority().filter(|authority| !authority.host().is_empty());
+        let authority = authority.ok_or_else(|| wrong("it names no host"))?;
+        if authority.as_str().contains('@') {
+            return Err(wrong("names and passwords are not sent"));
         }
-        let rest = url.strip_prefix("http://").ok_or_else(|| wrong("it does not begin with http://"))?;
-        let (host, path) = rest.find('/').map_or((rest, "/"), |at| rest.split_at(at));
-        let is_plain = |text: &str| text.bytes().all(|byte| byte.is_ascii_graphic());
-        if host.is_empty() || host.contains('@') || !is_plain(host) || !is_plain(path) {
-            return Err(wrong("its host or path is not well made"));
+        if authority.as_str().len() > authority.host().len() && authority.port_u16().is_none() {
+            return Err(wrong("its port is no number up to 65535"));
         }
-        let has_port = host.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
-        let target = if has_port { host.to_owned() } else { format!("{host}:80") };
-        Ok(Self { target, host: host.to_owned(), path: path.to_owned() })
+        let host = authority.host().trim_matches(['[', ']']).to_owned();
+        let port = authority.port_u16().unwrap_or(if https { 443 } else { 80 });
+        let tls = if https {
+            let name = ServerName::try_from(host.clone()).map_err(|_| wrong("its host is no name of TLS"))?;
+            Some((connector().map_err(|why| wrong(&why.to_string()))?, name))
+        } else {
+            None
+        };
+        Ok(Self { url, host, port, tls })
     }
 
     /// Asks. What is not a clear answer in time is none.
     pub(super) async fn ask(&self, node: &NodePublic, source: IpAddr) -> Admission {
         match timeout(limits::ADMISSION, self.exchange(node, source)).await {
-            Ok(Ok(answer)) => read(&answer),
-            Ok(Err(error)) => {
-                warn!(%error, "cannot ask who may connect");
+            Ok(Ok(admission)) => admission,
+            Ok(Err(problem)) => {
+                warn!(%problem, "cannot ask who may connect");
                 Admission::Unreachable
             }
             Err(_) => Admission::Unreachable,
         }
     }
 
-    async fn exchange(&self, node: &NodePublic, source: IpAddr) -> io::Result<Vec<u8>> {
-        let body = serde_json::json!({ "NodePublic": node, "Source": source.to_canonical().to_string() }).to_string();
-        let request = format!(
-            "POST {} HTTP/1.1\r\nHost: {}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\
-             Connection: close\r\n\r\n{body}",
-            self.path,
-            self.host,
-            body.len()
-        );
-        let mut socket = TcpStream::connect(&self.target).await?;
-        socket.write_all(request.as_bytes()).await?;
-        let mut answer = Vec::new();
-        socket.take(ANSWER_BYTES).read_to_end(&mut answer).await?;
-        Ok(answer)
+    async fn exchange(&self, node: &NodePublic, source: IpAddr) -> Result<Admission, Problem> {
+        let socket = TcpStream::connect((self.host.as_str(), self.port)).await?;
+        match &self.tls {
+            Some((connector, name)) => self.post(connector.connect(name.clone(), socket).await?, node, source).await,
+            None => self.post(socket, node, source).await,
+        }
+    }
+
+    async fn post(
+        &self,
+        stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        node: &NodePublic,
+        source: IpAddr,
+    ) -> Result<Admission, Problem> {
+        let body = serde_json::json!({ "NodePublic": node, "Source": source.to_string() }).to_string();
+        let path = self.url.path_and_query().map_or("/", |path| path.as_str());
+        let request = Request::post(path)
+            .header(HOST, self.url.authority().map_or("", |authority| authority.as_str()))
+            .header(CONTENT_TYPE, "application/json")
+            .body(Full::new(Bytes::from(body)))?;
+        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+        // It ends with the answer: `sender` is dropped here.
+        let connection = tokio::spawn(connection);
+        let answer = async {
+            let response = sender.send_request(request).await?;
+            let status = response.status();
+            let body = Limited::new(response.into_body(), ANSWER_BYTES).collect().await;
+            Ok(body.map_or(Admission::Unclear, |body| read(status, &body.to_bytes())))
+        };
+        let answer = answer.await;
+        connection.abort();
+        answer
     }
 }
 
-/// What a whole response means.
-fn read(response: &[u8]) -> Admission {
+/// What a whole answer means. derper refuses whatever is not a verdict.
+fn read(status: StatusCode, body: &[u8]) -> Admission {
     #[derive(serde::Deserialize)]
     struct Answer {
         #[serde(rename = "Allow")]
         allow: bool,
     }
-    let mut headers = [httparse::EMPTY_HEADER; 64];
-    let mut head = httparse::Response::new(&mut headers);
-    let Ok(httparse::Status::Complete(length)) = head.parse(response) else { return Admission::Unreachable };
-    if head.code != Some(200) {
-        return Admission::Unreachable;
+    if status != StatusCode::OK {
+        warn!(status = status.as_u16(), "who may connect was answered with an error");
+        return Admission::Unclear;
     }
-    let body = response.get(length..).unwrap_or_default();
-    // A short answer may come in chunks all the same: the object is what stands between the braces.
-    let object = body.iter().position(|byte| *byte == b'{').zip(body.iter().rposition(|byte| *byte == b'}'));
-    let object = object.and_then(|(first, last)| body.get(first..=last)).unwrap_or_default();
-    match serde_json::from_slice(object) {
+    match serde_json::from_slice(body) {
         Ok(Answer { allow: true }) => Admission::Allowed,
         Ok(Answer { allow: false }) => Admission::Refused,
-        Err(_) => Admission::Unreachable,
+        Err(error) => {
+            warn!(%error, "who may connect was answered with something else");
+            Admission::Unclear
+        }
     }
+}
+
+/// A client of TLS that trusts the system's roots and those of `SSL_CERT_FILE`.
+fn connector() -> Result<TlsConnector, Problem> {
+    let mut roots = RootCertStore::empty();
+    // As OpenSSL and Go do: the variable's file stands in for the system's bundle, beside the system's directories.
+    let places = openssl_probe::probe();
+    let directories = places.cert_dir.iter().map(|directory| (None, Some(directory.as_path())));
+    for (file, directory) in [(places.cert_file.as_deref(), None)].into_iter().chain(directories) {
+        let found = rustls_native_certs::load_certs_from_paths(file, directory);
+        for error in &found.errors {
+            warn!(%error, "a root certificate cannot be read");
+        }
+        roots.add_parsable_certificates(found.certs);
+    }
+    if roots.is_empty() {
+        return Err("no root certificates were found on this system, nor in SSL_CERT_FILE".into());
+    }
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    Ok(TlsConnector::from(Arc::new(config)))
 }
 
 #[cfg(test)]
@@ -107,25 +169,28 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_a_clear_answer_counts() {
-        let check = |response: &str, expected| assert_eq!(read(response.as_bytes()), expected, "{response}");
-        check("HTTP/1.1 200 OK\r\n\r\n{\"Allow\":true}", Admission::Allowed);
-        check("HTTP/1.1 200 OK\r\n\r\n{\"Allow\":false}", Admission::Refused);
-        check(
-            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\ne\r\n{\"Allow\":true}\r\n0\r\n\r\n",
-            Admission::Allowed,
-        );
-        check("HTTP/1.1 500 No\r\n\r\n{\"Allow\":true}", Admission::Unreachable);
-        check("HTTP/1.1 200 OK\r\n\r\n{}", Admission::Unreachable);
-        check("", Admission::Unreachable);
+    fn only_a_verdict_counts() {
+        let check = |status: u16, body: &str, expected| {
+            assert_eq!(read(StatusCode::from_u16(status).unwrap(), body.as_bytes()), expected, "{status} {body}");
+        };
+        check(200, "{\"Allow\":true}", Admission::Allowed);
+        check(200, " {\"Allow\":false, \"Why\":{}} ", Admission::Refused);
+        check(500, "{\"Allow\":true}", Admission::Unclear);
+        check(204, "", Admission::Unclear);
+        check(200, "{}", Admission::Unclear);
+        check(200, "", Admission::Unclear);
     }
 
     #[test]
     fn urls_are_read() {
-        let verifier = Verifier::new("http://control:8080/verify").unwrap();
-        assert_eq!((verifier.target.as_str(), verifier.path.as_str()), ("control:8080", "/verify"));
-        assert_eq!(Verifier::new("http://control").unwrap().target, "control:80");
-        for url in ["https://control/verify", "control/verify", "http:///verify", "http://a b/", "http://u@h/"] {
+        let read =
+            |url: &str| Verifier::new(url).map(|verifier| (verifier.host, verifier.port, verifier.tls.is_some()));
+        assert_eq!(read("http://control:8080/verify").unwrap(), ("control".to_owned(), 8080, false));
+        assert_eq!(read("http://control").unwrap(), ("control".to_owned(), 80, false));
+        assert_eq!(read("http://[::1]:9/verify").unwrap(), ("::1".to_owned(), 9, false));
+        for url in
+            ["control/verify", "ftp://control/", "http:///verify", "http://a b/", "http://u@h/", "https://a_b:0x/"]
+        {
             assert!(Verifier::new(url).is_err(), "{url}");
         }
     }

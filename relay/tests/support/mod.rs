@@ -34,6 +34,7 @@ pub(crate) enum Said {
     Gone(u8, PeerGoneReason),
     KeepAlive,
     Pong([u8; 8]),
+    Health(String),
     Another,
 }
 
@@ -177,6 +178,7 @@ impl Said {
             Frame::PeerGone { peer, reason } => Self::Gone(number(peer), *reason),
             Frame::KeepAlive => Self::KeepAlive,
             Frame::Pong(data) => Self::Pong(*data),
+            Frame::Health(text) => Self::Health(String::from_utf8_lossy(text).into_owned()),
             _ => Self::Another,
         }
     }

@@ -15,12 +15,12 @@ use std::{
 use tracing::debug;
 
 /// The daemon does its work now.
-pub(super) fn ready() {
+pub fn ready() {
     notify("READY=1");
 }
 
 /// The daemon is about to end.
-pub(super) fn stopping() {
+pub fn stopping() {
     notify("STOPPING=1");
 }
 
