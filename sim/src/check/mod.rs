@@ -57,6 +57,8 @@ check_ids! {
     N1 = "N1",
     /// In a world with relays: the way between two nodes changes twice a minute at most while nothing happens.
     N2 = "N2",
+    /// In a world with network maps: every node holds the newest at the end.
+    L1 = "L1",
     /// In a world with relays: those who send are heard at the end, both ways.
     L2 = "L2",
     /// Every datagram is delivered, dropped for a cause, or on its way.
@@ -70,7 +72,7 @@ impl CheckId {
     /// The others are looked at too, where there is something to look at.
     #[must_use]
     pub fn matching(pattern: &str) -> Vec<Self> {
-        let is_anywhere = |id: Self| !matches!(id, Self::N1 | Self::N2 | Self::L2);
+        let is_anywhere = |id: Self| !matches!(id, Self::N1 | Self::N2 | Self::L1 | Self::L2);
         let matches = |id: &&Self| match pattern.strip_suffix('*') {
             Some("") => is_anywhere(**id),
             Some(prefix) => id.name().starts_with(prefix),
@@ -143,7 +145,7 @@ mod tests {
     fn patterns_name_classes() {
         assert_eq!(CheckId::matching("S2"), [CheckId::S2]);
         assert_eq!(CheckId::matching("S*").len(), 6);
-        assert_eq!(CheckId::matching("*").len(), CheckId::ALL.len() - 3);
+        assert_eq!(CheckId::matching("*").len(), CheckId::ALL.len() - 4);
         assert_eq!(CheckId::matching("N*"), [CheckId::N1, CheckId::N2]);
         assert!(CheckId::matching("X*").is_empty());
     }

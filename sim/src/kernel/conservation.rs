@@ -31,9 +31,13 @@ impl Simulation<'_> {
         let hops = || {
             self.agenda.iter().filter_map(|event| match event {
                 Event::Packet { hop, .. } => Some(*hop),
-                Event::Wake { .. } | Event::Ask { .. } | Event::Fault { .. } | Event::Heal(_) | Event::Start { .. } => {
-                    None
-                }
+                Event::Wake { .. }
+                | Event::Ask { .. }
+                | Event::Fault { .. }
+                | Event::Heal(_)
+                | Event::Start { .. }
+                | Event::Report { .. }
+                | Event::HandOut { .. } => None,
             })
         };
         let mut wrong = None;

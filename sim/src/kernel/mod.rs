@@ -10,6 +10,7 @@ pub mod clock;
 mod conservation;
 pub mod dice;
 mod fault;
+mod maps;
 pub mod trace;
 
 use core::time::Duration;
@@ -30,6 +31,7 @@ use crate::{
 use agenda::{Agenda, Class};
 use dice::Dice;
 use fault::Healing;
+use maps::MapSource;
 use trace::{Names, Observer, Record, Trace, What, digest_of};
 
 /// The hop limit that hosts send with.
@@ -52,6 +54,8 @@ pub struct Simulation<'s> {
     observer: Option<Box<Observer<'s>>>,
     network: Network,
     hosts: Vec<Host>,
+    /// Who hands out network maps, where they are handed out.
+    maps: Option<MapSource>,
     /// When each host is to be woken next.
     armed: Vec<Option<Instant>>,
     flows: Flows,
@@ -73,12 +77,31 @@ pub struct Simulation<'s> {
 
 #[derive(Debug)]
 enum Event {
-    Packet { hop: Hop, packet: Box<Packet> },
-    Wake { host: HostId },
-    Ask { flow: u32 },
-    Fault { event: u32 },
+    Packet {
+        hop: Hop,
+        packet: Box<Packet>,
+    },
+    Wake {
+        host: HostId,
+    },
+    Ask {
+        flow: u32,
+    },
+    Fault {
+        event: u32,
+    },
     Heal(Healing),
-    Start { host: HostId },
+    Start {
+        host: HostId,
+    },
+    /// A node tells who hands out maps what it knows of itself.
+    Report {
+        host: HostId,
+    },
+    /// A node is handed the newest map.
+    HandOut {
+        host: HostId,
+    },
 }
 
 /// How a run ended.
@@ -108,6 +131,8 @@ impl<'s> Simulation<'s> {
         }
         let marker = Marker::new(&mut dice.stream("marker", 0));
         let hosts = build::hosts(scenario, &mut network, &dice, marker);
+        let (has_relays, has_peers) = (!scenario.relays.is_empty(), !scenario.peers.is_empty());
+        let maps = MapSource::new(scenario.maps, has_relays, has_peers, &hosts, &dice);
         let mut about = seed.to_le_bytes().to_vec();
         about.extend(scenario.canonical());
         let mut simulation = Self {
@@ -130,6 +155,7 @@ impl<'s> Simulation<'s> {
             sent: 0,
             derp_frames: 0,
             packets: vec![[0; PacketKind::ALL.len()]; hosts.len()],
+            maps,
             hosts,
             node_events: Vec::new(),
             refused: DropCounts::default(),
@@ -176,6 +202,7 @@ impl<'s> Simulation<'s> {
         if ended == Ended::InTime {
             self.check_conservation();
             self.check_network();
+            self.check_maps();
         }
         ended
     }
@@ -302,8 +329,15 @@ impl<'s> Simulation<'s> {
             Event::Ask { flow } => self.ask(flow),
             Event::Fault { event } => self.fault(event),
             Event::Heal(healing) => self.heal(healing),
-            Event::Start { host } => self.call(host, |host, now, effects| host.start(now, effects)),
+            Event::Start { host } => self.start(host),
+            Event::Report { host } => self.report(host),
+            Event::HandOut { host } => self.hand_out(host),
         }
+    }
+
+    fn start(&mut self, id: HostId) {
+        self.call(id, |host, now, effects| host.start(now, effects));
+        self.hand_map(id);
     }
 
     fn forward(&mut self, hop: Hop, mut packet: Box<Packet>) {
@@ -410,6 +444,7 @@ impl<'s> Simulation<'s> {
         }
         self.effects = effects;
         self.arm(id);
+        self.note_told(id);
     }
 
     fn note_refused(&mut self, id: HostId, drops: &DropCounts) {

@@ -344,6 +344,14 @@ impl Network {
         net.nat.is_some() || net.firewall.is_some()
     }
 
+    /// Whether a net's access link is up, and those of all nets that it is behind.
+    #[must_use]
+    pub fn is_connected(&self, net: NetId) -> bool {
+        let net = &self.nets[net.index()];
+        let is_up = net.out.is_up() && net.back.is_up() && net.carries.contains(&true);
+        is_up && net.behind.is_none_or(|parent| self.is_connected(parent))
+    }
+
     /// What the network did.
     #[must_use]
     pub fn counts(&self) -> &NetworkCounts {

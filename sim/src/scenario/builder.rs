@@ -14,7 +14,7 @@ use crate::{
 };
 
 use super::{
-    DEFAULT_PORT, Endpoint, EventSpec, ExpectSpec, Fault, NetSpec, NodeSpec, PeerSpec, RelaySpec, RelayStart,
+    DEFAULT_PORT, Endpoint, EventSpec, ExpectSpec, Fault, Maps, NetSpec, NodeSpec, PeerSpec, RelaySpec, RelayStart,
     ResolverSpec, Scenario, TrafficKind, TrafficSpec,
 };
 
@@ -91,6 +91,11 @@ impl World {
         let (net, name) = (net.id, name.to_owned());
         scenario.relays.push(RelaySpec { name, region, net, stun: true, derp: true, start: RelayStart::Fast });
         RelayRef { world: self.clone(), index: scenario.relays.len() - 1 }
+    }
+
+    /// Sets what nodes are told of each other.
+    pub fn maps(&self, maps: Maps) {
+        self.scenario.borrow_mut().maps = maps;
     }
 
     /// Adds a DNS server; relays are told by name from then on.
