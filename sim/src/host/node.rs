@@ -22,7 +22,7 @@ use mesh_core::{
         Command, CommandId, Event, HostConfig, HostEvent, Input, LinkState, Node, NodeConfig, Output, PeerAddressing,
         PeerConfig, SocketPlan, Status, Transmit,
     },
-    path::{PathAddr, SendPath},
+    path::{PathAddr, Selection, SendPath},
     rng::{Rng, Seed},
     time::{Instant, earliest},
 };
@@ -104,6 +104,8 @@ pub struct NodeHost {
     net: Option<NetId>,
     addresses: Vec<IpAddr>,
     clock: HostClock,
+    /// How each peer is sent to, as was told.
+    ways: BTreeMap<HostId, Selection>,
     ports: Rng,
     boots: u64,
     running: Option<Running>,
@@ -140,6 +142,7 @@ impl NodeHost {
             addresses: setup.addresses.clone(),
             setup,
             clock,
+            ways: BTreeMap::new(),
             ports,
             boots: 0,
             running: None,
@@ -183,6 +186,7 @@ impl NodeHost {
             links: Links::new(self.setup.key.clone(), self.setup.certificates.clone(), boot.child("links", 0)),
             asks: Asks::new(),
         });
+        self.ways.clear();
         effects.events.push(NodeEvent::Started);
         self.settle(now, effects);
     }
@@ -287,6 +291,19 @@ impl NodeHost {
         let command = Command::ReplaceMap(Box::new(map));
         running.node.handle_input(Input::Command(CommandId(0), command), now);
         self.settle(now, effects);
+        self.tell_ways(now, effects);
+    }
+
+    /// A way that is there with the map is not told of by the node: nothing changed.
+    fn tell_ways(&mut self, now: Instant, effects: &mut Effects) {
+        let Some(running) = &self.running else { return };
+        for status in running.node.status(now).peers {
+            let Some(peer) = self.setup.by_key.get(&status.key).copied() else { continue };
+            let known = self.ways.entry(peer).or_insert(Selection::Nowhere);
+            if core::mem::replace(known, status.path) != status.path {
+                effects.events.push(NodeEvent::PathChanged { peer, to: status.path });
+            }
+        }
     }
 
     /// Lets due timers act.
@@ -463,7 +480,13 @@ impl NodeHost {
                 // The TUN is as the node's configuration says from the start.
                 Output::Configure(HostConfig { .. }) => {}
                 Output::Reply(_, reply) => assert!(reply.is_ok(), "a map that the world made is refused: {reply:?}"),
-                Output::Event(event) => effects.events.extend(node_event(event, &self.setup.by_key)),
+                Output::Event(event) => {
+                    let event = node_event(event, &self.setup.by_key);
+                    if let Some(NodeEvent::PathChanged { peer, to }) = event {
+                        self.ways.insert(peer, to);
+                    }
+                    effects.events.extend(event);
+                }
             }
         }
     }

@@ -3,7 +3,7 @@
 use core::time::Duration;
 
 use crate::{
-    check::{CheckId, network},
+    check::{CheckId, PathCheck, network},
     scenario::{Fault, LinkChange},
 };
 
@@ -22,7 +22,8 @@ impl Simulation<'_> {
             .map(|event| (event.at, length_of(&event.fault).map_or(self.end, |length| event.at + length)))
             .collect();
         disturbed.sort_unstable();
-        let ended = network::Ended { end: self.now, flows: &self.flows, events: &self.node_events, disturbed };
+        let probes = self.paths.as_ref().map_or(&[][..], PathCheck::probes);
+        let ended = network::Ended { end: self.now, flows: &self.flows, events: &self.node_events, probes, disturbed };
         network::check(&ended, &mut self.tally);
     }
 

@@ -19,9 +19,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use mesh_core::{dataplane::DropCounts, ip::packet::IpPacket, time::Instant};
 
 use crate::{
-    check::{CheckId, Flows, Tally, WireCheck},
+    check::{CheckId, Flows, PathCheck, Tally, WireCheck},
     host::{
-        Delivery, Effects, Host, HostId, NodeEvent, Outgoing,
+        Delivery, Effects, Host, HostId, NodeEvent, Outgoing, Over,
         message::{Carrier, Marker, Message, Role},
     },
     net::{Forwarded, Hop, Network, Packet, PacketKind},
@@ -60,6 +60,8 @@ pub struct Simulation<'s> {
     armed: Vec<Option<Instant>>,
     flows: Flows,
     wire: WireCheck,
+    /// Where nodes find each other by disco.
+    paths: Option<PathCheck>,
     tally: Tally,
     effects: Effects,
     /// Datagrams sent so far.
@@ -150,6 +152,7 @@ impl<'s> Simulation<'s> {
             armed: vec![None; hosts.len()],
             flows: Flows::new(&scenario.traffic),
             wire: WireCheck::new(marker, hosts.iter().filter_map(Host::node).map(|node| node.overlay()), hosts.len()),
+            paths: maps.is_some().then(|| build::path_check(&hosts, &dice)),
             tally: Tally::default(),
             effects: Effects::default(),
             sent: 0,
@@ -336,6 +339,9 @@ impl<'s> Simulation<'s> {
     }
 
     fn start(&mut self, id: HostId) {
+        if let Some(paths) = &mut self.paths {
+            paths.handle_start(id);
+        }
         self.call(id, |host, now, effects| host.start(now, effects));
         self.hand_map(id);
     }
@@ -372,6 +378,9 @@ impl<'s> Simulation<'s> {
             bytes: packet.payload.len() as u32,
         };
         self.record(Some(id), what, packet.digest);
+        if let Some(paths) = &mut self.paths {
+            paths.handle_received(id, packet.origin, packet.number, &packet.payload);
+        }
         self.call(id, |host, now, effects| host.handle_packet(packet, now, effects));
     }
 
@@ -437,6 +446,9 @@ impl<'s> Simulation<'s> {
         }
         for relayed in effects.relayed.drain(..) {
             self.wire.handle_relayed(id, &relayed.payload, relayed.is_copy, self.now, &mut self.tally);
+            if let Some(paths) = &mut self.paths {
+                paths.handle_relayed(id, &relayed.payload);
+            }
         }
         self.derp_frames += core::mem::take(&mut effects.derp_frames);
         for packet in effects.packets.drain(..) {
@@ -465,6 +477,9 @@ impl<'s> Simulation<'s> {
         self.packets[id.index()][kind as usize] += 1;
         self.wire.handle_sent(id, proto, &payload, self.now, &mut self.tally);
         let (number, digest) = (self.sent, digest_of(&payload));
+        if let Some(paths) = &mut self.paths {
+            paths.handle_sent(id, (number, kind), to, &payload, self.now, &mut self.tally);
+        }
         self.sent += 1;
         let bytes = payload.len() as u32;
         self.record(Some(id), What::Sent { packet: number, to, kind, bytes }, digest);
@@ -486,12 +501,13 @@ impl<'s> Simulation<'s> {
         }
         let Some(message) = &delivery.message else { return };
         let (flow, sequence) = (message.flow, message.sequence);
+        let over = delivery.sealed.map_or(Over::Udp, |sealed| sealed.over);
         self.record(
             Some(id),
             What::Delivered { flow, sequence, answer: message.role == Role::Answer },
             digest_of(packet),
         );
-        if let Err(wrong) = self.flows.note_delivered(message, id, self.now) {
+        if let Err(wrong) = self.flows.note_delivered(message, id, over, self.now) {
             let text = format!("host {} was given message {sequence} of traffic {flow}: {wrong:?}", id.0);
             self.tally.note(CheckId::S4, self.now, Some(text));
         }

@@ -144,7 +144,14 @@ impl World {
     /// Expects that a message of `from` is delivered to `to`.
     pub fn expect_delivery(&self, from: NodeRef, to: NodeRef) -> DeliveryRef {
         let (from, to) = (from.0, to.0);
-        self.expect(Expectation::Delivered { from, to, after: Instant::ZERO, within: None, held: Held::Once });
+        self.expect(Expectation::Delivered {
+            from,
+            to,
+            after: Instant::ZERO,
+            within: None,
+            held: Held::Once,
+            via: None,
+        });
         DeliveryRef { world: self.clone(), index: self.scenario.borrow().expects.len() - 1 }
     }
 
@@ -322,6 +329,7 @@ pub fn star(nodes: u32, every: Duration, duration: Duration) -> Scenario {
         after: Instant::ZERO,
         within: None,
         held: Held::Once,
+        via: None,
     });
     world.scenario(Instant::ZERO + duration)
 }
