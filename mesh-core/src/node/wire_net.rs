@@ -93,6 +93,7 @@ impl Node {
             RelayEvent::Failed { region, reason } => {
                 self.relay_problems.insert(region, reason);
                 self.relays.handle_failed(region, now);
+                self.with_netcheck(now, |netcheck| netcheck.note_relay_lost(region, now));
             }
             RelayEvent::Restarting { region, reconnect_in } => {
                 self.relays.handle_restarting(region, reconnect_in, now);

@@ -4,6 +4,7 @@ use core::time::Duration;
 
 use crate::{
     check::{CheckId, PathCheck, network},
+    host::RelayChange,
     scenario::{Fault, LinkChange},
 };
 
@@ -19,7 +20,10 @@ impl Simulation<'_> {
             .scenario
             .events
             .iter()
-            .map(|event| (event.at, length_of(&event.fault).map_or(self.end, |length| event.at + length)))
+            .map(|event| {
+                let length = length_of(&event.fault, self.scenario.relays.len());
+                (event.at, length.map_or(self.end, |length| event.at + length))
+            })
             .collect();
         disturbed.sort_unstable();
         let probes = self.paths.as_ref().map_or(&[][..], PathCheck::probes);
@@ -68,11 +72,13 @@ impl Simulation<'_> {
 }
 
 /// How long what an event does lasts; `None` when it does not end by itself and may keep two nodes apart.
-fn length_of(fault: &Fault) -> Option<Duration> {
+fn length_of(fault: &Fault, relays: usize) -> Option<Duration> {
     match fault {
         Fault::Link { change: LinkChange::Down(length), .. } => *length,
         Fault::Relay { length, change, .. } => match change {
-            crate::host::RelayChange::Kill | crate::host::RelayChange::BlackHole => *length,
+            // There is another.
+            RelayChange::Kill | RelayChange::BlackHole if relays > 1 => Some(length.unwrap_or_default()),
+            RelayChange::Kill | RelayChange::BlackHole => *length,
             _ => Some(Duration::ZERO),
         },
         Fault::Restart { off: length, .. }
