@@ -16,8 +16,9 @@ use crate::{limits, machine::Deadline, time::Instant};
 
 /// How long an address that STUN saw is told. Stock nodes: 5 min 10 s.
 const STUN_LIFETIME: Duration = Duration::from_secs(310);
-/// How fresh what STUN said must be for a call-me-maybe: NATs may forget after 30 s. Stock nodes: 27 s.
-const STUN_FRESH: Duration = Duration::from_secs(27);
+/// How fresh what STUN said must be for a call-me-maybe: the gateway may have got another address since. Asking is one
+/// packet; the message does not wait for the answer. Stock nodes: 27 s, and they wait.
+const STUN_FRESH: Duration = Duration::from_secs(1);
 
 /// Where an endpoint is known from, in the order of preference when several say the same address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -253,7 +254,7 @@ mod tests {
     fn what_stun_saw_is_fresh_for_a_while_and_known_for_longer() {
         let mut endpoints = Endpoints::new();
         endpoints.handle_stun(&[addr("192.0.2.1:5")], Mapping::Unknown, secs(1));
-        assert!(endpoints.is_fresh(secs(27)) && !endpoints.is_fresh(secs(28)));
+        assert!(endpoints.is_fresh(secs(1)) && !endpoints.is_fresh(secs(2)));
         let deadline = endpoints.poll_timeout().unwrap();
         assert_eq!(deadline.at, secs(311));
         endpoints.handle_timeout(secs(310));

@@ -109,6 +109,8 @@ const FULL_INTERVAL: Duration = Duration::from_secs(300);
 /// After a report without any answer; doubled with each more.
 const RETRY_MIN: Duration = Duration::from_secs(4);
 const RETRY_MAX: Duration = Duration::from_secs(300);
+/// Reports because of a lost connection to home begin at most this often: a relay may take connections and drop them.
+const LOST_SPACING: Duration = Duration::from_secs(5);
 /// In which [`limits::NETCHECK_RUNS`] may begin.
 const RUNS_WITHIN: Duration = Duration::from_secs(4);
 
@@ -128,6 +130,8 @@ pub struct Netcheck {
     heard: BTreeMap<RegionId, Instant>,
     /// Relays that cannot be connected to.
     failing: BTreeMap<RegionId, Failing>,
+    /// When a report was begun because the connection to home was lost.
+    lost_at: Option<Instant>,
     active_until: Instant,
     refresh_at: Option<Instant>,
     retry_at: Option<Instant>,
@@ -158,6 +162,7 @@ impl Netcheck {
             home: None,
             heard: BTreeMap::new(),
             failing: BTreeMap::new(),
+            lost_at: None,
             active_until: Instant::ZERO,
             refresh_at: None,
             retry_at: None,
@@ -253,6 +258,18 @@ impl Netcheck {
                 // The network works after all.
                 self.retry_at = Some(self.now);
             }
+        }
+        self.finish();
+    }
+
+    /// A connection to a relay broke or could not be made: if home is gone, another region is to be home soon.
+    pub fn note_relay_lost(&mut self, region: RegionId, now: Instant) {
+        self.tick(now);
+        self.heard.remove(&region);
+        let is_due = self.lost_at.is_none_or(|at| self.now.since(at) >= LOST_SPACING);
+        if is_due && self.home() == Some(region) && self.servers.regions.len() > 1 {
+            self.lost_at = Some(self.now);
+            self.want(Purpose::Report(Kind::Incremental));
         }
         self.finish();
     }

@@ -110,6 +110,24 @@ fn when_nothing_answers_home_is_drawn_and_reports_grow_rare() {
 }
 
 #[test]
+fn a_home_that_is_lost_is_replaced_without_waiting_for_the_next_refresh() {
+    let mut world = World::new(&[(1, 20), (2, 50)]);
+    world.run(5000);
+    assert_eq!(world.netcheck.home(), id(1));
+    world.act(|netcheck, now| netcheck.note_relay_heard(id(1).unwrap(), now));
+    world.round_trips = [(2, 50)].into();
+    world.act(|netcheck, now| netcheck.note_relay_lost(id(1).unwrap(), now));
+    world.run(2000);
+    assert_eq!(world.netcheck.home(), id(2));
+    // What is lost and not home moves nothing, and neither does one lost again and again.
+    let probes = world.probes.len();
+    world.act(|netcheck, now| netcheck.note_relay_lost(id(1).unwrap(), now));
+    world.act(|netcheck, now| netcheck.note_relay_lost(id(2).unwrap(), now));
+    world.run(2000);
+    assert_eq!(world.probes.len(), probes);
+}
+
+#[test]
 fn a_family_that_cannot_send_is_given_up_at_once() {
     let mut world = World::without_map(&[(1, 20)], 1);
     world.refused = vec![Family::V6];

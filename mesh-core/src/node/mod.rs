@@ -165,6 +165,18 @@ impl Node {
         &self.netmap
     }
 
+    /// Our own candidate addresses, as peers are told.
+    #[must_use]
+    pub fn own_endpoints(&self) -> &[SocketAddr] {
+        &self.own_endpoints
+    }
+
+    /// The region of our home relay.
+    #[must_use]
+    pub fn home(&self) -> Option<RegionId> {
+        self.relays.home()
+    }
+
     /// What the node looks like at `now`.
     #[must_use]
     pub fn status(&self, now: Instant) -> Status {

@@ -97,7 +97,10 @@ impl Node {
                     self.with_netcheck(now, |netcheck| netcheck.refresh(now));
                 }
                 self.relays.handle_failed(region, now);
-                self.with_netcheck(now, |netcheck| netcheck.note_relay_failed(region, now));
+                self.with_netcheck(now, |netcheck| {
+                    netcheck.note_relay_failed(region, now);
+                    netcheck.note_relay_lost(region, now);
+                });
             }
             RelayEvent::Restarting { region, reconnect_in } => {
                 self.relays.handle_restarting(region, reconnect_in, now);

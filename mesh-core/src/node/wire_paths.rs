@@ -76,17 +76,15 @@ impl Node {
 
     fn drain_paths(&mut self, id: PeerId, now: Instant) {
         let mut selected = None;
+        let mut is_calling = false;
         while let Some(peer) = self.peers.get_mut(id)
             && let Some(output) = peer.paths.as_mut().and_then(|paths| paths.poll_output())
         {
             match output {
                 PathsOutput::Send { via, message, reach } => {
+                    is_calling |= matches!(message, Message::CallMeMaybe(_));
                     let (key, disco_key) = (peer.config.key, peer.disco_key());
                     if let Some(disco_key) = disco_key {
-                        if matches!(message, Message::CallMeMaybe(_)) && !self.endpoints.is_fresh(now) {
-                            // Should our address be another one by now, the peer is called again with that.
-                            self.with_netcheck(now, |netcheck| netcheck.refresh(now));
-                        }
                         self.send_disco(key, disco_key, via, &message, reach, now);
                     }
                 }
@@ -95,6 +93,10 @@ impl Node {
         }
         if let Some(selection) = selected {
             self.select(id, selection, now);
+        }
+        // What the peer was told may be of yesterday; when it is, it is told anew.
+        if is_calling && !self.endpoints.is_fresh(now) {
+            self.with_netcheck(now, |netcheck| netcheck.refresh(now));
         }
         self.rearm(id);
     }

@@ -8,14 +8,15 @@ use core::time::Duration;
 use mesh_core::time::Instant;
 
 use crate::{
-    host::{HostId, NodeEvent},
+    host::{HostId, NodeEvent, Over},
     kernel::{dice::Probability, trace::Names},
     net::PacketKind,
 };
 
 use super::{
     CheckId, Flows, Tally,
-    ways::{first_in, first_not, way_at, ways},
+    technique::{Surroundings, Technique, technique},
+    ways::{Doubt, addresses, first_in, first_not, way_at, ways},
 };
 
 /// Messages sent this short a time before the end are not counted as lost: they may be on their way.
@@ -37,6 +38,8 @@ pub enum Expectation {
         within: Option<Duration>,
         /// Whether it is expected to happen.
         held: Held,
+        /// How the message came; any way when `None`.
+        via: Option<Over>,
     },
     /// Two nodes come to speak this way at or before `after + within`; without `within`, some time.
     Path {
@@ -156,15 +159,6 @@ pub enum PathIs {
     None,
 }
 
-/// What made a direct path possible.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Technique {
-    /// One end can be reached by anybody.
-    Ordinary,
-    /// Both ends are behind NATs and sent to each other.
-    Punch,
-}
-
 impl PathIs {
     /// The name in scenarios and reports.
     #[must_use]
@@ -173,17 +167,6 @@ impl PathIs {
             Self::Direct => "direct",
             Self::Relay => "relay",
             Self::None => "none",
-        }
-    }
-}
-
-impl Technique {
-    /// The name in scenarios and reports.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Ordinary => "ordinary",
-            Self::Punch => "punch",
         }
     }
 }
@@ -241,10 +224,18 @@ pub(crate) struct View<'r> {
     /// By host, by kind.
     pub(crate) packets: &'r [[u64; PacketKind::ALL.len()]],
     pub(crate) events: &'r [(Instant, HostId, NodeEvent)],
-    /// Whether a host is behind a NAT.
-    pub(crate) guarded: &'r [bool],
+    /// What is between each node and the core, by number.
+    pub(crate) surroundings: &'r [Surroundings],
     /// Whether there are relays: then nodes say which way they speak.
     pub(crate) has_relays: bool,
+}
+
+impl View<'_> {
+    /// What made a direct path between two hosts possible.
+    pub(crate) fn technique(&self, between: [HostId; 2]) -> Technique {
+        let ends = between.map(|host| &self.surroundings[host.index()]);
+        technique(ends, addresses(self.events, between))
+    }
 }
 
 impl Expectation {
@@ -301,8 +292,8 @@ impl Expectation {
 /// Whether an expectation came true.
 pub(crate) fn evaluate(expectation: &Expectation, view: &View<'_>) -> Verdict {
     match expectation {
-        Expectation::Delivered { from, to, after, within, held } => {
-            delivered(view, (*from, *to), *after, *within, *held)
+        Expectation::Delivered { from, to, after, within, held, via } => {
+            delivered(view, (*from, *to), (*after, *within), *held, *via)
         }
         Expectation::Path { between, is, after, within, hold, technique } if view.has_relays => {
             let held = selected(view, *between, *is, (*after, *within), *hold);
@@ -344,26 +335,27 @@ pub(crate) fn evaluate(expectation: &Expectation, view: &View<'_>) -> Verdict {
 }
 
 /// When a message was first delivered that was sent at or after `after`.
-pub(crate) fn first_delivery(flows: &Flows, pair: (HostId, HostId), after: Instant) -> Option<Instant> {
-    flows
-        .between(pair.0, pair.1)
-        .iter()
-        .filter(|(sent, delivered)| *sent >= after && *delivered != Instant::FAR_FUTURE)
-        .map(|(_, delivered)| *delivered)
-        .min()
+pub(crate) fn first_delivery(
+    flows: &Flows,
+    pair: (HostId, HostId),
+    after: Instant,
+    via: Option<Over>,
+) -> Option<Instant> {
+    flows.deliveries(pair.0, pair.1, via).filter(|(sent, _)| *sent >= after).map(|(_, delivered)| delivered).min()
 }
 
-/// What makes a direct path between two hosts possible.
-pub(crate) fn technique(guarded: &[bool], between: [HostId; 2]) -> Technique {
-    if between.iter().all(|host| guarded[host.index()]) { Technique::Punch } else { Technique::Ordinary }
-}
-
-fn delivered(view: &View<'_>, pair: (HostId, HostId), after: Instant, within: Option<Duration>, held: Held) -> Verdict {
+fn delivered(
+    view: &View<'_>,
+    pair: (HostId, HostId),
+    (after, within): (Instant, Option<Duration>),
+    held: Held,
+    via: Option<Over>,
+) -> Verdict {
     if !view.flows.between(pair.0, pair.1).iter().any(|(sent, _)| *sent >= after) {
         return Verdict::NotEvaluated("no message was sent".to_owned());
     }
     let until = within.map(|within| after + within);
-    let first = first_delivery(view.flows, pair, after);
+    let first = first_delivery(view.flows, pair, after, via);
     let in_time = first.filter(|at| until.is_none_or(|until| *at <= until));
     match (held, in_time, first) {
         (Held::Once, Some(_), _) | (Held::Never, None, _) => Verdict::Held,
@@ -391,10 +383,12 @@ fn selected(
     if until > view.end {
         return Verdict::NotEvaluated("the run ended first".to_owned());
     }
-    let ways = ways(view.events, between);
-    let Some(since) = first_in(&ways, is, after, until) else {
-        return Verdict::failed_by(until, format!("it is {}", way_at(&ways, until).name()));
+    let strictly = ways(view.events, between, Doubt::Counts);
+    let Some(since) = first_in(&strictly, is, after, until) else {
+        return Verdict::failed_by(until, format!("it is {}", way_at(&strictly, until).name()));
     };
+    // A path in doubt still carries; one that is given up does not.
+    let ways = if is == PathIs::Direct { ways(view.events, between, Doubt::Ignored) } else { strictly };
     match (hold, first_not(&ways, is, since, view.end)) {
         (Hold::Once, _) | (Hold::Always, None) => Verdict::Held,
         (Hold::Always, Some(at)) => Verdict::failed_by(at, format!("it is {} from {at} on", way_at(&ways, at).name())),
@@ -402,13 +396,13 @@ fn selected(
 }
 
 fn used(view: &View<'_>, between: [HostId; 2], wanted: &[Technique]) -> Verdict {
-    let used = technique(view.guarded, between);
+    let used = view.technique(between);
     verdict(wanted.is_empty() || wanted.contains(&used), || format!("by {}", used.name()))
 }
 
 fn path(view: &View<'_>, between: [HostId; 2], is: PathIs, within: Option<Duration>, wanted: &[Technique]) -> Verdict {
     let [a, b] = between;
-    let firsts = [(a, b), (b, a)].map(|pair| first_delivery(view.flows, pair, Instant::ZERO));
+    let firsts = [(a, b), (b, a)].map(|pair| first_delivery(view.flows, pair, Instant::ZERO, None));
     if [(a, b), (b, a)].iter().all(|(from, to)| view.flows.between(*from, *to).is_empty()) {
         return Verdict::NotEvaluated("no message was sent, so no path was needed".to_owned());
     }
@@ -543,12 +537,5 @@ mod tests {
         let lengths: Vec<_> = pieces.iter().map(|(length, start)| (length.as_secs(), *start)).collect();
         assert_eq!(lengths, [(2, secs(0)), (6, secs(3))]);
         assert!(remaining((secs(2), secs(4)), &[(secs(0), secs(9))]).is_empty());
-    }
-
-    #[test]
-    fn a_technique_follows_from_the_nats() {
-        let guarded = [true, true, false];
-        assert_eq!(technique(&guarded, [HostId(0), HostId(1)]), Technique::Punch);
-        assert_eq!(technique(&guarded, [HostId(0), HostId(2)]), Technique::Ordinary);
     }
 }

@@ -5,17 +5,21 @@
 
 mod expect;
 pub(crate) mod network;
+mod paths;
+pub(crate) mod technique;
 mod traffic;
 pub(crate) mod ways;
 mod wire;
 
 use mesh_core::time::Instant;
 
-pub use expect::{Expectation, Held, Hold, PathIs, Technique, Verdict};
+pub use expect::{Expectation, Held, Hold, PathIs, Verdict};
+pub use paths::PathCheck;
+pub use technique::Technique;
 pub use traffic::{Flow, Flows, Sample};
 pub use wire::WireCheck;
 
-pub(crate) use expect::{View, evaluate, first_delivery, technique};
+pub(crate) use expect::{View, evaluate, first_delivery};
 
 macro_rules! check_ids {
     ($($(#[doc = $doc:literal])+ $variant:ident = $name:literal,)+) => {
@@ -49,6 +53,8 @@ check_ids! {
     S4 = "S4",
     /// No key and counter, and no ephemeral key, is used twice, also after a restart.
     S5 = "S5",
+    /// In a world with network maps: no data is sent to an address that did not answer a ping.
+    S6 = "S6",
     /// A drained machine wants to be woken later than now, or not at all.
     S11 = "S11",
     /// No panic.
@@ -57,6 +63,10 @@ check_ids! {
     N1 = "N1",
     /// In a world with relays: the way between two nodes changes twice a minute at most while nothing happens.
     N2 = "N2",
+    /// In a world with network maps: a host that only relays serve probes no more than stock nodes do.
+    N3 = "N3",
+    /// In a world with network maps: every node holds the newest at the end.
+    L1 = "L1",
     /// In a world with relays: those who send are heard at the end, both ways.
     L2 = "L2",
     /// Every datagram is delivered, dropped for a cause, or on its way.
@@ -66,13 +76,15 @@ check_ids! {
 }
 
 impl CheckId {
-    /// The invariants that `pattern` names: one, or a class as `S*`, or as `*` all that every world has something for.
+    /// The invariants that `pattern` names: one, or a class as `N*`; `S*` and `*` are those that every
+    /// world has something for.
     /// The others are looked at too, where there is something to look at.
     #[must_use]
     pub fn matching(pattern: &str) -> Vec<Self> {
-        let is_anywhere = |id: Self| !matches!(id, Self::N1 | Self::N2 | Self::L2);
+        let is_anywhere = |id: Self| !matches!(id, Self::S6 | Self::N1 | Self::N2 | Self::N3 | Self::L1 | Self::L2);
         let matches = |id: &&Self| match pattern.strip_suffix('*') {
             Some("") => is_anywhere(**id),
+            Some(prefix @ "S") => id.name().starts_with(prefix) && is_anywhere(**id),
             Some(prefix) => id.name().starts_with(prefix),
             None => id.name() == pattern,
         };
@@ -143,8 +155,8 @@ mod tests {
     fn patterns_name_classes() {
         assert_eq!(CheckId::matching("S2"), [CheckId::S2]);
         assert_eq!(CheckId::matching("S*").len(), 6);
-        assert_eq!(CheckId::matching("*").len(), CheckId::ALL.len() - 3);
-        assert_eq!(CheckId::matching("N*"), [CheckId::N1, CheckId::N2]);
+        assert_eq!(CheckId::matching("*").len(), CheckId::ALL.len() - 6);
+        assert_eq!(CheckId::matching("N*"), [CheckId::N1, CheckId::N2, CheckId::N3]);
         assert!(CheckId::matching("X*").is_empty());
     }
 

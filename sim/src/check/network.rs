@@ -1,15 +1,19 @@
-//! N1, N2 and L2: what a network owes those who use it, looked at when a run is over.
+//! N1, N2, N3 and L2: what a network owes those who use it, looked at when a run is over.
 //!
 //! They are about worlds with relays: there any two nodes that are up can speak. What a scenario did to the world, and
 //! some time after that, does not count; budgets of single changes are for the scenario's own expectations.
 
-use core::time::Duration;
+use core::{net::SocketAddr, time::Duration};
+use std::collections::BTreeSet;
 
 use mesh_core::time::Instant;
 
 use crate::host::{HostId, NodeEvent};
 
-use super::{CheckId, Flows, PathIs, Tally, ways::ways};
+use super::{
+    CheckId, Flows, PathIs, Tally,
+    ways::{Doubt, first_not, ways},
+};
 
 /// From the start, or from what a scenario did, until it must not be felt any more.
 const SETTLED_AFTER: Duration = Duration::from_secs(30);
@@ -20,6 +24,9 @@ const LOST: Duration = Duration::from_secs(3);
 /// N2: changes of a pair's way in [`STEADY`].
 const CHANGES: usize = 2;
 const STEADY: Duration = Duration::from_secs(60);
+
+/// N3: disco datagrams to each address in [`STEADY`] while only the relay works. Stock nodes ping every five seconds.
+const PROBES: usize = 12;
 
 /// L2: in this time before the end both must have heard of each other.
 const LATELY: Duration = Duration::from_secs(10);
@@ -32,6 +39,8 @@ pub(crate) struct Ended<'r> {
     pub(crate) end: Instant,
     pub(crate) flows: &'r Flows,
     pub(crate) events: &'r [(Instant, HostId, NodeEvent)],
+    /// By host: when it sent disco datagrams, and where to.
+    pub(crate) probes: &'r [Vec<(Instant, SocketAddr)>],
     /// When the scenario did something, and when that was over, in order.
     pub(crate) disturbed: Vec<(Instant, Instant)>,
 }
@@ -46,10 +55,13 @@ pub(crate) fn check(ended: &Ended<'_>, tally: &mut Tally) {
             continue;
         }
         seen.push(pair);
-        let ways = ways(ended.events, pair);
+        let ways = ways(ended.events, pair, Doubt::Ignored);
         for (from, until) in &quiet {
             check_loss(ended, pair, (*from, *until), tally);
             check_flapping(&ways, pair, (*from, *until), tally);
+        }
+        for window in &quiet {
+            check_probing(ended, pair, *window, tally);
         }
         check_connected(ended, pair, quiet.last().copied(), tally);
     }
@@ -108,6 +120,35 @@ fn check_flapping(ways: &[(Instant, PathIs)], pair: [HostId; 2], (from, until): 
     tally.note(CheckId::N2, flapping.map_or(until, |window| window[CHANGES]), text);
 }
 
+/// Of a host all of whose peers are relayed.
+fn check_probing(ended: &Ended<'_>, pair: [HostId; 2], (from, until): (Instant, Instant), tally: &mut Tally) {
+    if until.since(from) < STEADY {
+        return;
+    }
+    let is_relayed = |pair: [HostId; 2]| {
+        let ways = ways(ended.events, pair, Doubt::Ignored);
+        first_not(&ways, PathIs::Relay, from, until).is_none()
+    };
+    for host in pair {
+        let of_host = ended.flows.iter().filter(|flow| flow.from == host || flow.to == host);
+        if !of_host.map(|flow| [flow.from, flow.to]).all(is_relayed) {
+            continue;
+        }
+        let Some(probes) = ended.probes.get(host.index()) else { continue };
+        let mut begin = from;
+        while begin + STEADY <= until {
+            let window = begin..begin + STEADY;
+            let sent: Vec<_> = probes.iter().filter(|(at, _)| window.contains(at)).map(|(_, to)| *to).collect();
+            let addresses: BTreeSet<_> = sent.iter().collect();
+            let text = (sent.len() > PROBES * addresses.len()).then(|| {
+                format!("host {} sent {} probes to {} addresses in a minute", host.0, sent.len(), addresses.len())
+            });
+            tally.note(CheckId::N3, begin + STEADY, text);
+            begin += STEADY;
+        }
+    }
+}
+
 fn check_connected(ended: &Ended<'_>, pair: [HostId; 2], quiet: Option<(Instant, Instant)>, tally: &mut Tally) {
     let since = ended.end - LATELY;
     if quiet.is_none_or(|(from, until)| from > since || until < ended.end) {
@@ -131,7 +172,10 @@ mod tests {
 
     use super::*;
     use crate::{
-        host::message::{Carrier, Message, Role},
+        host::{
+            Over,
+            message::{Carrier, Message, Role},
+        },
         scenario::{TrafficKind, TrafficSpec},
     };
 
@@ -184,6 +228,23 @@ mod tests {
         assert_eq!(lost(150, 170), (0, 0), "what happened is still felt");
     }
 
+    #[test]
+    fn a_host_that_probes_on_and_on_is_seen() {
+        let relay = Selection::Relay(mesh_core::derp::RegionId::new(1).unwrap());
+        let event = |host, peer| (secs(1), host, NodeEvent::PathChanged { peer, to: relay });
+        let events = [event(A, B), event(B, A)];
+        let looked_at = |every: u64| {
+            let probes = (0..200).step_by(every as usize).map(|at| (secs(at), "192.0.2.1:1".parse().unwrap()));
+            let probes = [probes.collect(), Vec::new()];
+            let mut tally = Tally::default();
+            let flows = flows(|_| true);
+            check(&Ended { probes: &probes, ..ended(&flows, &events, Vec::new()) }, &mut tally);
+            (tally.checked(CheckId::N3), tally.violation().map(|violation| violation.id))
+        };
+        assert_eq!(looked_at(6), (4, None));
+        assert_eq!(looked_at(4), (4, Some(CheckId::N3)));
+    }
+
     fn violated(
         arrives: impl Fn(u64) -> bool,
         events: &[(Instant, HostId, NodeEvent)],
@@ -207,7 +268,7 @@ mod tests {
         events: &'r [(Instant, HostId, NodeEvent)],
         disturbed: Vec<(Instant, Instant)>,
     ) -> Ended<'r> {
-        Ended { end: secs(200), flows, events, disturbed }
+        Ended { end: secs(200), flows, events, probes: &[], disturbed }
     }
 
     /// A message and its answer every second, for 200 s.
@@ -233,9 +294,9 @@ mod tests {
                     bytes: 56,
                     answer_bytes: 56,
                 };
-                flows.note_delivered(&question, B, secs(second)).unwrap();
+                flows.note_delivered(&question, B, Over::Udp, secs(second)).unwrap();
                 let answer = Message { role: Role::Answer, ..question };
-                flows.note_delivered(&answer, A, secs(second)).unwrap();
+                flows.note_delivered(&answer, A, Over::Udp, secs(second)).unwrap();
             }
         }
         flows

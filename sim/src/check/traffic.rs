@@ -4,7 +4,7 @@ use mesh_core::time::Instant;
 
 use crate::{
     host::{
-        HostId,
+        HostId, Over,
         message::{Message, Role},
     },
     scenario::TrafficSpec,
@@ -34,6 +34,8 @@ pub struct Sample {
     pub delivered: Instant,
     /// When the answer did.
     pub answered: Instant,
+    /// How the message and the answer came, as far as they did.
+    pub over: [Over; 2],
 }
 
 /// What is wrong with a delivery.
@@ -56,7 +58,12 @@ impl Flows {
     /// A message is sent; its number.
     pub fn note_sent(&mut self, flow: u32, now: Instant) -> u32 {
         let samples = &mut self.0[flow as usize].samples;
-        samples.push(Sample { sent: now, delivered: Instant::FAR_FUTURE, answered: Instant::FAR_FUTURE });
+        samples.push(Sample {
+            sent: now,
+            delivered: Instant::FAR_FUTURE,
+            answered: Instant::FAR_FUTURE,
+            over: [Over::Udp; 2],
+        });
         (samples.len() - 1) as u32
     }
 
@@ -64,27 +71,49 @@ impl Flows {
     ///
     /// # Errors
     /// When that should not have happened.
-    pub fn note_delivered(&mut self, message: &Message, host: HostId, now: Instant) -> Result<(), Wrong> {
+    pub fn note_delivered(&mut self, message: &Message, host: HostId, over: Over, now: Instant) -> Result<(), Wrong> {
         let flow = self.0.get_mut(message.flow as usize).ok_or(Wrong::Stray)?;
         let at = match message.role {
             Role::Question => flow.to,
             Role::Answer => flow.from,
         };
         let sample = flow.samples.get_mut(message.sequence as usize).filter(|_| at == host).ok_or(Wrong::Stray)?;
-        let stamp = match message.role {
-            Role::Question => &mut sample.delivered,
-            Role::Answer => &mut sample.answered,
+        let [question, answer] = &mut sample.over;
+        let (stamp, came) = match message.role {
+            Role::Question => (&mut sample.delivered, question),
+            Role::Answer => (&mut sample.answered, answer),
         };
         if *stamp != Instant::FAR_FUTURE {
             return Err(Wrong::Twice);
         }
         *stamp = now;
+        *came = over;
         Ok(())
     }
 
     /// All traffic.
     pub fn iter(&self) -> impl Iterator<Item = &Flow> {
         self.0.iter()
+    }
+
+    /// Messages from one host to another that came this way, or any, as (sent, delivered), in no useful order.
+    pub fn deliveries(
+        &self,
+        from: HostId,
+        to: HostId,
+        via: Option<Over>,
+    ) -> impl Iterator<Item = (Instant, Instant)> + '_ {
+        self.0.iter().flat_map(move |flow| {
+            let (asks, answers) = ((flow.from, flow.to) == (from, to), (flow.to, flow.from) == (from, to));
+            flow.samples.iter().filter_map(move |sample| {
+                let (sent, delivered, over) = match (asks, answers) {
+                    (true, _) => (sample.sent, sample.delivered, sample.over[0]),
+                    (_, true) => (sample.delivered, sample.answered, sample.over[1]),
+                    (false, false) => return None,
+                };
+                (delivered != Instant::FAR_FUTURE && via.is_none_or(|via| via == over)).then_some((sent, delivered))
+            })
+        })
     }
 
     /// Messages from one host to another, questions and answers alike, as (sent, delivered). An answer counts as
@@ -116,10 +145,13 @@ mod tests {
         let mut flows = flows();
         let sequence = flows.note_sent(0, Instant::ZERO);
         let question = message(sequence, Role::Question);
-        assert_eq!(flows.note_delivered(&question, HostId(0), Instant::from_secs(1)), Err(Wrong::Stray));
-        assert_eq!(flows.note_delivered(&question, HostId(1), Instant::from_secs(1)), Ok(()));
-        assert_eq!(flows.note_delivered(&question, HostId(1), Instant::from_secs(2)), Err(Wrong::Twice));
-        assert_eq!(flows.note_delivered(&message(7, Role::Question), HostId(1), Instant::ZERO), Err(Wrong::Stray));
+        assert_eq!(flows.note_delivered(&question, HostId(0), Over::Udp, Instant::from_secs(1)), Err(Wrong::Stray));
+        assert_eq!(flows.note_delivered(&question, HostId(1), Over::Udp, Instant::from_secs(1)), Ok(()));
+        assert_eq!(flows.note_delivered(&question, HostId(1), Over::Udp, Instant::from_secs(2)), Err(Wrong::Twice));
+        assert_eq!(
+            flows.note_delivered(&message(7, Role::Question), HostId(1), Over::Udp, Instant::ZERO),
+            Err(Wrong::Stray)
+        );
     }
 
     #[test]
@@ -128,8 +160,8 @@ mod tests {
         for second in 0..2 {
             flows.note_sent(0, Instant::from_secs(second));
         }
-        flows.note_delivered(&message(1, Role::Question), HostId(1), Instant::from_secs(2)).unwrap();
-        flows.note_delivered(&message(1, Role::Answer), HostId(0), Instant::from_secs(3)).unwrap();
+        flows.note_delivered(&message(1, Role::Question), HostId(1), Over::Udp, Instant::from_secs(2)).unwrap();
+        flows.note_delivered(&message(1, Role::Answer), HostId(0), Over::Udp, Instant::from_secs(3)).unwrap();
         let secs = Instant::from_secs;
         let there = [(secs(0), Instant::FAR_FUTURE), (secs(1), secs(2))];
         assert_eq!(flows.between(HostId(0), HostId(1)), there);

@@ -1,7 +1,10 @@
 //! Which way two nodes speak, from what they said of it.
 //!
 //! A node says where its packets for a peer go whenever that changes. Two nodes are direct when both send directly and
-//! neither is in doubt; they are on a relay when either way goes over one.
+//! neither is in doubt; they are on a relay when either way goes over one. A doubt that comes and goes is no change of the
+//! way where [`Doubt::Ignored`] is asked for: packets still go directly, and a copy goes over the relay.
+
+use core::net::SocketAddr;
 
 use mesh_core::{path::Selection, time::Instant};
 
@@ -9,8 +12,21 @@ use crate::host::{HostId, NodeEvent};
 
 use super::PathIs;
 
+/// How packets count that go both ways, because the direct one is in doubt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Doubt {
+    /// As relayed.
+    Counts,
+    /// As direct.
+    Ignored,
+}
+
 /// When two nodes began to speak in which way, in order; at the beginning they do not speak.
-pub(crate) fn ways(events: &[(Instant, HostId, NodeEvent)], between: [HostId; 2]) -> Vec<(Instant, PathIs)> {
+pub(crate) fn ways(
+    events: &[(Instant, HostId, NodeEvent)],
+    between: [HostId; 2],
+    doubt: Doubt,
+) -> Vec<(Instant, PathIs)> {
     let mut selected = [Selection::Nowhere; 2];
     let mut ways = vec![(Instant::ZERO, PathIs::None)];
     for (at, host, event) in events {
@@ -20,7 +36,7 @@ pub(crate) fn ways(events: &[(Instant, HostId, NodeEvent)], between: [HostId; 2]
             NodeEvent::Started | NodeEvent::Stopped => selected[end] = Selection::Nowhere,
             _ => continue,
         }
-        let now = way(selected);
+        let now = way(selected, doubt);
         if ways.last().is_some_and(|(_, last)| *last != now) {
             ways.push((*at, now));
         }
@@ -50,12 +66,28 @@ pub(crate) fn first_not(ways: &[(Instant, PathIs)], is: PathIs, from: Instant, u
     ways.iter().find(|(since, way)| *way != is && (from..=until).contains(since)).map(|(since, _)| *since)
 }
 
-fn way(selected: [Selection; 2]) -> PathIs {
+fn way(selected: [Selection; 2], doubt: Doubt) -> PathIs {
+    let is_direct = |one: &Selection| match one {
+        Selection::Direct(_) => true,
+        Selection::Both { .. } => doubt == Doubt::Ignored,
+        Selection::Relay(_) | Selection::Nowhere => false,
+    };
     match selected {
         [Selection::Nowhere, _] | [_, Selection::Nowhere] => PathIs::None,
-        [Selection::Direct(_), Selection::Direct(_)] => PathIs::Direct,
+        _ if selected.iter().all(is_direct) => PathIs::Direct,
         [_, _] => PathIs::Relay,
     }
+}
+
+/// Where two nodes sent directly at last, the first to the second and back.
+pub(crate) fn addresses(events: &[(Instant, HostId, NodeEvent)], between: [HostId; 2]) -> [Option<SocketAddr>; 2] {
+    let [a, b] = between;
+    [(a, b), (b, a)].map(|(from, to)| {
+        events.iter().rev().find_map(|(_, host, event)| match event {
+            NodeEvent::PathChanged { peer, to: selected } if (*host, *peer) == (from, to) => selected.direct(),
+            _ => None,
+        })
+    })
 }
 
 #[cfg(test)]
@@ -78,7 +110,7 @@ mod tests {
             changed(5, b, a, direct),
             (secs(9), b, NodeEvent::Stopped),
         ];
-        let ways = ways(&events, [a, b]);
+        let ways = ways(&events, [a, b], Doubt::Counts);
         let expected = [(0, PathIs::None), (2, PathIs::Relay), (5, PathIs::Direct), (9, PathIs::None)];
         assert_eq!(ways, expected.map(|(second, way)| (secs(second), way)));
         assert_eq!((way_at(&ways, secs(4)), way_at(&ways, secs(8))), (PathIs::Relay, PathIs::Direct));
@@ -86,6 +118,22 @@ mod tests {
         assert_eq!(first_in(&ways, PathIs::Direct, secs(1), secs(5)), Some(secs(5)));
         assert_eq!(first_not(&ways, PathIs::Direct, secs(6), secs(20)), Some(secs(9)));
         assert_eq!(first_not(&ways, PathIs::Relay, secs(3), secs(4)), None);
+    }
+
+    #[test]
+    fn a_doubt_is_a_relayed_way_or_none() {
+        let (a, b) = (HostId(0), HostId(1));
+        let (direct, relay) = ("192.0.2.1:1".parse().unwrap(), RegionId::new(1).unwrap());
+        let changed = |second, host, peer, to| (secs(second), host, NodeEvent::PathChanged { peer, to });
+        let events = [
+            changed(1, a, b, Selection::Direct(direct)),
+            changed(1, b, a, Selection::Direct(direct)),
+            changed(2, a, b, Selection::Both { direct, relay }),
+            changed(3, a, b, Selection::Direct(direct)),
+        ];
+        let of = |doubt| ways(&events, [a, b], doubt).len();
+        assert_eq!((of(Doubt::Counts), of(Doubt::Ignored)), (4, 2));
+        assert_eq!(addresses(&events, [a, b]), [Some(direct), Some(direct)]);
     }
 
     fn secs(secs: u64) -> Instant {

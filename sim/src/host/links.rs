@@ -26,6 +26,7 @@ use mesh_core::{
 };
 
 use super::{
+    http::{self, Head, Read, Request},
     names::{Lookup, Names},
     relay::frames_in,
     stack::{Stack, StackOutput, StreamId},
@@ -72,6 +73,8 @@ pub struct Links {
 struct Link {
     /// Where it can still be tried.
     untried: VecDeque<DerpNode>,
+    /// The relay that is tried now, or taken.
+    host_name: String,
     addresses: VecDeque<SocketAddr>,
     start: Start,
     state: State,
@@ -84,7 +87,7 @@ enum State {
     New,
     Resolving { lookup: Lookup, port: u16 },
     Dialling { stream: StreamId, until: Instant },
-    Open { stream: StreamId, client: Box<Client>, unsent: Vec<u8> },
+    Open { stream: StreamId, client: Box<Client>, unsent: Vec<u8>, answer: Option<Head> },
 }
 
 impl Links {
@@ -110,6 +113,7 @@ impl Links {
                 self.close(region, host, now);
                 let link = Link {
                     untried: nodes.into(),
+                    host_name: String::new(),
                     addresses: VecDeque::new(),
                     start: Start::Slow,
                     state: State::New,
@@ -175,9 +179,31 @@ impl Links {
                 for (to, packet) in link.waiting.drain(..) {
                     client.handle_command(Command::Send { to, packet }, now);
                 }
-                link.state = State::Open { stream: *stream, client: Box::new(client), unsent: Vec::new() };
+                let (request, answer) = match link.start {
+                    Start::Fast(_) => (Request::FastStart, None),
+                    Start::Slow => (Request::Upgrade, Some(Head::default())),
+                };
+                let unsent = request.emit(&link.host_name);
+                link.state = State::Open { stream: *stream, client: Box::new(client), unsent, answer };
             }
-            (StackOutput::Received { bytes, .. }, State::Open { client, .. }) => client.handle_bytes(bytes, now),
+            (StackOutput::Received { bytes, .. }, State::Open { client, answer: None, .. }) => {
+                client.handle_bytes(bytes, now);
+            }
+            (StackOutput::Received { bytes, stream }, State::Open { client, answer, .. }) => {
+                match answer.as_mut().map_or(Read::Nonsense, |head| head.read(bytes)) {
+                    Read::Part => {}
+                    Read::Whole(head, rest) if http::is_good(&head) => {
+                        *answer = None;
+                        client.handle_bytes(&rest, now);
+                    }
+                    Read::Whole(..) | Read::Nonsense => {
+                        host.stack.close(*stream, now);
+                        self.links.remove(&region);
+                        self.fail(region, "the relay does not speak DERP");
+                        return true;
+                    }
+                }
+            }
             (StackOutput::Ended { end, .. }, State::Open { .. }) => {
                 self.links.remove(&region);
                 self.fail(region, end.text());
@@ -206,8 +232,7 @@ impl Links {
             .collect();
         for (region, addresses, port) in done {
             if let Some(link) = self.links.get_mut(&region) {
-                let usable = addresses.into_iter().filter(|address| host.source(*address).is_some());
-                link.addresses = usable.map(|address| SocketAddr::new(address, port)).collect();
+                link.addresses = host.usable(addresses, port);
             }
             self.dial(region, "its name has no address", host, now);
         }
@@ -276,11 +301,11 @@ impl Links {
             };
             let Some(port) = node.derp_port() else { continue };
             link.start = self.certificates.get(&node.host_name).map_or(Start::Slow, |key| Start::Fast(*key));
-            let literals = [literal(node.v4()), literal(node.v6())].into_iter().flatten();
-            let usable = literals.filter(|address| host.source(*address).is_some());
-            link.addresses = usable.map(|address| SocketAddr::new(address, port)).collect();
-            let asks = link.addresses.is_empty() && (node.v4() == HostAddr::Dns || node.v6() == HostAddr::Dns);
-            if asks && let Some(lookup) = host.names.ask(&node.host_name, now) {
+            link.host_name.clone_from(&node.host_name);
+            link.addresses = host.addresses_of(&node, port);
+            if link.addresses.is_empty()
+                && let Some(lookup) = host.look_up(&node, now)
+            {
                 link.state = State::Resolving { lookup, port };
                 return;
             }
@@ -289,7 +314,7 @@ impl Links {
 
     /// Carries out what a client has to say.
     fn settle(&mut self, region: RegionId, host: &mut Net<'_>, now: Instant) {
-        let Some(Link { state: State::Open { stream, client, unsent }, .. }) = self.links.get_mut(&region) else {
+        let Some(Link { state: State::Open { stream, client, unsent, .. }, .. }) = self.links.get_mut(&region) else {
             return;
         };
         let mut closed = None;
@@ -350,8 +375,25 @@ pub struct Net<'h> {
 
 impl Net<'_> {
     /// The host's own address for sending there.
-    fn source(&self, to: IpAddr) -> Option<IpAddr> {
+    pub(super) fn source(&self, to: IpAddr) -> Option<IpAddr> {
         self.addresses.iter().find(|own| own.is_ipv4() == to.is_ipv4()).copied()
+    }
+
+    /// Those that the host can send to.
+    pub(super) fn usable(&self, addresses: Vec<IpAddr>, port: u16) -> VecDeque<SocketAddr> {
+        let usable = addresses.into_iter().filter(|address| self.source(*address).is_some());
+        usable.map(|address| SocketAddr::new(address, port)).collect()
+    }
+
+    /// Where a relay is, as far as the map says it.
+    pub(super) fn addresses_of(&self, node: &DerpNode, port: u16) -> VecDeque<SocketAddr> {
+        self.usable([literal(node.v4()), literal(node.v6())].into_iter().flatten().collect(), port)
+    }
+
+    /// Asks for a relay's name, if the map says to.
+    pub(super) fn look_up(&mut self, node: &DerpNode, now: Instant) -> Option<Lookup> {
+        let is_named = node.v4() == HostAddr::Dns || node.v6() == HostAddr::Dns;
+        if is_named { self.names.ask(&node.host_name, now) } else { None }
     }
 }
 

@@ -4,7 +4,9 @@
 //! applications, a relay, a resolver. What a host wants done it leaves in [`Effects`]; it never touches the network or
 //! the agenda itself.
 
+pub mod asks;
 pub mod dns;
+pub mod http;
 pub mod links;
 pub mod message;
 pub mod names;
@@ -203,6 +205,17 @@ pub struct Sealed {
     pub by: HostId,
     /// Its first bytes.
     pub head: [u8; 16],
+    /// How it came.
+    pub over: Over,
+}
+
+/// How a packet came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Over {
+    /// As a datagram.
+    Udp,
+    /// Through a relay.
+    Relay,
 }
 
 /// An IP packet that came out of the tunnel.
@@ -250,6 +263,11 @@ pub enum NodeEvent {
         /// Who.
         peer: HostId,
     },
+    /// The node's home is in this region now.
+    HomeChanged {
+        /// Which.
+        region: RegionId,
+    },
 }
 
 impl NodeEvent {
@@ -262,6 +280,7 @@ impl NodeEvent {
         "handshake_given_up",
         "relay_connected",
         "relay_failed",
+        "home_changed",
     ];
 
     /// The name in scenarios and reports.
@@ -275,6 +294,7 @@ impl NodeEvent {
             Self::HandshakeGivenUp { .. } => "handshake_given_up",
             Self::RelayConnected { .. } => "relay_connected",
             Self::RelayFailed { .. } => "relay_failed",
+            Self::HomeChanged { .. } => "home_changed",
         }
     }
 
@@ -282,7 +302,11 @@ impl NodeEvent {
     #[must_use]
     pub const fn peer(&self) -> Option<HostId> {
         match self {
-            Self::Started | Self::Stopped | Self::RelayConnected { .. } | Self::RelayFailed { .. } => None,
+            Self::Started
+            | Self::Stopped
+            | Self::RelayConnected { .. }
+            | Self::RelayFailed { .. }
+            | Self::HomeChanged { .. } => None,
             Self::SessionEstablished { peer } | Self::PathChanged { peer, .. } | Self::HandshakeGivenUp { peer } => {
                 Some(*peer)
             }
@@ -303,6 +327,7 @@ impl NodeEvent {
             Self::HandshakeGivenUp { .. } => 4,
             Self::RelayConnected { region } => 5 | u64::from(region.number()) << 24,
             Self::RelayFailed { region } => 6 | u64::from(region.number()) << 24,
+            Self::HomeChanged { region } => 7 | u64::from(region.number()) << 24,
         };
         (kind, self.peer().map_or(u64::MAX, |peer| u64::from(peer.0)))
     }
@@ -312,7 +337,9 @@ impl NodeEvent {
         let peer = self.peer().and_then(|peer| names.hosts.get(peer.index()));
         match (self, peer) {
             (Self::PathChanged { to, .. }, Some(peer)) => format!("{} {peer} at {to}", self.name()),
-            (Self::RelayConnected { region } | Self::RelayFailed { region }, _) => format!("{} {region}", self.name()),
+            (Self::RelayConnected { region } | Self::RelayFailed { region } | Self::HomeChanged { region }, _) => {
+                format!("{} {region}", self.name())
+            }
             (_, Some(peer)) => format!("{} {peer}", self.name()),
             (_, None) => self.name().to_owned(),
         }

@@ -11,6 +11,7 @@ use core::{
 use std::collections::BTreeMap;
 
 use mesh_core::{
+    control::types::MapResponse,
     dataplane::{DataPlane, Inbound, ReportBuffer},
     derp::DerpMap,
     endpoints::LocalPorts,
@@ -18,10 +19,10 @@ use mesh_core::{
     key::{DiscoPrivate, NodePrivate, NodePublic},
     machine::{Deadline, Machine},
     node::{
-        Event, HostConfig, HostEvent, Input, LinkState, Node, NodeConfig, Output, PeerAddressing, PeerConfig,
-        RelayCommand, RelayEvent, SocketPlan, Status, Transmit,
+        Command, CommandId, Event, HostConfig, HostEvent, Input, LinkState, Node, NodeConfig, Output, PeerAddressing,
+        PeerConfig, SocketPlan, Status, Transmit,
     },
-    path::{PathAddr, SendPath},
+    path::{PathAddr, Selection, SendPath},
     rng::{Rng, Seed},
     time::{Instant, earliest},
 };
@@ -32,11 +33,12 @@ use crate::{
 };
 
 use super::{
-    Delivery, Effects, HostId, NodeEvent, Outgoing, Relayed, Sealed,
-    links::{Links, LinksOutput, Net},
+    Delivery, Effects, HostId, NodeEvent, Outgoing, Over, Relayed, Sealed,
+    asks::Asks,
+    links::{Links, Net},
     message::{Carrier, Marker, Message},
     names::Names,
-    stack::{Stack, StackOutput},
+    stack::Stack,
 };
 
 /// MTU of the TUN in bytes: the smallest that IPv6 allows.
@@ -102,7 +104,8 @@ pub struct NodeHost {
     net: Option<NetId>,
     addresses: Vec<IpAddr>,
     clock: HostClock,
-    peers_by_key: BTreeMap<NodePublic, HostId>,
+    /// How each peer is sent to, as was told.
+    ways: BTreeMap<HostId, Selection>,
     ports: Rng,
     boots: u64,
     running: Option<Running>,
@@ -125,6 +128,7 @@ struct Running {
     stack: Stack,
     names: Names,
     links: Links,
+    asks: Asks,
 }
 
 impl NodeHost {
@@ -132,14 +136,13 @@ impl NodeHost {
     #[must_use]
     pub fn new(setup: NodeSetup) -> Self {
         let clock = HostClock::new(&mut setup.seed.stream("clock", 0));
-        let peers_by_key = setup.peers.iter().map(|peer| (peer.key, peer.id)).collect();
         let ports = setup.seed.stream("ports", 0);
         Self {
             net: Some(setup.net),
             addresses: setup.addresses.clone(),
             setup,
             clock,
-            peers_by_key,
+            ways: BTreeMap::new(),
             ports,
             boots: 0,
             running: None,
@@ -161,7 +164,7 @@ impl NodeHost {
         let now = self.clock.at(world);
         let config = NodeConfig {
             key: self.setup.key.clone(),
-            disco_key: DiscoPrivate::from_bytes(self.setup.seed.stream("disco-key", 0).bytes()),
+            disco_key: self.disco_key(),
             addresses: vec![(IpAddr::V4(self.setup.overlay), OVERLAY_BITS)],
             mtu_bytes: MTU_BYTES,
             listen_port: self.setup.port,
@@ -181,7 +184,9 @@ impl NodeHost {
             stack: Stack::new(&mut boot.stream("streams", 0)),
             names: Names::new(self.setup.resolver),
             links: Links::new(self.setup.key.clone(), self.setup.certificates.clone(), boot.child("links", 0)),
+            asks: Asks::new(),
         });
+        self.ways.clear();
         effects.events.push(NodeEvent::Started);
         self.settle(now, effects);
     }
@@ -243,7 +248,7 @@ impl NodeHost {
         match proto {
             Proto::Udp if to.port() == running.port => {
                 let head = payload.first_chunk().copied().unwrap_or_default();
-                self.opening = Some(Sealed { by: origin, head });
+                self.opening = Some(Sealed { by: origin, head, over: Over::Udp });
                 self.open(payload, PathAddr::Udp(from), now);
             }
             Proto::Udp => running.names.handle_datagram(from, &payload),
@@ -279,6 +284,28 @@ impl NodeHost {
         self.settle(now, effects);
     }
 
+    /// The node is handed a network map.
+    pub fn handle_map(&mut self, map: MapResponse, world: Instant, effects: &mut Effects) {
+        let Some(running) = &mut self.running else { return };
+        let now = self.clock.at(world);
+        let command = Command::ReplaceMap(Box::new(map));
+        running.node.handle_input(Input::Command(CommandId(0), command), now);
+        self.settle(now, effects);
+        self.tell_ways(now, effects);
+    }
+
+    /// A way that is there with the map is not told of by the node: nothing changed.
+    fn tell_ways(&mut self, now: Instant, effects: &mut Effects) {
+        let Some(running) = &self.running else { return };
+        for status in running.node.status(now).peers {
+            let Some(peer) = self.setup.by_key.get(&status.key).copied() else { continue };
+            let known = self.ways.entry(peer).or_insert(Selection::Nowhere);
+            if core::mem::replace(known, status.path) != status.path {
+                effects.events.push(NodeEvent::PathChanged { peer, to: status.path });
+            }
+        }
+    }
+
     /// Lets due timers act.
     pub fn handle_timeout(&mut self, world: Instant, effects: &mut Effects) {
         let Some(running) = &mut self.running else { return };
@@ -293,7 +320,8 @@ impl NodeHost {
         let running = self.running.as_ref().filter(|_| self.asleep_since.is_none())?;
         let stream = running.stack.poll_timeout().map(|at| Deadline::new(at, "stream"));
         let links = earliest(running.links.poll_timeout(), running.names.poll_timeout());
-        let deadline = earliest(running.node.poll_timeout(), earliest(stream, links))?;
+        let asked = earliest(running.asks.poll_timeout(), links);
+        let deadline = earliest(running.node.poll_timeout(), earliest(stream, asked))?;
         Some(Deadline { at: self.clock.world(deadline.at), why: deadline.why })
     }
 
@@ -439,16 +467,26 @@ impl NodeHost {
                     self.transmit(to, ttl, payload, false, now, effects);
                 }
                 Output::Relay(command) => self.command(command, now),
-                Output::Fetch(..) | Output::Resolve { .. } => {}
+                Output::Fetch(id, request) => {
+                    self.with_asks(|asks, net| asks.fetch(id, request, net, now));
+                }
+                Output::Resolve { host } => self.with_asks(|asks, net| asks.resolve(host, net, now)),
                 Output::TunWrite(packet) => self.tun.push(packet),
                 Output::Sockets(SocketPlan { port: 0 }) => {
                     let port = 32_768 + self.ports.below(28_232) as u16;
                     self.open_sockets(port, now);
                 }
                 Output::Sockets(SocketPlan { port }) => self.open_sockets(port, now),
-                // The TUN is as the node's configuration says from the start; commands are not given.
-                Output::Configure(HostConfig { .. }) | Output::Reply(..) => {}
-                Output::Event(event) => effects.events.extend(node_event(event, &self.peers_by_key)),
+                // The TUN is as the node's configuration says from the start.
+                Output::Configure(HostConfig { .. }) => {}
+                Output::Reply(_, reply) => assert!(reply.is_ok(), "a map that the world made is refused: {reply:?}"),
+                Output::Event(event) => {
+                    let event = node_event(event, &self.setup.by_key);
+                    if let Some(NodeEvent::PathChanged { peer, to }) = event {
+                        self.ways.insert(peer, to);
+                    }
+                    effects.events.extend(event);
+                }
             }
         }
     }
@@ -460,68 +498,16 @@ impl NodeHost {
         running.node.handle_input(Input::Host(HostEvent::SocketsOpen(ports)), now);
     }
 
-    fn command(&mut self, command: RelayCommand, now: Instant) {
-        let Some(running) = &mut self.running else { return };
-        let Running { stack, names, links, .. } = running;
-        links.handle_command(command, &mut Net { addresses: &self.addresses, stack, names }, now);
-    }
-
-    /// Carries out what streams, names and connections to relays have to say; `false` when that is nothing.
-    fn serve_streams(&mut self, now: Instant, effects: &mut Effects) -> bool {
-        let Some(running) = &mut self.running else { return false };
-        let Running { node, stack, names, links, .. } = running;
-        // What arrives when a timer is due does not hold it up.
-        stack.handle_timeout(now);
-        names.handle_timeout(now);
-        links.handle_timeout(&mut Net { addresses: &self.addresses, stack, names }, now);
-        let mut is_busy = false;
-        while let Some(output) = stack.poll_output() {
-            is_busy = true;
-            if let StackOutput::Send { from, to, payload } = output {
-                effects.packets.push(Outgoing { proto: Proto::Tcp, from, to, ttl: None, payload });
-            } else {
-                links.handle_stack(&output, &mut Net { addresses: &self.addresses, stack, names }, now);
-            }
-        }
-        links.handle_names(&mut Net { addresses: &self.addresses, stack, names }, now);
-        while let Some((to, payload)) = names.poll_output() {
-            if let Some(own) = source(&self.addresses, to.ip()) {
-                let from = SocketAddr::new(own, NAMES_PORT);
-                effects.packets.push(Outgoing { proto: Proto::Udp, from, to, ttl: None, payload });
-            }
-        }
-        effects.derp_frames += links.take_frames();
-        match links.poll_output() {
-            None => is_busy,
-            Some(LinksOutput::Event(event)) => {
-                effects.events.extend(match event {
-                    RelayEvent::Connected { region } => Some(NodeEvent::RelayConnected { region }),
-                    RelayEvent::Failed { region, .. } => Some(NodeEvent::RelayFailed { region }),
-                    RelayEvent::Restarting { .. } | RelayEvent::PeerGone { .. } | RelayEvent::Health { .. } => None,
-                });
-                node.handle_input(Input::Relay(event), now);
-                true
-            }
-            #[cfg(test)]
-            Some(LinksOutput::Packet { from, packet, .. }) if packet.starts_with(tests::MARK) => {
-                self.heard.push((now, from, packet));
-                true
-            }
-            // One at a time: what comes out of each is told apart by what it came in.
-            Some(LinksOutput::Packet { region, from, packet }) => {
-                let by = self.setup.by_key.get(&from).copied();
-                let head = packet.first_chunk().copied().unwrap_or_default();
-                self.opening = by.map(|by| Sealed { by, head });
-                self.open(packet, PathAddr::Relay { region, peer: from }, now);
-                true
-            }
-        }
-    }
-
     /// The relays that it was told of.
     #[must_use]
     pub fn derp_map(&self) -> &DerpMap {
         &self.setup.derp_map
+    }
+
+    /// Its disco key, which it keeps over restarts.
+    #[must_use]
+    pub fn disco_key(&self) -> DiscoPrivate {
+        DiscoPrivate::from_bytes(self.setup.seed.stream("disco-key", 0).bytes())
     }
 
     /// Its key, as others know it.
@@ -578,10 +564,13 @@ fn node_event(event: Event, peers: &BTreeMap<NodePublic, HostId>) -> Option<Node
         Event::SessionEstablished { peer } => NodeEvent::SessionEstablished { peer: id(peer)? },
         Event::PathChanged { peer, path } => NodeEvent::PathChanged { peer: id(peer)?, to: path },
         Event::HandshakeGivenUp { peer } => NodeEvent::HandshakeGivenUp { peer: id(peer)? },
-        // Maps of scenarios make sense.
-        Event::MapPartSkipped(_) | Event::HomeChanged(_) => return None,
+        Event::HomeChanged(region) => NodeEvent::HomeChanged { region },
+        // Maps of worlds make sense.
+        Event::MapPartSkipped(_) => return None,
     })
 }
+
+mod serve;
 
 #[cfg(test)]
 pub(crate) mod tests;

@@ -26,6 +26,7 @@ use crate::net::{NetId, Proto};
 
 use super::{
     Effects, Outgoing,
+    http::{Head, Read, Request},
     stack::{Stack, StackOutput, StreamId},
 };
 
@@ -86,6 +87,9 @@ pub struct RelayHost {
 #[derive(Debug)]
 struct Conn {
     stream: StreamId,
+    from: SocketAddr,
+    /// The request, until it is read; then the relay knows the connection.
+    request: Option<Head>,
     /// What the stream had no room for.
     unsent: Vec<u8>,
 }
@@ -243,13 +247,13 @@ impl RelayHost {
             StackOutput::Accepted { stream, from } => {
                 let conn = ConnId(self.next_conn);
                 self.next_conn += 1;
-                self.conns.insert(conn, Conn { stream, unsent: Vec::new() });
+                let request = Some(Head::default());
+                self.conns.insert(conn, Conn { stream, from, request, unsent: Vec::new() });
                 self.by_stream.insert(stream, conn);
-                self.tell(Input::Accepted { conn, from }, now);
             }
             StackOutput::Received { stream, bytes } => {
                 if let Some(conn) = self.by_stream.get(&stream).copied() {
-                    self.tell(Input::Received { conn, bytes: &bytes }, now);
+                    self.receive(conn, &bytes, now);
                 }
             }
             StackOutput::Writable(stream) => {
@@ -258,13 +262,45 @@ impl RelayHost {
                 }
             }
             StackOutput::Ended { stream, .. } => {
-                if let Some(conn) = self.by_stream.remove(&stream) {
-                    self.conns.remove(&conn);
+                if let Some(conn) = self.by_stream.remove(&stream)
+                    && self.conns.remove(&conn).is_some_and(|gone| gone.request.is_none())
+                {
                     self.tell(Input::Closed { conn }, now);
                 }
             }
             // It connects to nobody.
             StackOutput::Connected(_) => {}
+        }
+    }
+
+    /// Bytes of a connection: those of its request are ours, the others the relay's.
+    fn receive(&mut self, id: ConnId, bytes: &[u8], now: Instant) {
+        let Some(conn) = self.conns.get_mut(&id) else { return };
+        let (from, stream) = (conn.from, conn.stream);
+        let Some(head) = &mut conn.request else { return self.tell(Input::Received { conn: id, bytes }, now) };
+        let (request, rest) = match head.read(bytes) {
+            Read::Part => return,
+            Read::Whole(head, rest) => (Request::parse(&head), rest),
+            Read::Nonsense => (None, Vec::new()),
+        };
+        conn.request = None;
+        if let Some(request) = request {
+            conn.unsent.extend_from_slice(request.answer());
+            let taken = self.stack.write(stream, &conn.unsent, now);
+            conn.unsent.drain(..taken);
+        }
+        match request {
+            Some(Request::FastStart | Request::Upgrade) => {
+                self.tell(Input::Accepted { conn: id, from }, now);
+                if !rest.is_empty() {
+                    self.tell(Input::Received { conn: id, bytes: &rest }, now);
+                }
+            }
+            Some(Request::LatencyCheck) | None => {
+                self.conns.remove(&id);
+                self.by_stream.remove(&stream);
+                self.stack.close(stream, now);
+            }
         }
     }
 

@@ -5,10 +5,12 @@ use std::collections::BTreeMap;
 
 use mesh_core::{
     derp::{DerpMap, DerpNode, DerpRegion},
+    disco::Disco,
     key::{NodePrivate, NodePublic},
 };
 
 use crate::{
+    check::PathCheck,
     host::{
         Host, HostId, NodeHost, NodeSetup, PeerSetup, RelayHost, RelaySetup, ResolverHost, dns::DNS_PORT,
         message::Marker,
@@ -77,6 +79,12 @@ pub(super) fn hosts(scenario: &Scenario, network: &mut Network, dice: &Dice, mar
     let relays = relays.into_iter().map(|relay| Host::Relay(Box::new(relay)));
     let resolver = resolver.map(|resolver| Host::Resolver(Box::new(resolver)));
     nodes.into_iter().chain(relays).chain(resolver).collect()
+}
+
+/// Opens what nodes say to each other about their paths.
+pub(super) fn path_check(hosts: &[Host], dice: &Dice) -> PathCheck {
+    let nodes = hosts.iter().filter_map(Host::node);
+    PathCheck::new(nodes.map(|node| Disco::new(node.disco_key(), dice.stream("path-check", 0))).collect())
 }
 
 fn relays(scenario: &Scenario, network: &mut Network, dice: &Dice) -> Vec<RelayHost> {

@@ -3,7 +3,8 @@
 use core::time::Duration;
 
 use crate::{
-    check::{CheckId, network},
+    check::{CheckId, PathCheck, network},
+    host::RelayChange,
     scenario::{Fault, LinkChange},
 };
 
@@ -19,10 +20,14 @@ impl Simulation<'_> {
             .scenario
             .events
             .iter()
-            .map(|event| (event.at, length_of(&event.fault).map_or(self.end, |length| event.at + length)))
+            .map(|event| {
+                let length = length_of(&event.fault, self.scenario.relays.len());
+                (event.at, length.map_or(self.end, |length| event.at + length))
+            })
             .collect();
         disturbed.sort_unstable();
-        let ended = network::Ended { end: self.now, flows: &self.flows, events: &self.node_events, disturbed };
+        let probes = self.paths.as_ref().map_or(&[][..], PathCheck::probes);
+        let ended = network::Ended { end: self.now, flows: &self.flows, events: &self.node_events, probes, disturbed };
         network::check(&ended, &mut self.tally);
     }
 
@@ -31,9 +36,13 @@ impl Simulation<'_> {
         let hops = || {
             self.agenda.iter().filter_map(|event| match event {
                 Event::Packet { hop, .. } => Some(*hop),
-                Event::Wake { .. } | Event::Ask { .. } | Event::Fault { .. } | Event::Heal(_) | Event::Start { .. } => {
-                    None
-                }
+                Event::Wake { .. }
+                | Event::Ask { .. }
+                | Event::Fault { .. }
+                | Event::Heal(_)
+                | Event::Start { .. }
+                | Event::Report { .. }
+                | Event::HandOut { .. } => None,
             })
         };
         let mut wrong = None;
@@ -63,11 +72,13 @@ impl Simulation<'_> {
 }
 
 /// How long what an event does lasts; `None` when it does not end by itself and may keep two nodes apart.
-fn length_of(fault: &Fault) -> Option<Duration> {
+fn length_of(fault: &Fault, relays: usize) -> Option<Duration> {
     match fault {
         Fault::Link { change: LinkChange::Down(length), .. } => *length,
         Fault::Relay { length, change, .. } => match change {
-            crate::host::RelayChange::Kill | crate::host::RelayChange::BlackHole => *length,
+            // There is another.
+            RelayChange::Kill | RelayChange::BlackHole if relays > 1 => Some(length.unwrap_or_default()),
+            RelayChange::Kill | RelayChange::BlackHole => *length,
             _ => Some(Duration::ZERO),
         },
         Fault::Restart { off: length, .. }

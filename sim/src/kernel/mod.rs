@@ -10,6 +10,7 @@ pub mod clock;
 mod conservation;
 pub mod dice;
 mod fault;
+mod maps;
 pub mod trace;
 
 use core::time::Duration;
@@ -18,9 +19,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use mesh_core::{dataplane::DropCounts, ip::packet::IpPacket, time::Instant};
 
 use crate::{
-    check::{CheckId, Flows, Tally, WireCheck},
+    check::{CheckId, Flows, PathCheck, Tally, WireCheck},
     host::{
-        Delivery, Effects, Host, HostId, NodeEvent, Outgoing,
+        Delivery, Effects, Host, HostId, NodeEvent, Outgoing, Over,
         message::{Carrier, Marker, Message, Role},
     },
     net::{Forwarded, Hop, Network, Packet, PacketKind},
@@ -30,6 +31,7 @@ use crate::{
 use agenda::{Agenda, Class};
 use dice::Dice;
 use fault::Healing;
+use maps::MapSource;
 use trace::{Names, Observer, Record, Trace, What, digest_of};
 
 /// The hop limit that hosts send with.
@@ -52,10 +54,14 @@ pub struct Simulation<'s> {
     observer: Option<Box<Observer<'s>>>,
     network: Network,
     hosts: Vec<Host>,
+    /// Who hands out network maps, where they are handed out.
+    maps: Option<MapSource>,
     /// When each host is to be woken next.
     armed: Vec<Option<Instant>>,
     flows: Flows,
     wire: WireCheck,
+    /// Where nodes find each other by disco.
+    paths: Option<PathCheck>,
     tally: Tally,
     effects: Effects,
     /// Datagrams sent so far.
@@ -73,12 +79,31 @@ pub struct Simulation<'s> {
 
 #[derive(Debug)]
 enum Event {
-    Packet { hop: Hop, packet: Box<Packet> },
-    Wake { host: HostId },
-    Ask { flow: u32 },
-    Fault { event: u32 },
+    Packet {
+        hop: Hop,
+        packet: Box<Packet>,
+    },
+    Wake {
+        host: HostId,
+    },
+    Ask {
+        flow: u32,
+    },
+    Fault {
+        event: u32,
+    },
     Heal(Healing),
-    Start { host: HostId },
+    Start {
+        host: HostId,
+    },
+    /// A node tells who hands out maps what it knows of itself.
+    Report {
+        host: HostId,
+    },
+    /// A node is handed the newest map.
+    HandOut {
+        host: HostId,
+    },
 }
 
 /// How a run ended.
@@ -108,6 +133,8 @@ impl<'s> Simulation<'s> {
         }
         let marker = Marker::new(&mut dice.stream("marker", 0));
         let hosts = build::hosts(scenario, &mut network, &dice, marker);
+        let (has_relays, has_peers) = (!scenario.relays.is_empty(), !scenario.peers.is_empty());
+        let maps = MapSource::new(scenario.maps, has_relays, has_peers, &hosts, &dice);
         let mut about = seed.to_le_bytes().to_vec();
         about.extend(scenario.canonical());
         let mut simulation = Self {
@@ -125,11 +152,13 @@ impl<'s> Simulation<'s> {
             armed: vec![None; hosts.len()],
             flows: Flows::new(&scenario.traffic),
             wire: WireCheck::new(marker, hosts.iter().filter_map(Host::node).map(|node| node.overlay()), hosts.len()),
+            paths: maps.is_some().then(|| build::path_check(&hosts, &dice)),
             tally: Tally::default(),
             effects: Effects::default(),
             sent: 0,
             derp_frames: 0,
             packets: vec![[0; PacketKind::ALL.len()]; hosts.len()],
+            maps,
             hosts,
             node_events: Vec::new(),
             refused: DropCounts::default(),
@@ -176,6 +205,7 @@ impl<'s> Simulation<'s> {
         if ended == Ended::InTime {
             self.check_conservation();
             self.check_network();
+            self.check_maps();
         }
         ended
     }
@@ -302,8 +332,18 @@ impl<'s> Simulation<'s> {
             Event::Ask { flow } => self.ask(flow),
             Event::Fault { event } => self.fault(event),
             Event::Heal(healing) => self.heal(healing),
-            Event::Start { host } => self.call(host, |host, now, effects| host.start(now, effects)),
+            Event::Start { host } => self.start(host),
+            Event::Report { host } => self.report(host),
+            Event::HandOut { host } => self.hand_out(host),
         }
+    }
+
+    fn start(&mut self, id: HostId) {
+        if let Some(paths) = &mut self.paths {
+            paths.handle_start(id);
+        }
+        self.call(id, |host, now, effects| host.start(now, effects));
+        self.hand_map(id);
     }
 
     fn forward(&mut self, hop: Hop, mut packet: Box<Packet>) {
@@ -338,6 +378,9 @@ impl<'s> Simulation<'s> {
             bytes: packet.payload.len() as u32,
         };
         self.record(Some(id), what, packet.digest);
+        if let Some(paths) = &mut self.paths {
+            paths.handle_received(id, packet.origin, packet.number, &packet.payload);
+        }
         self.call(id, |host, now, effects| host.handle_packet(packet, now, effects));
     }
 
@@ -403,6 +446,9 @@ impl<'s> Simulation<'s> {
         }
         for relayed in effects.relayed.drain(..) {
             self.wire.handle_relayed(id, &relayed.payload, relayed.is_copy, self.now, &mut self.tally);
+            if let Some(paths) = &mut self.paths {
+                paths.handle_relayed(id, &relayed.payload);
+            }
         }
         self.derp_frames += core::mem::take(&mut effects.derp_frames);
         for packet in effects.packets.drain(..) {
@@ -410,6 +456,7 @@ impl<'s> Simulation<'s> {
         }
         self.effects = effects;
         self.arm(id);
+        self.note_told(id);
     }
 
     fn note_refused(&mut self, id: HostId, drops: &DropCounts) {
@@ -430,6 +477,9 @@ impl<'s> Simulation<'s> {
         self.packets[id.index()][kind as usize] += 1;
         self.wire.handle_sent(id, proto, &payload, self.now, &mut self.tally);
         let (number, digest) = (self.sent, digest_of(&payload));
+        if let Some(paths) = &mut self.paths {
+            paths.handle_sent(id, (number, kind), to, &payload, self.now, &mut self.tally);
+        }
         self.sent += 1;
         let bytes = payload.len() as u32;
         self.record(Some(id), What::Sent { packet: number, to, kind, bytes }, digest);
@@ -451,12 +501,13 @@ impl<'s> Simulation<'s> {
         }
         let Some(message) = &delivery.message else { return };
         let (flow, sequence) = (message.flow, message.sequence);
+        let over = delivery.sealed.map_or(Over::Udp, |sealed| sealed.over);
         self.record(
             Some(id),
             What::Delivered { flow, sequence, answer: message.role == Role::Answer },
             digest_of(packet),
         );
-        if let Err(wrong) = self.flows.note_delivered(message, id, self.now) {
+        if let Err(wrong) = self.flows.note_delivered(message, id, over, self.now) {
             let text = format!("host {} was given message {sequence} of traffic {flow}: {wrong:?}", id.0);
             self.tally.note(CheckId::S4, self.now, Some(text));
         }

@@ -16,7 +16,7 @@ use crate::{
     LinkParams, NatParams,
     host::RelayChange,
     net::{DropCause, Ipv6, NetId, Proto, Renumber, firewall::FirewallParams},
-    scenario::{Fault, LinkChange, LinkPart, RelayRef, RelayStart, World},
+    scenario::{Fault, LinkChange, LinkPart, Maps, RelayRef, RelayStart, World},
 };
 
 /// Alice behind a home router, Bob behind a firewall, and a relay of region 1; 10 ms between any two nets.
@@ -328,6 +328,7 @@ const LINK: LinkParams =
 impl Lab {
     fn new(of_bob: FirewallParams) -> Self {
         let world = World::new(1);
+        world.maps(Maps::None);
         let home = world.net("home").nat(NatParams::LINUX_FILTERED).link(LINK);
         let office = world.net("office").firewall(of_bob).link(LINK);
         let public = world.net("public").link(LINK);
@@ -340,6 +341,7 @@ impl Lab {
     /// With names, and IPv6 for all.
     fn named(of_alice: Ipv6) -> Self {
         let world = World::new(1);
+        world.maps(Maps::None);
         let home = world.net("home").nat(NatParams::LINUX_FILTERED).link(LINK).ipv6(of_alice);
         let office = world.net("office").link(LINK).ipv6(Ipv6::Guarded);
         let public = world.net("public").link(LINK).ipv6(Ipv6::Open);

@@ -93,6 +93,11 @@ pub enum What {
     Woken(&'static str),
     /// The node said something.
     Node(NodeEvent),
+    /// The node was handed a network map.
+    Mapped {
+        /// Its number.
+        version: u64,
+    },
     /// An event of the scenario was carried out.
     Fault {
         /// Which of the scenario's, counted from 0.
@@ -218,6 +223,7 @@ impl What {
                 (9, kind, peer)
             }
             Self::Fault { event } => (10, u64::from(event), 0),
+            Self::Mapped { version } => (11, version, 0),
         }
     }
 
@@ -237,6 +243,7 @@ impl What {
             }
             Self::Woken(why) => format!("woken {why}"),
             Self::Node(event) => event.text(names),
+            Self::Mapped { version } => format!("handed map {version}"),
             Self::Fault { event } => {
                 format!("event {event} {}", names.events.get(event as usize).map_or("?", String::as_str))
             }

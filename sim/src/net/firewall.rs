@@ -106,6 +106,12 @@ impl Firewall {
         self.params = params;
     }
 
+    /// How it behaves.
+    #[must_use]
+    pub fn params(&self) -> &FirewallParams {
+        &self.params
+    }
+
     /// A packet from inside.
     ///
     /// # Errors

@@ -168,6 +168,12 @@ impl Link {
         self.up = up;
     }
 
+    /// Whether it carries anything.
+    #[must_use]
+    pub fn is_up(&self) -> bool {
+        self.up
+    }
+
     /// How the link behaves.
     #[must_use]
     pub fn params(&self) -> &LinkParams {

@@ -169,6 +169,17 @@ pub struct NetworkCounts {
     pub strays: u64,
 }
 
+/// What stands between a net's hosts and its access link.
+#[derive(Clone, Copy, Debug)]
+pub struct Wall<'n> {
+    /// The net.
+    pub net: NetId,
+    /// Its NAT.
+    pub nat: Option<&'n NatParams>,
+    /// Its firewall.
+    pub firewall: Option<&'n FirewallParams>,
+}
+
 /// Where a packet is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Hop {
@@ -337,11 +348,27 @@ impl Network {
         self.nets[net.index()].out.params()
     }
 
-    /// Whether a net has a NAT or a firewall, so that its hosts cannot simply be sent to.
+    /// What is between a net's hosts and the core, the innermost first.
     #[must_use]
-    pub fn is_guarded(&self, net: NetId) -> bool {
+    pub fn walls(&self, net: NetId) -> Vec<Wall<'_>> {
+        let behind = |id: &NetId| self.nets[id.index()].behind;
+        let wall = |id: NetId| {
+            let net = &self.nets[id.index()];
+            Wall {
+                net: id,
+                nat: net.nat.as_ref().map(Nat::params),
+                firewall: net.firewall.as_ref().map(Firewall::params),
+            }
+        };
+        core::iter::successors(Some(net), behind).map(wall).collect()
+    }
+
+    /// Whether a net's access link is up, and those of all nets that it is behind.
+    #[must_use]
+    pub fn is_connected(&self, net: NetId) -> bool {
         let net = &self.nets[net.index()];
-        net.nat.is_some() || net.firewall.is_some()
+        let is_up = net.out.is_up() && net.back.is_up() && net.carries.contains(&true);
+        is_up && net.behind.is_none_or(|parent| self.is_connected(parent))
     }
 
     /// What the network did.

@@ -73,8 +73,8 @@ pub enum Mapping {
     AddressAndPortDependent,
 }
 
-/// Who may send to a mapped endpoint (RFC 4787 §5).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Who may send to a mapped endpoint (RFC 4787 §5), the strictest last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Filter {
     /// Everybody.
     EndpointIndependent,

@@ -28,9 +28,16 @@ struct Run<'r> {
     pairs: Vec<Pair<'r>>,
     packets: &'r BTreeMap<&'static str, u64>,
     drops: &'r BTreeMap<&'static str, u64>,
+    invariants: Vec<Invariant>,
     faults: u64,
     events: u64,
     simulated_ms: f64,
+}
+
+#[derive(Serialize)]
+struct Invariant {
+    id: &'static str,
+    checked: u64,
 }
 
 #[derive(Serialize)]
@@ -100,6 +107,11 @@ fn run(report: &RunReport) -> Run<'_> {
             .collect(),
         packets: &report.packets,
         drops: &report.drops,
+        invariants: report
+            .invariants
+            .iter()
+            .map(|(id, checked)| Invariant { id: id.name(), checked: *checked })
+            .collect(),
         faults: report.faults,
         events: report.events,
         simulated_ms: millis(report.simulated),

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use mesh_core::time::Instant;
 
 use crate::{
-    check::{self, PathIs, Technique, View},
+    check::{self, CheckId, PathIs, Technique, View, technique::Surroundings, ways::Doubt},
     host::HostId,
     kernel::{Ended, Simulation},
     net::{DropCause, PacketKind},
@@ -51,6 +51,8 @@ pub struct RunReport {
     pub packets: BTreeMap<&'static str, u64>,
     /// Packets that ended, by reason; of the network and of the nodes.
     pub drops: BTreeMap<&'static str, u64>,
+    /// How often each invariant was looked at, without those that had nothing to look at.
+    pub invariants: Vec<(CheckId, u64)>,
     /// Events of the scenario that were carried out.
     pub faults: u64,
     /// Events taken from the agenda.
@@ -86,14 +88,23 @@ impl RunReport {
     /// The report of a simulation that has ended.
     #[must_use]
     pub fn new(scenario: &Scenario, simulation: &Simulation<'_>, ended: &Ended) -> Self {
-        let guarded: Vec<_> = scenario.nodes.iter().map(|node| simulation.network().is_guarded(node.net)).collect();
+        let surroundings: Vec<_> = scenario
+            .nodes
+            .iter()
+            .enumerate()
+            .map(|(index, spec)| {
+                let node = simulation.hosts()[index].node();
+                let (net, addresses) = (node.and_then(|node| node.net()), node.map(|node| node.addresses()));
+                Surroundings::new(simulation.network(), net.unwrap_or(spec.net), addresses.unwrap_or_default())
+            })
+            .collect();
         let view = View {
             end: simulation.now(),
             flows: simulation.flows(),
             tally: simulation.tally(),
             packets: simulation.packets(),
             events: simulation.node_events(),
-            guarded: &guarded,
+            surroundings: &surroundings,
             has_relays: !scenario.relays.is_empty(),
         };
         let mut failed = Vec::new();
@@ -140,9 +151,10 @@ impl RunReport {
             verdict,
             failed,
             complaints,
-            pairs: pairs(scenario, simulation, &guarded),
+            pairs: pairs(scenario, simulation, &view),
             packets: packets(simulation),
             drops: drops(simulation),
+            invariants: invariants(simulation),
             faults: simulation.faults(),
             events: simulation.handled(),
             simulated: simulation.now(),
@@ -159,7 +171,7 @@ pub(crate) fn last_events(simulation: &Simulation<'_>, about: &[HostId]) -> Vec<
     records.iter().map(|record| record.line(simulation.names())).collect()
 }
 
-fn pairs(scenario: &Scenario, simulation: &Simulation<'_>, guarded: &[bool]) -> Vec<PairReport> {
+fn pairs(scenario: &Scenario, simulation: &Simulation<'_>, view: &View<'_>) -> Vec<PairReport> {
     let mut between: Vec<[HostId; 2]> = Vec::new();
     for traffic in &scenario.traffic {
         let pair = [traffic.from, traffic.to];
@@ -169,22 +181,23 @@ fn pairs(scenario: &Scenario, simulation: &Simulation<'_>, guarded: &[bool]) -> 
     }
     let name = |host: HostId| scenario.nodes[host.index()].name.clone();
     let report = |[a, b]: [HostId; 2]| {
-        let first = |from, to| check::first_delivery(simulation.flows(), (from, to), Instant::ZERO);
+        let first = |from, to| check::first_delivery(simulation.flows(), (from, to), Instant::ZERO, None);
         let (there, back) = (first(a, b), first(b, a));
         let (path, direct) = if scenario.relays.is_empty() {
             let path = if there.or(back).is_some() { PathIs::Direct } else { PathIs::None };
             (path, there.zip(back).map(|(there, back)| there.max(back)))
         } else {
-            let ways = check::ways::ways(simulation.node_events(), [a, b]);
+            let strictly = check::ways::ways(simulation.node_events(), [a, b], Doubt::Counts);
+            let ways = check::ways::ways(simulation.node_events(), [a, b], Doubt::Ignored);
             let end = simulation.now();
-            let direct = check::ways::first_in(&ways, PathIs::Direct, Instant::ZERO, end);
+            let direct = check::ways::first_in(&strictly, PathIs::Direct, Instant::ZERO, end);
             (check::ways::way_at(&ways, end), direct)
         };
         PairReport {
             a: name(a),
             b: name(b),
             path,
-            technique: (path == PathIs::Direct).then(|| check::technique(guarded, [a, b])),
+            technique: (path == PathIs::Direct).then(|| view.technique([a, b])),
             first_delivery: mesh_core::time::earliest(there, back),
             direct,
         }
@@ -197,6 +210,11 @@ fn packets(simulation: &Simulation<'_>) -> BTreeMap<&'static str, u64> {
     let kinds = [PacketKind::WireguardHandshake, PacketKind::WireguardData, PacketKind::Disco, PacketKind::Stun];
     let datagrams = kinds.map(|kind| (kind.name(), total(kind)));
     datagrams.into_iter().chain([("derp_frames", simulation.derp_frames())]).collect()
+}
+
+fn invariants(simulation: &Simulation<'_>) -> Vec<(CheckId, u64)> {
+    let checked = CheckId::ALL.iter().map(|id| (*id, simulation.tally().checked(*id)));
+    checked.filter(|(_, checked)| *checked > 0).collect()
 }
 
 fn drops(simulation: &Simulation<'_>) -> BTreeMap<&'static str, u64> {

@@ -14,7 +14,7 @@ use crate::{
 };
 
 use super::{
-    DEFAULT_PORT, Endpoint, EventSpec, ExpectSpec, Fault, NetSpec, NodeSpec, PeerSpec, RelaySpec, RelayStart,
+    DEFAULT_PORT, Endpoint, EventSpec, ExpectSpec, Fault, Maps, NetSpec, NodeSpec, PeerSpec, RelaySpec, RelayStart,
     ResolverSpec, Scenario, TrafficKind, TrafficSpec,
 };
 
@@ -93,6 +93,11 @@ impl World {
         RelayRef { world: self.clone(), index: scenario.relays.len() - 1 }
     }
 
+    /// Sets what nodes are told of each other.
+    pub fn maps(&self, maps: Maps) {
+        self.scenario.borrow_mut().maps = maps;
+    }
+
     /// Adds a DNS server; relays are told by name from then on.
     pub fn resolver(&self, net: &NetRef, delay: Duration) {
         self.scenario.borrow_mut().resolver = Some(ResolverSpec { net: net.id, delay });
@@ -139,7 +144,14 @@ impl World {
     /// Expects that a message of `from` is delivered to `to`.
     pub fn expect_delivery(&self, from: NodeRef, to: NodeRef) -> DeliveryRef {
         let (from, to) = (from.0, to.0);
-        self.expect(Expectation::Delivered { from, to, after: Instant::ZERO, within: None, held: Held::Once });
+        self.expect(Expectation::Delivered {
+            from,
+            to,
+            after: Instant::ZERO,
+            within: None,
+            held: Held::Once,
+            via: None,
+        });
         DeliveryRef { world: self.clone(), index: self.scenario.borrow().expects.len() - 1 }
     }
 
@@ -317,6 +329,7 @@ pub fn star(nodes: u32, every: Duration, duration: Duration) -> Scenario {
         after: Instant::ZERO,
         within: None,
         held: Held::Once,
+        via: None,
     });
     world.scenario(Instant::ZERO + duration)
 }

@@ -51,6 +51,8 @@ pub struct Scenario {
     pub resolver: Option<ResolverSpec>,
     /// How long the core takes between two regions.
     pub latencies: Vec<(u16, u16, Duration)>,
+    /// What nodes are told of each other, in a world with relays in which nobody is told of anybody by `peers`.
+    pub maps: Maps,
     /// Who is told of whom.
     pub peers: Vec<PeerSpec>,
     /// What applications do.
@@ -105,6 +107,18 @@ pub enum RelayStart {
     Fast,
     /// It says its key first.
     Slow,
+}
+
+/// What network maps say.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Maps {
+    /// Keys, homes and addresses, always the newest.
+    #[default]
+    Live,
+    /// Keys and homes: addresses come from the nodes themselves, over relays.
+    Static,
+    /// There are none.
+    None,
 }
 
 /// A DNS server that knows the relays.
@@ -330,6 +344,9 @@ impl Scenario {
         }
         if let Some(resolver) = &self.resolver {
             text += &format!(" {resolver:?}");
+        }
+        if self.maps != Maps::Live {
+            text += &format!(" maps {:?}", self.maps);
         }
         for latency in &self.latencies {
             text += &format!(" {latency:?}");

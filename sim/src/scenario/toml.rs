@@ -18,7 +18,7 @@ use crate::{
 };
 
 use super::{
-    DEFAULT_PORT, Endpoint, NetSpec, NodeSpec, PeerSpec, Scenario, ScenarioError, TrafficKind, TrafficSpec,
+    DEFAULT_PORT, Endpoint, Maps, NetSpec, NodeSpec, PeerSpec, Scenario, ScenarioError, TrafficKind, TrafficSpec,
     read::{Reader, Source, Value, nearest},
     toml_nat, toml_world, value,
 };
@@ -57,7 +57,7 @@ pub fn parse_with(text: &str, variable: impl Fn(&str) -> Option<String>) -> Resu
         }
     }
     let keys = [
-        "schema", "name", "seeds", "duration", "region", "relay", "resolver", "net", "node", "peer", "traffic",
+        "schema", "name", "seeds", "duration", "maps", "region", "relay", "resolver", "net", "node", "peer", "traffic",
         "event", "expect",
     ];
     let top = Reader::new(source, table.get_ref(), 0..0, "a scenario", &keys)?;
@@ -69,6 +69,7 @@ pub fn parse_with(text: &str, variable: impl Fn(&str) -> Option<String>) -> Resu
     file.scenario.seeds = seeds(&top, variable)?;
     top.require("duration")?;
     file.scenario.duration = top.parsed("duration", value::duration, DURATION)?.unwrap_or_default();
+    file.scenario.maps = top.choice("maps", &[("live", Maps::Live), ("static", Maps::Static)])?.unwrap_or_default();
     if let Some(regions) = top.get("region") {
         file.regions(regions)?;
     }

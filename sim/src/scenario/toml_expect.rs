@@ -7,7 +7,7 @@ use mesh_core::time::Instant;
 
 use crate::{
     check::{CheckId, Expectation, Held, Hold, PathIs, Technique},
-    host::NodeEvent,
+    host::{NodeEvent, Over},
     kernel::dice::Probability,
     net::PacketKind,
 };
@@ -78,13 +78,14 @@ impl<'t> File<'t> {
     }
 
     fn delivered(&self, reader: &Reader<'_, '_>) -> Result<Expectation> {
-        if let Some(via) = reader.get("via").filter(|via| via.get_ref().as_str() != Some("direct")) {
-            return Err(reader.source.error(via.span(), "`via` can be `direct` alone: relays are not built yet"));
+        let via = reader.choice("via", &[("direct", Over::Udp), ("relay", Over::Relay)])?;
+        if let (Some(Over::Relay), Some(value), true) = (via, reader.get("via"), self.scenario.relays.is_empty()) {
+            return Err(reader.source.error(value.span(), "there is no relay"));
         }
         let (from, to) = self.pair(reader, "from", "to")?;
         let held = if reader.bool("never")? { Held::Never } else { Held::Once };
         let within = duration(reader, "within")?;
-        Ok(Expectation::Delivered { from, to, after: after(reader)?, within, held })
+        Ok(Expectation::Delivered { from, to, after: after(reader)?, within, held, via })
     }
 
     fn path(&self, reader: &Reader<'_, '_>) -> Result<Expectation> {
@@ -219,10 +220,10 @@ fn count(reader: &Reader<'_, '_>, key: &str) -> Result<Option<u64>> {
 }
 
 fn technique(reader: &Reader<'_, '_>, span: Range<usize>, name: &str) -> Result<Technique> {
-    let known = [Technique::Ordinary, Technique::Punch];
-    known.into_iter().find(|technique| technique.name() == name).ok_or_else(|| {
+    Technique::ALL.into_iter().find(|technique| technique.name() == name).ok_or_else(|| {
         let mut error = reader.source.error(span, format!("no technique `{name}` is built yet"));
-        error.hint = Some("there are: ordinary, punch".to_owned());
+        let names: Vec<_> = Technique::ALL.iter().map(|technique| technique.name()).collect();
+        error.hint = Some(format!("there are: {}", names.join(", ")));
         error
     })
 }

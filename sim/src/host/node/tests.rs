@@ -1,6 +1,6 @@
 //! What tests of relays do in the node's stead.
 
-use mesh_core::derp::RegionId;
+use mesh_core::{derp::RegionId, node::RelayCommand, path::SendPath};
 
 use super::*;
 
