@@ -6,7 +6,7 @@
 //! the connection is *ready*. Then packets go both ways.
 //!
 //! A relay that is gone without a word is noticed by pings: while something was sent and nothing came back, one every
-//! 2 s, and after three without any answer the connection is closed. Without traffic the relay's keepalives, one a
+//! 2 s, and after two without any answer, 6 s after the first packet, the connection is closed. Without traffic the relay's keepalives, one a
 //! minute, are expected.
 //!
 //! It never reconnects: when it says [`Output::Close`] it is done, and another one is made.
@@ -32,7 +32,7 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Between pings while something was sent and nothing came.
 const PING_INTERVAL: Duration = Duration::from_secs(2);
 /// Pings without an answer after which the relay counts as gone.
-const PINGS_UNANSWERED: u32 = 3;
+const PINGS_UNANSWERED: u32 = 2;
 /// Stock relays send a keepalive every 60 s; two may be lost.
 const SILENCE_MAX: Duration = Duration::from_secs(150);
 

@@ -111,6 +111,8 @@ const RETRY_MIN: Duration = Duration::from_secs(4);
 const RETRY_MAX: Duration = Duration::from_secs(300);
 /// Reports because of a lost connection to home begin at most this often: a relay may take connections and drop them.
 const LOST_SPACING: Duration = Duration::from_secs(5);
+/// Home is asked because of a peer's silence at most this often: the periodic refresh does it about as often.
+const SILENT_SPACING: Duration = Duration::from_secs(20);
 /// In which [`limits::NETCHECK_RUNS`] may begin.
 const RUNS_WITHIN: Duration = Duration::from_secs(4);
 
@@ -132,6 +134,8 @@ pub struct Netcheck {
     failing: BTreeMap<RegionId, Failing>,
     /// When a report was begun because the connection to home was lost.
     lost_at: Option<Instant>,
+    /// When home was asked because a peer was silent.
+    asked_home_at: Option<Instant>,
     active_until: Instant,
     refresh_at: Option<Instant>,
     retry_at: Option<Instant>,
@@ -163,6 +167,7 @@ impl Netcheck {
             heard: BTreeMap::new(),
             failing: BTreeMap::new(),
             lost_at: None,
+            asked_home_at: None,
             active_until: Instant::ZERO,
             refresh_at: None,
             retry_at: None,
@@ -270,6 +275,18 @@ impl Netcheck {
         if is_due && self.home() == Some(region) && self.servers.regions.len() > 1 {
             self.lost_at = Some(self.now);
             self.want(Purpose::Report(Kind::Incremental));
+        }
+        self.finish();
+    }
+
+    /// What was sent over a relay is not answered, which may be the peer's doing: if home is silent as well, another
+    /// region is to be home soon.
+    pub fn note_relay_silent(&mut self, region: RegionId, now: Instant) {
+        self.tick(now);
+        let is_due = self.asked_home_at.is_none_or(|at| self.now.since(at) >= SILENT_SPACING);
+        if is_due && self.home() == Some(region) && self.servers.regions.len() > 1 && self.run.is_none() {
+            self.asked_home_at = Some(self.now);
+            self.want(Purpose::Refresh);
         }
         self.finish();
     }

@@ -128,6 +128,24 @@ fn a_home_that_is_lost_is_replaced_without_waiting_for_the_next_refresh() {
 }
 
 #[test]
+fn a_home_that_swallows_everything_is_found_out_while_a_peer_is_silent() {
+    let mut world = World::new(&[(1, 20), (2, 50)]);
+    world.run(5000);
+    let silent = |world: &mut World| world.act(|netcheck, now| netcheck.note_relay_silent(id(1).unwrap(), now));
+    let probes = world.probes.len();
+    silent(&mut world);
+    world.run(1000);
+    assert_eq!((world.netcheck.home(), world.probes.len() - probes), (id(1), 2), "one for each family: it is there");
+    silent(&mut world);
+    world.run(19_500);
+    assert_eq!(world.probes.len() - probes, 2, "not again so soon");
+    world.round_trips = [(2, 50)].into();
+    silent(&mut world);
+    world.run(4000);
+    assert_eq!(world.netcheck.home(), id(2));
+}
+
+#[test]
 fn a_family_that_cannot_send_is_given_up_at_once() {
     let mut world = World::without_map(&[(1, 20)], 1);
     world.refused = vec![Family::V6];

@@ -277,6 +277,9 @@ impl Node {
         }
         peer.watch.answer_at = Some(now + ANSWER_WITHIN);
         self.with_active_paths(id, now, |paths| paths.note_silence(now));
+        if let Some(region) = self.peers.get(id).and_then(|peer| peer.selection().relay()) {
+            self.with_netcheck(now, |netcheck| netcheck.note_relay_silent(region, now));
+        }
         self.note_relay_use(id, now);
     }
 
