@@ -1,36 +1,46 @@
 //! Our agent against programs of others.
 //!
-//! Needs root and wireguard-go; without them every test is reported as ignored, with the reason in its line.
+//! Needs root, and wireguard-go or Go; a test whose needs are not met is reported as ignored, with the reason in its
+//! line.
 
 #[path = "netns/agents.rs"]
 mod agents;
+#[path = "netns/homes.rs"]
+mod homes;
 #[path = "netns/lab.rs"]
 mod lab;
+#[path = "peers/peers.rs"]
+mod peers;
 
 mod interop {
+    pub(crate) mod stock_relay;
     pub(crate) mod wireguard_go;
 }
 
 use std::process::ExitCode;
 
-use interop::wireguard_go;
+use interop::{stock_relay, wireguard_go};
 use libtest_mimic::{Arguments, Failed, Trial};
 
 /// A test: its name as a sentence, and what it does.
 type Test = (&'static str, fn() -> anyhow::Result<()>);
 
 fn main() -> ExitCode {
-    let missing = lab::missing().or_else(|| {
+    let wireguard_go_missing = lab::missing().or_else(|| {
         let programs = ["wireguard-go", "wg", "iperf3"];
         let missing = programs.into_iter().find(|program| lab::find(program).is_none());
         missing.map(|program| format!("needs the program {program}"))
     });
-    let trials = wireguard_go::TESTS.iter().map(|&(name, test): &Test| {
-        let trial = Trial::test(name, move || test().map_err(|error| Failed::from(format!("{error:#}"))));
-        match &missing {
-            Some(reason) => trial.with_kind(reason.clone()).with_ignored_flag(true),
-            None => trial,
-        }
+    let groups =
+        [(wireguard_go::TESTS, wireguard_go_missing), (stock_relay::TESTS, lab::missing().or_else(peers::missing))];
+    let trials = groups.iter().flat_map(|(tests, missing)| {
+        tests.iter().map(move |&(name, test): &Test| {
+            let trial = Trial::test(name, move || test().map_err(|error| Failed::from(format!("{error:#}"))));
+            match missing {
+                Some(reason) => trial.with_kind(reason.clone()).with_ignored_flag(true),
+                None => trial,
+            }
+        })
     });
     let mut arguments = Arguments::from_args();
     // One test lasts over two minutes, almost all of it waiting; the others fit beside it.

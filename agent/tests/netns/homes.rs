@@ -60,6 +60,8 @@ pub struct RelayProgram {
     pub node: Node,
     pub process: Option<Process>,
     state: PathBuf,
+    /// The published server in place of ours.
+    stock: Option<PathBuf>,
 }
 
 /// A host with an agent.
@@ -75,6 +77,15 @@ pub struct Member {
 impl Homes {
     /// A relay, and one home for each of `nats`.
     pub fn new(nats: &[Nat]) -> Result<Self> {
+        Self::with_relay(nats, None)
+    }
+
+    /// The same with the published server as relay: `stock` is the program that embeds it.
+    pub fn with_stock_relay(nats: &[Nat], stock: PathBuf) -> Result<Self> {
+        Self::with_relay(nats, Some(stock))
+    }
+
+    fn with_relay(nats: &[Nat], stock: Option<PathBuf>) -> Result<Self> {
         let mut lab = Lab::new()?;
         let segment = lab.node("segment")?;
         segment.forward()?;
@@ -85,7 +96,7 @@ impl Homes {
         )?;
         relay.route("default via 203.0.113.9")?;
         relay.route("::/0 via 2001:db8:ff::1")?;
-        let relay = RelayProgram { state: relay.path("state"), node: relay, process: None };
+        let relay = RelayProgram { state: relay.path("state"), node: relay, process: None, stock };
         let mut homes = Self { lab, segment, relay, members: Vec::new(), routers: Vec::new() };
         for nat in nats {
             let router = homes.router(*nat)?;
@@ -180,6 +191,14 @@ impl Homes {
 impl RelayProgram {
     /// Starts the relay, and waits until it accepts.
     pub fn start(&mut self) -> Result<()> {
+        if let Some(stock) = &self.stock {
+            let (derp, stun) = (format!("{RELAY}:443"), format!("{RELAY}:3478"));
+            let line = [text_of(stock)?, "derpserver", "--host", RELAY, "--listen", &derp, "--stun-listen", &stun];
+            let process = self.node.spawn(&line)?;
+            process.wait_for("{", Duration::from_secs(10))?;
+            self.process = Some(process);
+            return Ok(());
+        }
         let (program, state) = (built("mesh-relay")?, text_of(&self.state)?.to_owned());
         let line = [text_of(&program)?, "serve", "--host", RELAY, "--open", "--state-dir", &state];
         let more = ["--listen", "[::]:443", "--stun-listen", "[::]:3478"];
@@ -201,6 +220,12 @@ impl RelayProgram {
 
     /// The DERP map with this one region, by the program's own word.
     pub fn derp_map(&self) -> Result<Value> {
+        if let (Some(_), Some(process)) = (&self.stock, &self.process) {
+            let line = process.wait_for("{", Duration::from_secs(1))?;
+            let said: Value = serde_json::from_str(&line)?;
+            let region = if said["region"].is_object() { said["region"].clone() } else { said };
+            return Ok(json!({"Regions": {"900": region}}));
+        }
         let (program, state) = (built("mesh-relay")?, text_of(&self.state)?.to_owned());
         let line = [text_of(&program)?, "derp-map", "--host", RELAY, "--open", "--state-dir", &state];
         let mut region: Value = serde_json::from_str(&self.node.run(&line)?)?;

@@ -116,12 +116,10 @@ fn what_is_not_built_says_so() -> Result<()> {
     let mut lab = Lab::new()?;
     let a = lab.node("a")?;
     let meshd = built("meshd")?.to_string_lossy().into_owned();
-    for line in [vec![meshd.as_str()], vec![&meshd, "--map", "/tmp/x"]] {
-        let output = a.try_run(&line)?;
-        ensure!(output.status.code() == Some(2) && text(&output).contains("this build"), "{line:?} {output:?}");
-    }
+    let output = a.try_run(&[&meshd])?;
+    ensure!(output.status.code() == Some(2) && text(&output).contains("this build"), "{output:?}");
     let socket = a.path("meshd.sock");
-    for verb in ["up", "set", "down", "logout", "netcheck", "whois"] {
+    for verb in ["up", "set", "down", "logout", "whois"] {
         let output = mesh(&a, &socket, &["--json", verb, "--some", "thing"])?;
         ensure!(output.status.code() == Some(2), "{verb}: {output:?}");
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
