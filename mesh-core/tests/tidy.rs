@@ -56,7 +56,6 @@ const SHELL_FILES: &[&str] = &[
     "relay/tests/program.rs",
     "relay/tests/stock.rs",
     "relay/tests/support/program.rs",
-    "relay/tests/support/running.rs",
     "sim/src/bin/sim.rs",
     "sim/tests/determinism.rs",
     "sim/tests/errors.rs",

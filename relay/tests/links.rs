@@ -2,8 +2,8 @@
 #![cfg(feature = "serve")]
 #![allow(clippy::disallowed_types, clippy::disallowed_methods, reason = "shell")]
 
-#[path = "support/running.rs"]
-mod running;
+#[path = "support/program.rs"]
+mod support;
 
 use core::{future::poll_fn, time::Duration};
 use std::process::Command;
@@ -14,7 +14,7 @@ use mesh_core::{
     node::{RelayCommand, RelayEvent},
     rng::Seed,
 };
-use running::{Running, run, state_dir};
+use support::{Running, directory, run};
 use transports::{
     derp::{Arrival, Dialer, Plain, RelayLinks, Trust},
     fetch,
@@ -56,7 +56,7 @@ async fn two_nodes_exchange_packets_with_tls_and_without() {
 async fn a_relay_with_another_certificate_than_its_map_is_refused_by_links_and_probes() {
     let relay = Running::start("links-swapped", &["--open"]);
     let node = entry("links-swapped", &["--open"], &relay);
-    std::fs::create_dir_all(state_dir("links-other")).unwrap();
+    directory("links-other");
     let swapped = DerpNode { cert_name: entry("links-other", &["--open"], &relay).cert_name, ..node.clone() };
     let expected = format!("certificate of 127.0.0.1 does not match {} of the relay map", swapped.cert_name);
     let mut links = links(1);
@@ -128,7 +128,7 @@ fn region() -> RegionId {
     RegionId::new(900).expect("it is a number")
 }
 
-/// The directory that [`state_dir`] empties.
+/// The directory that [`directory`] empties.
 fn state_path(name: &str) -> String {
     format!("{}/relay-{name}", env!("CARGO_TARGET_TMPDIR"))
 }
