@@ -13,8 +13,9 @@
 //! * [`check`]: invariants that always hold, and what a scenario expects
 //! * [`report`]: what is told of a run
 //!
-//! The coordination server and relays ([`control`] and [`relay`]) take part through their pure halves; worlds of
-//! this build have static peers.
+//! Relays take part through the pure half of their crate, as the coordination server ([`control`]) will; until then the
+//! kernel hands out network maps in its stead. In worlds with relays nodes know each other only by key, find each other
+//! over a relay, and directly where their NATs allow it. In worlds without, peers are static.
 //!
 //! ```
 //! use core::time::Duration;

@@ -34,9 +34,33 @@ fn the_named_scenarios_exist() {
         "collision-same-port-lan",
         "early-inbound-clash",
         "crossing-window",
+        "stun-disagrees",
+        "udp-blocked-tcp443",
+        "relay-region-dies",
+        "router-reboot-new-ip",
+        "wifi-lte-handover",
+        "ipv6-broken",
+        "easy-easy",
+        "easy-hard",
+        "hard-hard",
+        "cone-hard",
+        "udp-blocked",
+        "relay-restarted",
+        "relay-black-holed",
+        "roaming",
+        "router-reboot",
+        "ipv6-direct-ipv4-blocked",
+        "two-agents-behind-one-nat",
     ] {
         assert_eq!(sim::scenario::parse(&scenario_text(name)).unwrap().name, name);
     }
+}
+
+/// Seven kinds of networks, each with each and with itself.
+#[test]
+fn every_pair_of_networks_has_a_scenario() {
+    let files = scenario_files();
+    assert_eq!(files.iter().filter(|file| file.contains("/pair-")).count(), 28);
 }
 
 #[test]

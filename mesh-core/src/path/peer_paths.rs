@@ -541,10 +541,11 @@ impl PeerPaths {
             self.plan_upgrade(now);
             return;
         }
-        if round == 0 {
+        let is_calling = self.relay.is_some() && !self.own_endpoints.is_empty();
+        // While there is nobody to ask nothing has begun: what comes to be known is tried at once.
+        if round == 0 && (is_calling || self.candidates.len() > 0) {
             self.discovery_begun_at = Some(now);
         }
-        let is_calling = self.relay.is_some() && !self.own_endpoints.is_empty();
         let reach = match self.config.opening {
             Opening::LowTtl if round == 0 && is_calling => Reach::Opener,
             Opening::LowTtl | Opening::Plain => Reach::Peer,

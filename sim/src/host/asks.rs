@@ -170,6 +170,12 @@ impl Asks {
         self.fetches.values().map(of).min().map(|at| Deadline::new(at, "fetch"))
     }
 
+    /// Whether there is nothing to do, now or later.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.fetches.is_empty() && self.names.is_empty() && self.answers.is_empty()
+    }
+
     /// The next answer for the node.
     pub fn poll_answer(&mut self) -> Option<Input> {
         self.answers.pop_front()

@@ -272,6 +272,12 @@ impl Links {
         self.outputs.pop_front()
     }
 
+    /// Whether there is nothing to do, now or later.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.links.is_empty() && self.outputs.is_empty()
+    }
+
     /// Packets that ended here.
     #[must_use]
     pub fn dropped(&self) -> u64 {

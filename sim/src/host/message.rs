@@ -99,13 +99,18 @@ impl Marker {
     }
 
     fn fill(self, bytes: &mut [u8]) {
-        for (index, byte) in bytes.iter_mut().enumerate() {
-            *byte = self.0[index % 2];
-        }
+        let (pairs, rest) = bytes.as_chunks_mut::<2>();
+        pairs.fill(self.0);
+        rest.fill(self.0[0]);
     }
 
     fn fills(self, bytes: &[u8]) -> bool {
-        bytes.iter().enumerate().all(|(index, byte)| *byte == self.0[index % 2])
+        // Every byte is the one two before it, which is compared many bytes at a time.
+        match bytes {
+            [] => true,
+            [first] => *first == self.0[0],
+            [first, second, rest @ ..] => [*first, *second] == self.0 && *rest == bytes[..rest.len()],
+        }
     }
 }
 

@@ -105,6 +105,12 @@ impl Names {
         waiting.map(|state| Deadline::new(state.again_at, "name")).min()
     }
 
+    /// Whether there is nothing to do, now or later.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.lookups.is_empty() && self.outputs.is_empty()
+    }
+
     /// The next datagram to send.
     pub fn poll_output(&mut self) -> Option<(SocketAddr, Vec<u8>)> {
         self.outputs.pop_front()

@@ -318,10 +318,7 @@ impl NodeHost {
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Deadline> {
         let running = self.running.as_ref().filter(|_| self.asleep_since.is_none())?;
-        let stream = running.stack.poll_timeout().map(|at| Deadline::new(at, "stream"));
-        let links = earliest(running.links.poll_timeout(), running.names.poll_timeout());
-        let asked = earliest(running.asks.poll_timeout(), links);
-        let deadline = earliest(running.node.poll_timeout(), earliest(stream, asked))?;
+        let deadline = earliest(running.node.poll_timeout(), running.poll_streams_timeout())?;
         Some(Deadline { at: self.clock.world(deadline.at), why: deadline.why })
     }
 

@@ -1,4 +1,4 @@
-//! A host that runs a relay: the real machine, real DERP bytes, no TLS.
+//! A host that runs a relay: the real machine, real DERP bytes, a line or two of HTTP before them, no TLS.
 
 use core::{
     net::{IpAddr, SocketAddr},

@@ -198,6 +198,12 @@ impl Stack {
         self.streams.len()
     }
 
+    /// Whether there is nothing to do, now or later.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.streams.is_empty() && self.outputs.is_empty()
+    }
+
     /// Whether there is none.
     #[must_use]
     pub fn is_empty(&self) -> bool {

@@ -24,7 +24,7 @@ use crate::{
         Delivery, Effects, Host, HostId, NodeEvent, Outgoing, Over,
         message::{Carrier, Marker, Message, Role},
     },
-    net::{Forwarded, Hop, Network, Packet, PacketKind},
+    net::{Forwarded, Hop, Network, Packet, PacketKind, Proto},
     scenario::{Scenario, TrafficKind},
 };
 
@@ -276,7 +276,7 @@ impl<'s> Simulation<'s> {
         self.seed
     }
 
-    /// Datagrams that hosts sent, by host and kind.
+    /// Datagrams that hosts sent, by themselves or over relays, by host and kind.
     #[must_use]
     pub fn packets(&self) -> &[[u64; PacketKind::ALL.len()]] {
         &self.packets
@@ -445,6 +445,7 @@ impl<'s> Simulation<'s> {
             self.check_delivery(id, &delivery);
         }
         for relayed in effects.relayed.drain(..) {
+            self.packets[id.index()][PacketKind::of(Proto::Udp, &relayed.payload) as usize] += 1;
             self.wire.handle_relayed(id, &relayed.payload, relayed.is_copy, self.now, &mut self.tally);
             if let Some(paths) = &mut self.paths {
                 paths.handle_relayed(id, &relayed.payload);

@@ -50,6 +50,8 @@ struct Pair<'r> {
     #[serde(skip_serializing_if = "Option::is_none")]
     first_delivery_ms: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    relay_up_ms: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     direct_ms: Option<f64>,
 }
 
@@ -102,6 +104,7 @@ fn run(report: &RunReport) -> Run<'_> {
                 path: pair.path.name(),
                 technique: pair.technique.map(crate::check::Technique::name),
                 first_delivery_ms: pair.first_delivery.map(millis),
+                relay_up_ms: pair.relay_up.map(millis),
                 direct_ms: pair.direct.map(millis),
             })
             .collect(),

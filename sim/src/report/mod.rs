@@ -10,7 +10,7 @@ use mesh_core::time::Instant;
 
 use crate::{
     check::{self, CheckId, PathIs, Technique, View, technique::Surroundings, ways::Doubt},
-    host::HostId,
+    host::{HostId, NodeEvent},
     kernel::{Ended, Simulation},
     net::{DropCause, PacketKind},
     scenario::Scenario,
@@ -47,7 +47,7 @@ pub struct RunReport {
     pub complaints: Vec<Option<String>>,
     /// Of every two nodes with traffic between them.
     pub pairs: Vec<PairReport>,
-    /// Datagrams that hosts sent, by kind, without those of no known kind.
+    /// Datagrams that hosts sent, by themselves or over relays, by kind, without those of no known kind.
     pub packets: BTreeMap<&'static str, u64>,
     /// Packets that ended, by reason; of the network and of the nodes.
     pub drops: BTreeMap<&'static str, u64>,
@@ -80,7 +80,9 @@ pub struct PairReport {
     pub technique: Option<Technique>,
     /// When the first message was delivered, either way.
     pub first_delivery: Option<Instant>,
-    /// When messages had been delivered both ways.
+    /// When both had been taken in by a relay.
+    pub relay_up: Option<Instant>,
+    /// When both sent directly; without relays, when messages had been delivered both ways.
     pub direct: Option<Instant>,
 }
 
@@ -199,10 +201,16 @@ fn pairs(scenario: &Scenario, simulation: &Simulation<'_>, view: &View<'_>) -> V
             path,
             technique: (path == PathIs::Direct).then(|| view.technique([a, b])),
             first_delivery: mesh_core::time::earliest(there, back),
+            relay_up: relay_up(simulation, a).zip(relay_up(simulation, b)).map(|(one, other)| one.max(other)),
             direct,
         }
     };
     between.into_iter().map(report).collect()
+}
+
+fn relay_up(simulation: &Simulation<'_>, host: HostId) -> Option<Instant> {
+    let is_up = |event: &NodeEvent| matches!(event, NodeEvent::RelayConnected { .. });
+    simulation.node_events().iter().find(|(_, of, event)| *of == host && is_up(event)).map(|(at, ..)| *at)
 }
 
 fn packets(simulation: &Simulation<'_>) -> BTreeMap<&'static str, u64> {

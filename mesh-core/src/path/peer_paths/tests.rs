@@ -15,6 +15,20 @@ fn the_relay_comes_first_and_activity_begins_a_discovery() {
 }
 
 #[test]
+fn what_comes_to_be_known_while_there_was_nobody_to_ask_is_tried_at_once() {
+    let mut paths = PeerPaths::new(config(), Seed::from_number(1).stream("paths", 0));
+    paths.set_own_endpoints(&[addr(100)], Instant::ZERO);
+    paths.note_activity(secs(1));
+    assert_eq!(pinged(&drain(&mut paths)), []);
+    paths.set_endpoints(&[addr(1)], Some(region()), millis(1060));
+    let sent = drain(&mut paths);
+    assert_eq!((pinged(&sent), sent.contains(&call())), (vec![addr(1)], true));
+    // What has begun is not begun again so soon.
+    paths.set_endpoints(&[addr(1), addr(2)], Some(region()), millis(1070));
+    assert_eq!(pinged(&drain(&mut paths)), []);
+}
+
+#[test]
 fn a_pong_selects_the_address_that_was_pinged() {
     let mut paths = active();
     let tx = tx_to(&drain(&mut paths), addr(1));

@@ -3,10 +3,10 @@
 use core::net::SocketAddr;
 
 use mesh_core::{
-    machine::Machine as _,
+    machine::{Deadline, Machine as _},
     node::{Input, RelayCommand, RelayEvent},
     path::PathAddr,
-    time::Instant,
+    time::{Instant, earliest},
 };
 
 use crate::net::Proto;
@@ -38,7 +38,7 @@ impl NodeHost {
 
     /// Carries out what streams, names and connections to relays have to say; `false` when that is nothing.
     pub(super) fn serve_streams(&mut self, now: Instant, effects: &mut Effects) -> bool {
-        let Some(running) = &mut self.running else { return false };
+        let Some(running) = self.running.as_mut().filter(|running| !running.are_streams_idle()) else { return false };
         let Running { node, stack, names, links, asks, .. } = running;
         // What arrives when a timer is due does not hold it up.
         stack.handle_timeout(now);
@@ -95,5 +95,22 @@ impl NodeHost {
                 true
             }
         }
+    }
+}
+
+impl Running {
+    /// Most hosts of most worlds use neither relays nor names.
+    fn are_streams_idle(&self) -> bool {
+        self.stack.is_idle() && self.names.is_idle() && self.links.is_idle() && self.asks.is_idle()
+    }
+
+    /// When streams, names and connections to relays want to be looked at next.
+    pub(super) fn poll_streams_timeout(&self) -> Option<Deadline> {
+        if self.are_streams_idle() {
+            return None;
+        }
+        let stream = self.stack.poll_timeout().map(|at| Deadline::new(at, "stream"));
+        let links = earliest(self.links.poll_timeout(), self.names.poll_timeout());
+        earliest(stream, earliest(self.asks.poll_timeout(), links))
     }
 }
