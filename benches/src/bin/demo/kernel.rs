@@ -1,8 +1,8 @@
 //! The story with real TUN devices, sockets and kernel NATs: two homes, their routers and a relay in network namespaces.
 //!
-//! In every world both agents start anew, with keys and maps from before, so that they know each other only by key. The
-//! first ping is asked for as soon as the relay has taken in both. From that moment on time runs, by the agents' own logs:
-//! `direct_ms` therefore has in it the start of the program that asks.
+//! In every world both agents start anew, with keys and maps from before: of each other they know the key, and an address
+//! that works at home alone. The first ping is asked for as soon as the relay has taken in both. From that moment on time
+//! runs, by the agents' own logs: `direct_ms` therefore has in it the start of the program that asks.
 
 use std::{
     net::SocketAddr,
@@ -45,7 +45,7 @@ pub(crate) fn tell(story: &Story, seconds: u64) -> Result<Vec<Figures>> {
     );
     homes.prepare()?;
     (0..homes.members.len()).try_for_each(|place| homes.write_map(place))?;
-    story.say("agents", "have keys, and maps: the other's key, and the relay");
+    story.say("agents", "have keys, and maps: the relay, and of the other its key and its address at home");
     let mut all = Vec::new();
     for world in World::ALL {
         all.push(Telling { story, world }.tell(&mut homes, seconds)?);
