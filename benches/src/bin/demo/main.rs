@@ -1,9 +1,9 @@
 //! `cargo demo`: two homes, their routers and a relay on this machine, in network namespaces with real kernel NATs. Two
-//! agents that know each other only by key find each other over the relay, and directly where the routers let them; in
-//! three worlds. Then the same worlds in the simulator, and both side by side.
+//! agents that have each other's key find each other over the relay, and directly where the routers let them; in three
+//! worlds. Then the same worlds in the simulator, and both side by side.
 //!
-//! Needs root, nftables and /dev/net/tun for the first half; without them it says so and runs the second. Leaves the host
-//! as it was, also after Ctrl-C.
+//! Needs root, nftables, conntrack and /dev/net/tun for the first half; without them it says so and runs the second.
+//! Leaves the host as it was, also after Ctrl-C.
 
 mod heard;
 mod host;
