@@ -124,6 +124,13 @@ impl Homes {
         Ok(router)
     }
 
+    /// Has the router of a home, by its place, treat packets otherwise from now on; what it knew of flows is forgotten.
+    pub fn set_nat(&self, home: usize, nat: Nat) -> Result<()> {
+        let router = &self.routers[home];
+        router.nft(&format!("delete table ip nat\ndelete table inet guard\n{}", rules(nat)))?;
+        router.run(&["conntrack", "-F"]).map(drop)
+    }
+
     /// One more host in the home of `router`.
     pub fn host(&mut self, router: &Node) -> Result<usize> {
         let place = self.members.len();
@@ -156,11 +163,14 @@ impl Homes {
     /// Has every agent make its keys, and starts all with maps in which they know each other.
     pub fn start(&mut self) -> Result<()> {
         self.prepare()?;
-        for place in 0..self.members.len() {
-            self.write_map(place)?;
-            self.members[place].start()?;
-        }
-        Ok(())
+        (0..self.members.len()).try_for_each(|place| self.write_map(place))?;
+        self.start_agents()
+    }
+
+    /// Starts all agents at once, with the maps that are in place.
+    pub fn start_agents(&mut self) -> Result<()> {
+        self.members.iter_mut().try_for_each(Member::launch)?;
+        self.members.iter().try_for_each(Member::wait_until_ready)
     }
 
     /// Has every agent make its keys.
@@ -237,13 +247,27 @@ impl RelayProgram {
 impl Member {
     /// Starts the agent, and waits until it is ready.
     pub fn start(&mut self) -> Result<()> {
+        self.launch()?;
+        self.wait_until_ready()
+    }
+
+    /// Starts the agent.
+    pub fn launch(&mut self) -> Result<()> {
         let program = built("meshd")?;
         let line = [text_of(&program)?, "--map", text_of(&self.map)?, "--socket", text_of(&self.socket)?];
         let more = ["--state-dir", text_of(&self.state)?, "--log", "debug,mesh_core=trace"];
-        let process = self.node.spawn(&[&line[..], &more[..]].concat())?;
-        process.wait_for("ready", Duration::from_secs(10))?;
-        self.process = Some(process);
+        self.process = Some(self.node.spawn(&[&line[..], &more[..]].concat())?);
         Ok(())
+    }
+
+    fn wait_until_ready(&self) -> Result<()> {
+        let process = self.process.as_ref().context("no agent")?;
+        process.wait_for("ready", Duration::from_secs(10)).map(drop)
+    }
+
+    /// What the agent has logged since its start.
+    pub fn log(&self) -> String {
+        self.process.as_ref().map(Process::output).unwrap_or_default()
     }
 
     /// Ends the agent, and waits for a clean end. Keeps what it says of itself.

@@ -1,217 +1,216 @@
-//! The story with real TUN devices, sockets and a kernel NAT: two homes and a router in network namespaces.
+//! The story with real TUN devices, sockets and kernel NATs: two homes, their routers and a relay in network namespaces.
+//!
+//! In every world both agents start anew, with keys and maps from before: of each other they know the key, and an address
+//! that works at home alone. The first ping is asked for as soon as the relay has taken in both. From that moment on time
+//! runs, by the agents' own logs: `direct_ms` therefore has in it the start of the program that asks.
 
 use std::{
-    fs,
-    path::Path,
+    net::SocketAddr,
+    thread,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, bail, ensure};
-use benches::{
-    keys::KeyPair,
-    lab,
-    lab::{Lab, Node, Process},
+use serde_json::Value;
+
+use crate::{
+    Story, heard, is_stopped,
+    netns::{
+        homes::{Homes, Nat, RELAY, Way, overlay},
+        lab::{self, Node, Process},
+    },
+    worlds::{Figures, World},
 };
-use serde_json::{Map, Value};
 
-use crate::{Story, is_stopped, traffic};
-
-const DEVICE: &str = "mesh0";
-const ALICE: &str = "10.77.0.1";
-const BOB: &str = "10.77.0.2";
-/// Bob's home and the router's WAN, before and after the reboot.
-const BOB_UNDERLAY: &str = "203.0.113.2";
-const WAN_BEFORE: &str = "203.0.113.1";
-const WAN_AFTER: &str = "203.0.113.9";
+const ALICE: usize = 0;
+const BOB: usize = 1;
 /// Longest wait for anything in the story.
 const PATIENCE: Duration = Duration::from_secs(15);
-/// How long the router is down.
-const DOWN: Duration = Duration::from_secs(3);
+/// How often logs are looked at. What is read there has times of its own.
+const LOOK_EVERY: Duration = Duration::from_millis(1);
+/// A direct path is to be there this long after the relay's links, and four round trips over it.
+const DIRECT_WITHIN_MS: f64 = 100.0;
 
 /// Why this half cannot be told here, if it cannot.
 pub(crate) fn why_not() -> Option<String> {
-    lab::missing()
+    lab::missing().or_else(|| lab::find("conntrack").is_none().then(|| "needs the program conntrack".to_owned()))
 }
 
 /// Tells it. Whatever happens, the lab and everything in it is gone when this returns.
-pub(crate) fn tell(story: &Story, programs: &Path, seconds: u64, results: &mut Map<String, Value>) -> Result<()> {
-    let mut lab = Lab::new()?;
-    let world = World::build(&mut lab, programs)?;
-    story.say("kernel", "alice's home 192.168.1.0/24 — router with nftables masquerade — bob's home 203.0.113.0/24");
-
-    let started = Instant::now();
-    let bob = world.start_agent(&world.bob, BOB, &world.bob_keys, &world.alice_keys, ALICE, None)?;
-    let endpoint = Some(format!("{BOB_UNDERLAY}:41641"));
-    let alice = world.start_agent(&world.alice, ALICE, &world.alice_keys, &world.bob_keys, BOB, endpoint)?;
-    story.say("agents", &format!("both ready, {:.0} ms after their start", started.elapsed().as_secs_f64() * 1e3));
-
-    let first = world.ping(&world.alice)?;
-    story.say("alice", &format!("{} (handshake included)", first.line));
-    results.insert("first_ping_ms".into(), first.milliseconds.into());
-    let second = world.ping(&world.alice)?;
-    story.say("alice", &second.line);
-    let back = world.ping(&world.bob)?;
-    story.say("bob", &format!("{}: alice's router, not alice", back.line));
-    ensure!(back.line.contains(WAN_BEFORE), "bob does not see alice behind the router's address");
-
-    let mbit = world.transfer(seconds)?;
-    story.say("alice", &format!("{seconds} s of TCP to bob through both agents: {mbit:.0} Mbit/s"));
-    results.insert("tcp_mbit".into(), mbit.into());
-
-    let recovery = world.reboot(story)?;
-    results.insert("recovery_ms".into(), recovery.into());
-    let moved = world.ping(&world.bob)?;
-    story.say("bob", &moved.line);
-    ensure!(moved.line.contains(WAN_AFTER), "bob does not answer alice at the router's new address");
-
-    for (name, mut agent) in [("alice", alice), ("bob", bob)] {
-        let asked = Instant::now();
-        agent.signal("TERM")?;
-        let status = agent.wait(PATIENCE)?;
-        ensure!(status.success(), "{name}'s agent ended with {status}: {}", agent.output());
-        story.say(name, &format!("agent ended {:.0} ms after SIGTERM", asked.elapsed().as_secs_f64() * 1e3));
-    }
-    Ok(())
-}
-
-struct World<'p> {
-    alice: Node,
-    bob: Node,
-    router: Node,
-    alice_keys: KeyPair,
-    bob_keys: KeyPair,
-    programs: &'p Path,
-    demo: String,
-}
-
-/// An answer to `mesh ping`, in words and as a figure.
-struct Pong {
-    line: String,
-    milliseconds: f64,
-}
-
-impl<'p> World<'p> {
-    fn build(lab: &mut Lab, programs: &'p Path) -> Result<Self> {
-        let (alice, router, bob) = (lab.node("alice")?, lab.node("router")?, lab.node("bob")?);
-        lab.cable((&alice, "eth0", &["192.168.1.2/24"]), (&router, "lan", &["192.168.1.1/24"]))?;
-        let wan = format!("{WAN_BEFORE}/24");
-        lab.cable((&bob, "eth0", &[&format!("{BOB_UNDERLAY}/24")]), (&router, "wan", &[&wan]))?;
-        alice.route("default via 192.168.1.1")?;
-        router.masquerade("wan")?;
-        let demo = std::env::current_exe()?.to_str().context("the demo's path is not UTF-8")?.to_owned();
-        let (alice_keys, bob_keys) = (KeyPair::generate()?, KeyPair::generate()?);
-        Ok(Self { alice, bob, router, alice_keys, bob_keys, programs, demo })
-    }
-
-    fn start_agent(
-        &self,
-        node: &Node,
-        address: &str,
-        own: &KeyPair,
-        peer: &KeyPair,
-        peer_address: &str,
-        endpoint: Option<String>,
-    ) -> Result<Process> {
-        let endpoint = endpoint.map_or(String::new(), |endpoint| format!("Endpoint = {endpoint}\n"));
-        let text = format!(
-            "[Interface]\nPrivateKey = {}\nAddress = {address}/24\nListenPort = 41641\n\n\
-             [Peer]\nPublicKey = {}\nAllowedIPs = {peer_address}/32\n{endpoint}",
-            own.private, peer.public
-        );
-        let file = node.path("static.conf");
-        fs::write(&file, text)?;
-        let program = self.programs.join("meshd");
-        let (file, program) = (file.display().to_string(), program.display().to_string());
-        let socket = node.path("meshd.sock").display().to_string();
-        let agent = node.spawn(&[&program, "--static", &file, "--tun", DEVICE, "--socket", &socket])?;
-        agent.wait_for("ready", PATIENCE)?;
-        Ok(agent)
-    }
-
-    /// One `mesh ping` to the other end, repeated until it is answered.
-    fn ping(&self, from: &Node) -> Result<Pong> {
-        let target = if from.name() == "alice" { BOB } else { ALICE };
-        let program = self.programs.join("mesh").display().to_string();
-        let socket = from.path("meshd.sock").display().to_string();
-        lab::until("a ping was not answered", PATIENCE, || {
+pub(crate) fn tell(story: &Story, seconds: u64) -> Result<Vec<Figures>> {
+    let mut homes = Homes::new(&[Nat::Easy, Nat::Easy])?;
+    story.say(
+        "kernel",
+        "alice — router 203.0.113.18 — segment — router 203.0.113.34 — bob; there is a relay on the segment",
+    );
+    homes.prepare()?;
+    (0..homes.members.len()).try_for_each(|place| homes.write_map(place))?;
+    story.say("agents", "have keys, and maps: the relay, and of the other its key and its address at home");
+    let mut all = Vec::new();
+    for world in World::ALL {
+        all.push(Telling { story, world }.tell(&mut homes, seconds)?);
+        for member in &mut homes.members {
             stop_here()?;
-            let output = from.try_run(&[&program, "--socket", &socket, "--json", "ping", "-c", "1", target])?;
-            if !output.status.success() {
-                return Ok(None);
+            member.stop()?;
+        }
+    }
+    Ok(all)
+}
+
+struct Telling<'s> {
+    story: &'s Story,
+    world: World,
+}
+
+impl Telling<'_> {
+    fn tell(&self, homes: &mut Homes, seconds: u64) -> Result<Figures> {
+        let (nats, change) = match self.world {
+            World::EasyEasy => ([Nat::Easy, Nat::Easy], "both routers masquerade, as most do in homes"),
+            World::EasyHard => {
+                ([Nat::Easy, Nat::Hard], "bob's router masquerades fully-random: another port for every destination")
             }
-            let pong: Value = serde_json::from_slice(&output.stdout).context("mesh ping answered no JSON")?;
-            let seconds = pong["LatencySeconds"].as_f64().context("no time in the answer to a ping")?;
-            let via = pong["Endpoint"].as_str().context("no path in the answer to a ping")?;
-            let milliseconds = seconds * 1e3;
-            Ok(Some(Pong { line: format!("pong from {target} via {via} in {milliseconds:.2} ms"), milliseconds }))
+            World::UdpBlocked => {
+                ([Nat::UdpBlocked, Nat::Easy], "bob's router is as it was at first; alice's drops all UDP")
+            }
+        };
+        self.story.say(self.world.name(), change);
+        for (home, nat) in nats.into_iter().enumerate() {
+            homes.set_nat(home, nat)?;
+        }
+        let began = Instant::now();
+        homes.members.iter_mut().try_for_each(|member| member.launch())?;
+        let homes = &*homes;
+        let (alice, bob) = (homes.member(ALICE), homes.member(BOB));
+        let links =
+            until(
+                "the relay takes in both",
+                || Ok(heard::relay_link(&alice.log()).zip(heard::relay_link(&bob.log()))),
+            )?;
+        let linked = links.0.later(links.1);
+        let (way, first_ping_ms) = lab::until("a pong", PATIENCE, || {
+            stop_here()?;
+            alice.ping(BOB)
+        })?;
+        let started = began.elapsed().as_secs_f64() * 1e3;
+        self.story
+            .say("agents", &format!("started, in the relay, and the first ping answered: {started:.0} ms in all"));
+        self.story.say("alice", &format!("pong from bob via {} in {first_ping_ms:.2} ms", text(&way)));
+
+        let direct_ms = match self.world.path() {
+            "direct" => Some(self.go_direct(homes, linked, first_ping_ms)?),
+            _ => None,
+        };
+        let technique = self.explain(homes)?;
+        if self.world == World::UdpBlocked {
+            self.look_at_the_wire(homes)?;
+        }
+        let mbit = transfer(&alice.node, &bob.node, seconds)?;
+        self.story.say("alice", &format!("{seconds} s of TCP to bob: {mbit:.0} Mbit/s"));
+
+        let ways = [alice.way(BOB)?, bob.way(ALICE)?];
+        let path = if ways.iter().all(|way| matches!(way, Way::Direct(_))) { "direct" } else { "relay" };
+        self.story.say("both", &format!("packets go to {} and {}", text(&ways[0]), text(&ways[1])));
+        ensure!(path == self.world.path(), "in {} packets are to go {}", self.world.name(), self.world.path());
+        Ok(Figures {
+            world: self.world,
+            first_ping_via: name(&way),
+            first_ping_ms,
+            direct_ms,
+            technique,
+            path,
+            tcp_mbit: Some(mbit),
         })
     }
 
-    fn transfer(&self, seconds: u64) -> Result<f64> {
-        let listen = format!("{BOB}:5001");
-        let sink = self.bob.spawn(&[&self.demo, "sink", &listen])?;
-        sink.wait_for("listening", PATIENCE)?;
-        let source = self.alice.spawn(&[&self.demo, "source", &listen, &seconds.to_string()])?;
-        let patience = PATIENCE + Duration::from_secs(seconds);
-        lab::until("the transfer did not end", patience, || {
-            stop_here()?;
-            Ok(source.output().lines().find_map(|line| line.parse().ok()))
-        })
+    /// Waits until both send directly; the milliseconds from `linked` to then.
+    fn go_direct(&self, homes: &Homes, linked: heard::Moment, first_ping_ms: f64) -> Result<f64> {
+        let (alice, bob) = (homes.member(ALICE), homes.member(BOB));
+        let (to_bob, to_alice) =
+            until("both send directly", || Ok(heard::direct(&alice.log()).zip(heard::direct(&bob.log()))))?;
+        let direct_ms = to_bob.0.later(to_alice.0).millis_since(linked);
+        let goal = DIRECT_WITHIN_MS + 4.0 * first_ping_ms;
+        self.story.say(
+            "both",
+            &format!("direct, {direct_ms:.1} ms after the relay's links were up; the goal is {goal:.1} ms"),
+        );
+        Ok(direct_ms)
     }
 
-    /// The router loses power for three seconds, and comes back with another WAN address and an empty table. Returns
-    /// the milliseconds from the moment its links are up to the first answer that alice gets.
-    fn reboot(&self, story: &Story) -> Result<f64> {
-        let listen = format!("{BOB}:5002");
-        let echo = self.bob.spawn(&[&self.demo, "echo", &listen])?;
-        echo.wait_for("listening", PATIENCE)?;
-        let probe = self.alice.spawn(&[&self.demo, "probe", &listen])?;
-        lab::until("no probe was answered", PATIENCE, || {
-            stop_here()?;
-            Ok(answers(&probe).last().copied())
-        })?;
-
-        for link in ["wan", "lan"] {
-            self.router.run(&["ip", "link", "set", link, "down"])?;
+    /// Says what came of every address, and what made the direct path possible if there is one.
+    fn explain(&self, homes: &Homes) -> Result<Option<&'static str>> {
+        let (alice, bob) = (homes.member(ALICE), homes.member(BOB));
+        let paths: Value = serde_json::from_str(&alice.mesh(&["--json", "debug", "paths", &overlay(BOB)])?)?;
+        for candidate in paths["Candidates"].as_array().context("no candidates in mesh debug paths")? {
+            let known: Vec<_> =
+                candidate["KnownFrom"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+            let word =
+                |field: &str| candidate[field].as_str().map(str::to_owned).with_context(|| format!("no {field}"));
+            let line = format!("bob at {} (from {}): {}", word("Address")?, known.join(", "), word("Verdict")?);
+            self.story.say("alice", &line);
         }
-        let down_at = traffic::monotonic_nanos();
-        story.say("router", "links down, table forgotten");
-        self.router.run(&["nft", "flush", "ruleset"])?;
-        self.router.run(&["conntrack", "--flush"])?;
-        self.router.run(&["ip", "addr", "flush", "dev", "wan"])?;
-        self.router.run(&["ip", "addr", "add", &format!("{WAN_AFTER}/24"), "dev", "wan"])?;
-        lab::until("the router was down", DOWN + PATIENCE, || {
-            stop_here()?;
-            Ok((traffic::monotonic_nanos() - down_at >= DOWN.as_nanos() as u64).then_some(()))
-        })?;
-        self.router.masquerade("wan")?;
-        for link in ["lan", "wan"] {
-            self.router.run(&["ip", "link", "set", link, "up"])?;
-        }
-        let up_at = traffic::monotonic_nanos();
-        story.say("router", &format!("links up with another WAN address, {WAN_AFTER}"));
+        let ends = heard::Whereabouts::ask(alice, bob)?.zip(heard::Whereabouts::ask(bob, alice)?);
+        let Some((a, b)) = ends else { return Ok(None) };
+        let ends = [a, b];
+        let technique = heard::technique(&ends);
+        let seen = ends.map(|end| end.seen.map_or_else(|| "nowhere".to_owned(), |seen: SocketAddr| seen.to_string()));
+        self.story.say("both", &format!("STUN sees them at {} and {}: {technique}", seen[0], seen[1]));
+        Ok(Some(technique))
+    }
 
-        let first = lab::until("nothing came back after the reboot", PATIENCE, || {
-            stop_here()?;
-            Ok(answers(&probe).into_iter().find(|(_, sent)| *sent > down_at))
-        })?;
-        // An answer may come between the command and the look at the clock.
-        let milliseconds = first.0.saturating_sub(up_at) as f64 / 1e6;
-        story.say("alice", &format!("first answer {milliseconds:.1} ms after the links were up"));
-        Ok(milliseconds)
+    /// Says what alice's router lets through.
+    fn look_at_the_wire(&self, homes: &Homes) -> Result<()> {
+        let flows = homes.routers[ALICE].run(&["conntrack", "-L"])?;
+        let has = |line: &str, word: &str| line.split_whitespace().any(|found| found == word);
+        let relay = format!("dst={RELAY}");
+        let (tcp, others): (Vec<_>, Vec<_>) =
+            flows.lines().partition(|line| line.starts_with("tcp") && has(line, &relay) && has(line, "dport=443"));
+        ensure!(!tcp.is_empty(), "alice's router has no flow to the relay's port 443: {flows}");
+        ensure!(!others.iter().any(|line| line.starts_with("udp")), "alice's router lets UDP through: {flows}");
+        self.story.say("router", &format!("alice's has flows to TCP {RELAY}:443, and none of UDP"));
+        Ok(())
     }
 }
 
-/// When each answer arrived and when its probe was sent, in nanoseconds.
-fn answers(probe: &Process) -> Vec<(u64, u64)> {
-    let pair = |line: &str| {
-        let (arrived, sent) = line.split_once(' ')?;
-        Some((arrived.parse().ok()?, sent.parse().ok()?))
-    };
-    // The last line may be half written.
-    let output = probe.output();
-    let whole = output.rfind('\n').map_or("", |end| &output[..end]);
-    whole.lines().filter_map(pair).collect()
+/// A TCP transfer through both agents; Mbit/s.
+fn transfer(alice: &Node, bob: &Node, seconds: u64) -> Result<f64> {
+    let demo = std::env::current_exe()?;
+    let demo = demo.to_str().context("the demo's path is not UTF-8")?;
+    let listen = format!("{}:5001", overlay(BOB));
+    let sink: Process = bob.spawn(&[demo, "sink", &listen])?;
+    sink.wait_for("listening", PATIENCE)?;
+    let source = alice.spawn(&[demo, "source", &listen, &seconds.to_string()])?;
+    lab::until("the transfer did not end", PATIENCE + Duration::from_secs(seconds), || {
+        stop_here()?;
+        Ok(source.output().lines().find_map(|line| line.parse().ok()))
+    })
+    .with_context(|| format!("the sender says: {}", source.output()))
+}
+
+/// Looks again and again, more often than a test does.
+fn until<T>(what: &str, mut look: impl FnMut() -> Result<Option<T>>) -> Result<T> {
+    let began = Instant::now();
+    loop {
+        stop_here()?;
+        if let Some(found) = look()? {
+            return Ok(found);
+        }
+        ensure!(began.elapsed() < PATIENCE, "{what}: not within {PATIENCE:?}");
+        thread::sleep(LOOK_EVERY);
+    }
+}
+
+fn name(way: &Way) -> &'static str {
+    match way {
+        Way::Relay => "relay",
+        Way::Direct(_) => "direct",
+    }
+}
+
+fn text(way: &Way) -> &str {
+    match way {
+        Way::Relay => "DERP(mesh)",
+        Way::Direct(address) => address,
+    }
 }
 
 fn stop_here() -> Result<()> {

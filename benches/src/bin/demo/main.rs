@@ -1,18 +1,21 @@
-//! `cargo demo`: two homes and a NAT router on this machine, in network namespaces with a real kernel NAT; then the same
-//! story in the simulator, twice, to show that a seed repeats.
+//! `cargo demo`: two homes, their routers and a relay on this machine, in network namespaces with real kernel NATs. Two
+//! agents that have each other's key find each other over the relay, and directly where the routers let them; in three
+//! worlds. Then the same worlds in the simulator, and both side by side.
 //!
-//! Needs root, nftables and /dev/net/tun for the first half; without them it says so and runs the second. Leaves the host
-//! as it was, also after Ctrl-C.
+//! Needs root, nftables, conntrack and /dev/net/tun for the first half; without them it says so and runs the second.
+//! Leaves the host as it was, also after Ctrl-C.
 
+mod heard;
 mod host;
 mod kernel;
+mod netns;
 mod simulated;
 mod traffic;
+mod worlds;
 
 use std::{
     io::Write,
     net::SocketAddr,
-    path::PathBuf,
     process::{Command, ExitCode},
     sync::atomic::{AtomicBool, Ordering},
     time::{Duration, Instant},
@@ -20,23 +23,22 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use clap::{Parser, Subcommand};
-use serde_json::{Map, Value};
 
 /// Set by SIGINT and SIGTERM; whoever waits looks at it.
 static STOPPED: AtomicBool = AtomicBool::new(false);
 
-/// Two homes and a NAT router, then the same in the simulator.
+/// Two homes, their routers and a relay, then the same in the simulator.
 #[derive(Debug, Parser)]
 #[command(name = "demo")]
 struct Arguments {
     /// End with one line of JSON.
     #[arg(long)]
     json: bool,
-    /// Use the programs in this folder instead of building them in release mode.
-    #[arg(long, value_name = "DIR")]
-    programs: Option<PathBuf>,
-    /// Seconds that the TCP transfer takes.
-    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=60))]
+    /// Use the programs beside this one instead of building them in release mode.
+    #[arg(long)]
+    no_build: bool,
+    /// Seconds that each TCP transfer takes.
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..=60))]
     transfer_seconds: u64,
     #[command(subcommand)]
     helper: Option<Helper>,
@@ -51,12 +53,6 @@ enum Helper {
     /// Send a TCP transfer.
     #[command(hide = true)]
     Source { to: SocketAddr, seconds: u64 },
-    /// Send UDP datagrams back.
-    #[command(hide = true)]
-    Echo { listen: SocketAddr },
-    /// Send a probe every 20 ms and print the answers.
-    #[command(hide = true)]
-    Probe { to: SocketAddr },
 }
 
 #[expect(clippy::print_stderr, reason = "this is what the program has to say")]
@@ -74,54 +70,58 @@ fn run(arguments: Arguments) -> Result<()> {
     match arguments.helper {
         Some(Helper::Sink { listen }) => return traffic::sink(listen),
         Some(Helper::Source { to, seconds }) => return traffic::source(to, Duration::from_secs(seconds)),
-        Some(Helper::Echo { listen }) => return traffic::echo(listen),
-        Some(Helper::Probe { to }) => return traffic::probe(to),
         None => {}
     }
     stop_on_signals();
-    let programs = match arguments.programs {
-        Some(folder) => folder.canonicalize().with_context(|| format!("no folder {}", folder.display()))?,
-        None => build()?,
-    };
+    if !arguments.no_build {
+        build()?;
+    }
     let story = Story::begin();
-    let mut results = Map::new();
-
-    match kernel::why_not() {
-        None => {
-            let before = host::Snapshot::take();
-            let told = kernel::tell(&story, &programs, arguments.transfer_seconds, &mut results);
-            let changed = before.differences(&host::Snapshot::take());
-            if !changed.is_empty() {
-                bail!("the demo changed this host, which is a bug: {}", changed.join(", "));
-            }
-            told?;
-            story.say("host", "addresses, routes, rules, nft, sysctls and /etc are as they were");
-            results.insert("mode".into(), "kernel".into());
-        }
+    let kernel = match kernel::why_not() {
+        None => on_the_kernel(&story, arguments.transfer_seconds)?,
         Some(reason) => {
             story.say("kernel", &format!("left out: {reason}"));
-            results.insert("mode".into(), "simulator".into());
+            Vec::new()
         }
-    }
-    simulated::tell(&story, &programs, &mut results)?;
+    };
+    let simulated = simulated::tell(&story)?;
+    worlds::table(&kernel, &simulated).iter().for_each(|line| tell_line(line));
+    tell_line(
+        "direct: from the relay's links to both ends. First ping: the agents' own; simulated, it shakes hands first.",
+    );
     if arguments.json {
-        print_json(&results);
+        tell_line(&worlds::summary(&kernel, &simulated).to_string());
     }
     Ok(())
 }
 
-/// Builds the programs in release mode, with Cargo's own progress, and says where they are.
-fn build() -> Result<PathBuf> {
+/// Tells the story on the kernel, and sees to it that the host is as before.
+fn on_the_kernel(story: &Story, transfer_seconds: u64) -> Result<Vec<worlds::Figures>> {
+    let before = host::Snapshot::take();
+    let told = kernel::tell(story, transfer_seconds);
+    let changed = before.differences(&host::Snapshot::take());
+    if !changed.is_empty() {
+        bail!("the demo changed this host, which is a bug: {}", changed.join(", "));
+    }
+    story.say("host", "addresses, routes, rules, nft, sysctls and /etc are as they were");
+    // The programs of the lab are interrupted too, so that what failed first may be anything.
+    if is_stopped() {
+        bail!("interrupted; everything is taken down");
+    }
+    told
+}
+
+/// Builds the programs in release mode, with Cargo's own progress. They lie beside this one.
+fn build() -> Result<()> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let status = Command::new(cargo)
-        .args(["build", "--release", "--package", "agent", "--package", "sim", "--bins"])
+        .args(["build", "--release", "--package", "agent", "--package", "relay", "--bins"])
         .status()
         .context("cannot start cargo")?;
     if !status.success() {
         bail!("the programs could not be built");
     }
-    let own = std::env::current_exe().context("cannot find the demo's own program")?;
-    own.parent().map(PathBuf::from).context("the demo's program is in no folder")
+    Ok(())
 }
 
 /// Prints what happens, with the time since the story began.
@@ -133,14 +133,13 @@ impl Story {
     }
 
     fn say(&self, who: &str, what: &str) {
-        // Somebody who pipes the story into `head` has seen enough; the lab is taken down all the same.
-        let _ = writeln!(std::io::stdout(), "[{:7.3}s] {who:<9} {what}", self.0.elapsed().as_secs_f64());
+        tell_line(&format!("[{:7.3}s] {who:<11} {what}", self.0.elapsed().as_secs_f64()));
     }
 }
 
-#[expect(clippy::print_stdout, reason = "this is what the program has to say")]
-fn print_json(results: &Map<String, Value>) {
-    println!("{}", Value::Object(results.clone()));
+/// Somebody who pipes the story into `head` has seen enough; the lab is taken down all the same.
+fn tell_line(line: &str) {
+    let _ = writeln!(std::io::stdout(), "{line}");
 }
 
 fn is_stopped() -> bool {
