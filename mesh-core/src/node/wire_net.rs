@@ -139,6 +139,10 @@ impl Node {
     pub(super) fn retry_relay(&mut self, id: PeerId, now: Instant) {
         self.with_tunnel_if_any(id, now, |tunnel, local| tunnel.retry(RETRY_MIN, local, now));
         self.with_active_paths(id, now, |paths| paths.note_relay_connected(now));
+        // The relay does not say again and again that it does not have the peer.
+        if let Some(region) = self.peers.get(id).and_then(|peer| peer.selection().relay()) {
+            self.plan_relay_retry(id, region, now);
+        }
     }
 
     pub(super) fn drain_relays(&mut self) {

@@ -470,11 +470,12 @@ impl Network {
             return self.descend(child, packet, now);
         }
         let host = net.host(packet.destination);
-        // A NAT behind this one may have got another address since, and a host may have left.
-        let may_be_gone = net.leases as usize > net.hosts.len() || self.nets.iter().any(|net| net.behind == Some(id));
-        let net = &self.nets[id.index()];
-        if host.is_err() && net.nat.is_some() && packet.destination.is_ipv4() && !may_be_gone {
-            self.counts.strays += 1;
+        if host.is_err() && net.nat.is_some() && packet.destination.is_ipv4() {
+            // A NAT behind this one may have got another address since, and a host may have left.
+            let is_gone = net.leases as usize > net.hosts.len();
+            if !is_gone && self.nets.iter().all(|net| net.behind != Some(id)) {
+                self.counts.strays += 1;
+            }
         }
         host
     }
