@@ -19,7 +19,9 @@ use std::{
 
 use control::policy::{
     Node, Policy, Role, Rulebook, User,
+    check::Term,
     ipset::{IpSet, Span},
+    selector::Selector,
 };
 use libtest_mimic::{Arguments, Failed, Trial};
 use mesh_core::{
@@ -203,7 +205,7 @@ impl Vector {
         }
         if wrong.is_empty() {
             Ok(Outcome::Views(views))
-        } else if self.contradicts_itself() {
+        } else if self.contradicts_itself(rulebook.policy()) {
             Ok(Outcome::Contradictory)
         } else {
             Err(wrong.join("\n  "))
@@ -280,6 +282,20 @@ impl Vector {
         if found != expected {
             return Err(format!("peers of {name}: {found:?}, expected {expected:?}"));
         }
+        for peer in map.peers.iter().flatten() {
+            let number = self.topology.nodes.keys().position(|other| *other == peer.name).ok_or("an unknown peer")?;
+            let shown = rulebook.shown(id, NodeId(number as i64 + 1));
+            let addresses: BTreeSet<_> = peer.node.addresses.iter().copied().collect();
+            let expected: BTreeSet<_> = peer.node.allowed_ips().iter().copied().collect();
+            let expected: BTreeSet<_> = expected.difference(&addresses).copied().collect();
+            if shown.routes != expected {
+                return Err(format!("routes of {} for {name}: {:?}, expected {expected:?}", peer.name, shown.routes));
+            }
+            let expected: BTreeSet<_> = peer.node.primary_routes.iter().copied().collect();
+            if shown.primary != expected {
+                return Err(format!("primary routes of {} for {name}: {:?}, expected {expected:?}", peer.name, shown.primary));
+            }
+        }
         Ok(())
     }
 
@@ -289,9 +305,21 @@ impl Vector {
         self.topology.nodes.values().all(|node| short.contains(node.ipv4))
     }
 
-    /// Whether what is said to be approved is not what the maps show as approved, or what the policy approves.
-    fn contradicts_itself(&self) -> bool {
-        false
+    /// Whether the maps show routes of a node that are said not to be approved, or the policy names an address of the
+    /// tailnet, which was not made short with the others.
+    fn contradicts_itself(&self, policy: &Policy) -> bool {
+        let stale = self.maps().flat_map(|map| map.peers.iter().flatten().chain([&map.self_node])).any(|named| {
+            let approved = self.topology.nodes.get(&named.name).and_then(|node| node.approved_routes.as_ref());
+            let is_approved = |route: &Prefix| approved.is_some_and(|approved| approved.contains(route));
+            named.node.allowed_ips().iter().any(|route| !named.node.addresses.contains(route) && !is_approved(route))
+        });
+        let terms = || policy.rules().iter().flat_map(|rule| rule.src.iter().chain(&rule.dst));
+        let tailnet: [Prefix; 2] = ["100.64.0.0/10", "fd7a:115c:a1e0::/48"].map(|text| text.parse().expect("a prefix"));
+        let is_device = |term: &Term| match term.selector {
+            Selector::Address(prefix) => prefix.is_host() && tailnet.iter().any(|range| range.contains(prefix.address())),
+            _ => false,
+        };
+        stale || (self.is_renumbered() && terms().any(is_device))
     }
 }
 

@@ -87,7 +87,9 @@ impl Rulebook {
         let mut filter = Filter::default();
         for id in steps {
             let step = &self.plan.steps[id];
-            if class.signature.1.binary_search(&id).is_ok() {
+            // Sources that are nobody at the moment get an empty rule for capabilities; no sources at all get none.
+            let has_sources = !self.plan.sources[step.sources].selectors.is_empty();
+            if has_sources && class.signature.1.binary_search(&id).is_ok() {
                 let sources = &self.source_set(step.sources).texts;
                 let to: Vec<_> =
                     step.dst.iter().map(|dst| self.reduced(placed, &covered, step, *dst)).collect();

@@ -18,6 +18,7 @@ pub mod limits;
 mod plan;
 pub mod ports;
 pub mod problem;
+pub mod routes;
 pub mod rulebook;
 pub mod selector;
 pub mod tailnet;

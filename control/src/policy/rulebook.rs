@@ -87,6 +87,8 @@ pub struct Rulebook {
     pub(super) holders: Arc<BTreeMap<IpAddr, NodeId>>,
     /// Nodes that route a subnet.
     pub(super) routers: Arc<BTreeMap<Prefix, BTreeSet<NodeId>>>,
+    /// Primary routers that were chosen.
+    pub(super) chosen: Arc<BTreeMap<Prefix, NodeId>>,
     /// Untagged nodes by user.
     pub(super) owned: Arc<BTreeMap<UserId, BTreeSet<NodeId>>>,
     /// For each selector, the addresses of the nodes that it names by what they are.
@@ -118,6 +120,7 @@ impl Rulebook {
             nodes: Arc::default(),
             holders: Arc::default(),
             routers: Arc::default(),
+            chosen: Arc::default(),
             owned: Arc::default(),
             named: vec![Arc::default(); plan.selectors.len()],
             // Each its own cell, not one shared by all.
