@@ -18,7 +18,7 @@ use std::{
 };
 
 use control::policy::{
-    Node, Policy, Role, Rulebook, User,
+    Approvers, Node, Policy, Role, Rulebook, User,
     check::Term,
     ipset::{IpSet, Span},
     selector::Selector,
@@ -117,6 +117,7 @@ enum Outcome {
 
 #[derive(Deserialize)]
 struct Vector {
+    category: String,
     input: Input,
     topology: Topology,
     #[serde(default)]
@@ -192,6 +193,9 @@ impl Vector {
             return Err(format!("{}: {} is not built", unbuilt.at, unbuilt.name));
         }
         let rulebook = self.rulebook(policy);
+        if self.category != "acl" {
+            self.check_approvals(&rulebook)?;
+        }
         let failures = rulebook.run_tests();
         if !failures.is_empty() {
             return Err(format!("its tests failed: {failures:?}"));
@@ -247,10 +251,29 @@ impl Vector {
                 exit_routes: BTreeSet::new(),
                 created: self.created(name),
             };
-            made.set_routes(node.routable_ips.as_deref().unwrap_or(&[]), node.approved_routes.as_deref().unwrap_or(&[]));
+            made.set_routes(
+                node.routable_ips.as_deref().unwrap_or(&[]),
+                node.approved_routes.as_deref().unwrap_or(&[]),
+            );
             made
         });
         Rulebook::new(Arc::new(policy), users, nodes)
+    }
+
+    /// What the policy approves by itself is approved. In the family `acl` nodes kept what policies before had approved.
+    fn check_approvals(&self, rulebook: &Rulebook) -> Result<(), String> {
+        if rulebook.policy().approvers() == &Approvers::default() {
+            return Ok(());
+        }
+        for (node, (name, said)) in rulebook.nodes().zip(&self.topology.nodes) {
+            let found = rulebook.approved_by_policy(node, said.routable_ips.as_deref().unwrap_or(&[]));
+            let found: BTreeSet<_> = found.into_iter().collect();
+            let expected: BTreeSet<_> = said.approved_routes.iter().flatten().copied().collect();
+            if found != expected {
+                return Err(format!("approved for {name}: {found:?}, expected {expected:?}"));
+            }
+        }
+        Ok(())
     }
 
     fn maps(&self) -> impl Iterator<Item = &CapturedMap> {
@@ -288,12 +311,13 @@ impl Vector {
             let addresses: BTreeSet<_> = peer.node.addresses.iter().copied().collect();
             let expected: BTreeSet<_> = peer.node.allowed_ips().iter().copied().collect();
             let expected: BTreeSet<_> = expected.difference(&addresses).copied().collect();
-            if shown.routes != expected {
-                return Err(format!("routes of {} for {name}: {:?}, expected {expected:?}", peer.name, shown.routes));
+            if shown != expected {
+                return Err(format!("routes of {} for {name}: {shown:?}, expected {expected:?}", peer.name));
             }
+            let subnets: BTreeSet<_> = shown.into_iter().filter(|route| route.length() > 0).collect();
             let expected: BTreeSet<_> = peer.node.primary_routes.iter().copied().collect();
-            if shown.primary != expected {
-                return Err(format!("primary routes of {} for {name}: {:?}, expected {expected:?}", peer.name, shown.primary));
+            if subnets != expected {
+                return Err(format!("primary routes of {} for {name}: {subnets:?}, expected {expected:?}", peer.name));
             }
         }
         Ok(())
@@ -316,7 +340,9 @@ impl Vector {
         let terms = || policy.rules().iter().flat_map(|rule| rule.src.iter().chain(&rule.dst));
         let tailnet: [Prefix; 2] = ["100.64.0.0/10", "fd7a:115c:a1e0::/48"].map(|text| text.parse().expect("a prefix"));
         let is_device = |term: &Term| match term.selector {
-            Selector::Address(prefix) => prefix.is_host() && tailnet.iter().any(|range| range.contains(prefix.address())),
+            Selector::Address(prefix) => {
+                prefix.is_host() && tailnet.iter().any(|range| range.contains(prefix.address()))
+            }
             _ => false,
         };
         stale || (self.is_renumbered() && terms().any(is_device))
@@ -342,9 +368,9 @@ impl Comparable {
     fn new(rule: FilterRule, as_sets: bool) -> Self {
         let mut texts = rule.src_ips;
         texts.sort();
-        let spans: Option<IpSet> = texts.iter().map(|text| span(text)).collect::<Option<Vec<_>>>().map(IpSet::from_iter);
+        let spans: Result<IpSet, _> = texts.iter().map(|text| text.parse::<Span>()).collect();
         let sources = match spans {
-            Some(set) if as_sets => Sources::Set(set),
+            Ok(set) if as_sets => Sources::Set(set),
             _ => Sources::Texts(texts),
         };
         let mut dst_ports: Vec<_> =
@@ -355,12 +381,5 @@ impl Comparable {
             (grant.dsts, serde_json::to_value(&grant.cap_map).expect("capabilities are JSON"))
         });
         Self { sources, dst_ports, ip_proto: rule.ip_proto, cap_grant: grants.collect() }
-    }
-}
-
-fn span(text: &str) -> Option<Span> {
-    match text.split_once('-') {
-        Some((first, last)) => Span::new(first.parse().ok()?, last.parse().ok()?),
-        None => text.parse::<Prefix>().ok().map(Span::from),
     }
 }

@@ -14,6 +14,7 @@ pub mod config;
 pub mod control;
 pub mod ip;
 pub mod key;
+pub mod policy;
 pub mod script;
 pub mod wireguard;
 
@@ -29,6 +30,7 @@ pub const TARGETS: &[Target] = &[
     ("ip_packet", ip::packet),
     ("key_text", key::text),
     ("map_response", control::map_response),
+    ("policy", policy::policy),
     ("prefix_text", ip::prefix),
     ("replay_window", wireguard::replay_window),
     ("routes", ip::routes),

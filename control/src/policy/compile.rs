@@ -91,8 +91,7 @@ impl Rulebook {
             let has_sources = !self.plan.sources[step.sources].selectors.is_empty();
             if has_sources && class.signature.1.binary_search(&id).is_ok() {
                 let sources = &self.source_set(step.sources).texts;
-                let to: Vec<_> =
-                    step.dst.iter().map(|dst| self.reduced(placed, &covered, step, *dst)).collect();
+                let to: Vec<_> = step.dst.iter().map(|dst| self.reduced(placed, &covered, step, *dst)).collect();
                 filter.add(step, sources, &to, &placed.node);
             }
             if has_own && step.own > 0 && class.signature.0.binary_search(&step.own_sources).is_ok() {
@@ -115,10 +114,16 @@ impl Rulebook {
     fn reduced(&self, placed: &Placed, covered: &BTreeSet<NodeId>, step: &Step, dst: SelectorId) -> Targets {
         let node = &placed.node;
         let overlaps = |span: &Span| node.subnets.iter().any(|subnet| Span::from(*subnet).overlaps(span));
-        if !step.via.is_empty() && !self.routes_to(node, dst) {
+        // Through a router goes what it routes; its own addresses are not meant.
+        let is_through = !step.via.is_empty();
+        if is_through && !self.routes_to(node, dst) {
             return Targets::Spans(Vec::new());
         }
         match &self.plan.selectors[dst] {
+            Selector::All if is_through => {
+                let internet = self.internet().spans().iter().filter(|_| node.is_exit()).copied();
+                Targets::Spans(node.subnets.iter().copied().map(Span::from).chain(internet).collect())
+            }
             Selector::All => Targets::All,
             Selector::Internet => {
                 let spans = self.internet().spans().iter();
@@ -137,7 +142,7 @@ impl Rulebook {
                 nodes.insert(node.id);
                 let nodes = nodes.iter().map(|id| &*self.nodes[id]).filter(named);
                 let addresses = nodes.flat_map(|other| {
-                    let is_self = other.node.id == node.id;
+                    let is_self = other.node.id == node.id && !is_through;
                     other.node.addresses.iter().filter(move |address| is_self || overlaps(&Span::from(**address)))
                 });
                 Targets::Own(addresses.copied().collect())
@@ -226,9 +231,9 @@ impl Filter {
         texts: &[String],
         ranges: &[PortRange],
     ) {
-        let to = texts.iter().flat_map(|text| {
-            ranges.iter().map(|ports| NetPortRange { ip: text.clone(), bits: None, ports: *ports })
-        });
+        let to = texts
+            .iter()
+            .flat_map(|text| ranges.iter().map(|ports| NetPortRange { ip: text.clone(), bits: None, ports: *ports }));
         let at = *self.packets.entry((sources.clone(), protocol)).or_insert(self.rules.len());
         if at == self.rules.len() {
             let gives = Given::Packets { protocol, to: Vec::new() };

@@ -139,8 +139,17 @@ impl Document {
             "tagowners" => self.tag_owners = reader.names(value),
             "autoapprovers" => self.auto_approvers = reader.auto_approvers(value),
             "tests" => self.tests = reader.list(value).iter().map(|entry| reader.test(entry)).collect(),
-            "ipsets" | "postures" | "defaultsrcposture" | "ssh" | "sshtests" | "nodeattrs" | "attrconfig"
-            | "derpmap" | "randomizeclientport" | "disableipv4" | "onecgnatroute" => reader.note_unbuilt(section),
+            "ipsets"
+            | "postures"
+            | "defaultsrcposture"
+            | "ssh"
+            | "sshtests"
+            | "nodeattrs"
+            | "attrconfig"
+            | "derpmap"
+            | "randomizeclientport"
+            | "disableipv4"
+            | "onecgnatroute" => reader.note_unbuilt(section),
             _ => reader.unknown(section),
         }
     }
@@ -242,14 +251,8 @@ impl Reader {
 
     fn acl(&mut self, entry: &Value) -> Acl {
         let none = || Located { at: entry.at, value: String::new() };
-        let mut acl = Acl {
-            at: entry.at,
-            action: none(),
-            src: Vec::new(),
-            dst: Vec::new(),
-            proto: none(),
-            has_posture: false,
-        };
+        let mut acl =
+            Acl { at: entry.at, action: none(), src: Vec::new(), dst: Vec::new(), proto: none(), has_posture: false };
         let (mut has_src, mut has_dst) = (false, false);
         for field in self.fields(entry) {
             match field.name.as_str() {

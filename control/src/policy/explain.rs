@@ -11,7 +11,7 @@ use mesh_core::control::types::PortRange;
 use super::{
     check::{Origin, Rule, Term},
     ipset::{IpSet, Span},
-    plan::{Gives, Step},
+    plan::{Gives, Step, StepId},
     ports::{Protocol, SCTP, TCP, UDP},
     problem::Position,
     rulebook::Rulebook,
@@ -114,7 +114,7 @@ impl Rulebook {
     pub fn explain(&self, flow: Flow) -> Result<Allowed, Denied> {
         let mut denied = Denied { rules: self.policy.rules().len(), ..Denied::default() };
         let (mut with_source, mut with_destination) = (BTreeSet::new(), BTreeSet::new());
-        for step in &self.plan.steps {
+        for (id, step) in self.plan.steps.iter().enumerate() {
             let rule = &self.policy.rules()[step.rule];
             // Companions go the other way and let nothing through.
             if matches!(step.gives, Gives::Capabilities(_)) && step.sources != step.own_sources {
@@ -131,7 +131,7 @@ impl Rulebook {
                 continue;
             }
             let dst = (dst.at, dst.text.clone());
-            match self.what_is_short(step, flow) {
+            match self.what_is_short(id, flow) {
                 None => return Ok(Allowed { origin: rule.origin, src: self.source_of(rule, flow.src), dst }),
                 Some(short) => denied.near.push(Near { origin: rule.origin, dst, short }),
             }
@@ -149,9 +149,9 @@ impl Rulebook {
     /// The term of a rule that names a source that the rule has; the first with a part of it, should it be several.
     fn source_of(&self, rule: &Rule, src: Span) -> (Position, String) {
         let names = |term: &&Term| match &term.selector {
-            Selector::AnySource => true,
-            Selector::All => true,
-            selector => self.addresses_of(selector).overlaps(src),
+            Selector::AnySource | Selector::All => true,
+            Selector::Address(prefix) => Span::from(*prefix).overlaps(&src),
+            selector => self.set_of(selector).is_some_and(|set| set.overlaps(src)),
         };
         rule.src.iter().find(names).map_or((rule.origin.at, String::new()), |term| (term.at, term.text.clone()))
     }
@@ -169,19 +169,17 @@ impl Rulebook {
                     nodes.filter_map(|id| self.node(*id)).flat_map(|node| &node.addresses).copied().collect();
                 own.covers(flow.src)
             }
-            selector => self.addresses_of(selector).covers(flow.dst),
+            selector => self.set_of(selector).is_some_and(|set| set.covers(flow.dst)),
         }
     }
 
-    /// The addresses of the nodes that a rule's selector names by what they are, or those that it says itself.
-    fn addresses_of(&self, selector: &Selector) -> IpSet {
-        match selector {
-            Selector::Address(prefix) => [*prefix].into_iter().collect(),
-            selector => self.plan.index.fixed.get(selector).map_or_else(IpSet::default, |id| self.named(*id).clone()),
-        }
+    /// The addresses of the nodes that a selector of a rule names by what they are.
+    fn set_of(&self, selector: &Selector) -> Option<&IpSet> {
+        self.plan.index.fixed.get(selector).map(|id| self.named(*id))
     }
 
-    fn what_is_short(&self, step: &Step, flow: Flow) -> Option<Short> {
+    fn what_is_short(&self, id: StepId, flow: Flow) -> Option<Short> {
+        let step = &self.plan.steps[id];
         let Gives::Packets(packets) = &step.gives else { return Some(Short::CapabilitiesOnly) };
         let mut of_protocol = packets.iter().filter(|(protocol, _)| protocol.admits(flow.protocol)).peekable();
         if of_protocol.peek().is_none() {
@@ -190,15 +188,13 @@ impl Rulebook {
         if !of_protocol.flat_map(|(_, ranges)| ranges).any(|range| has_port(*range, flow.protocol, flow.port)) {
             return Some(Short::Port);
         }
-        if step.via.is_empty() || self.is_routed_through(step, flow.dst) { None } else { Some(Short::Via) }
+        if step.via.is_empty() || self.is_routed_through(id, flow.dst) { None } else { Some(Short::Via) }
     }
 
     /// Whether a router that a rule goes through routes an address.
-    fn is_routed_through(&self, step: &Step, dst: IpAddr) -> bool {
-        let nodes = |class| self.classes.get(class).into_iter().flat_map(|class| &class.nodes);
-        let id = self.plan.steps.iter().position(|other| core::ptr::eq(other, step));
-        let classes = id.map(|id| self.step_classes(id)).into_iter().flatten();
-        let mut routers = classes.flat_map(nodes).filter_map(|id| self.node(*id));
+    fn is_routed_through(&self, step: StepId, dst: IpAddr) -> bool {
+        let classes = self.step_classes(step).iter().filter_map(|class| self.classes.get(class));
+        let mut routers = classes.flat_map(|class| &class.nodes).filter_map(|id| self.node(*id));
         routers.any(|node| {
             let leaves = node.is_exit() && self.internet().covers(dst);
             leaves || node.subnets.iter().any(|subnet| subnet.contains(dst))
@@ -212,5 +208,54 @@ pub(super) fn has_port(range: PortRange, protocol: u8, port: u16) -> bool {
         (range.first..=range.last).contains(&port)
     } else {
         range == PortRange::ALL
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::support, *};
+
+    const TEXT: &str = r#"{"tagOwners": {"tag:web": [], "tag:router": []},
+"grants": [{"src": ["tag:web"], "dst": ["10.0.0.0/8"], "ip": ["tcp:5432"], "via": ["tag:router"]},
+ {"src": ["bob@example.com"], "dst": ["tag:web"], "app": {"example.com/x": [{}]}}],
+"acls": [
+ {"action": "accept", "src": ["alice@example.com", "autogroup:auditor"], "dst": ["tag:web:80,443"]},
+ {"action": "accept", "src": ["autogroup:member"], "dst": ["autogroup:self:*"]},
+ {"action": "accept", "src": ["alice@example.com"], "dst": ["tag:web:*"], "proto": "icmp"}]}"#;
+
+    fn asked(src: &str, dst: &str, protocol: u8, port: u16) -> Result<Allowed, Denied> {
+        let nodes = ["1 alice", "2 alice", "3 bob", "4 tag:web", "5 carol", "6 tag:router 10.1.0.0/16"];
+        let rulebook = support::rulebook(TEXT, &nodes);
+        let src = Span::from(src.parse::<IpAddr>().unwrap());
+        rulebook.explain(Flow { src, dst: dst.parse().unwrap(), protocol, port })
+    }
+
+    #[test]
+    fn the_rule_that_allows_is_named_with_its_places() {
+        let allowed = asked("100.64.0.5", "100.64.0.4", TCP, 443).unwrap();
+        assert_eq!(
+            allowed.to_string(),
+            "allowed by acls entry 1 (line 5, column 2): autogroup:auditor (line 5, column 52) may reach tag:web \
+             (line 5, column 82)"
+        );
+        let own = asked("100.64.0.1", "fd7a:115c:a1e0::2", UDP, 5).unwrap();
+        assert_eq!((own.origin.index, own.dst.1.as_str()), (1, "autogroup:self"));
+        let ping = asked("100.64.0.1", "100.64.0.4", 1, 0).unwrap();
+        assert_eq!(ping.origin.index, 2);
+        assert!(asked("100.64.0.4", "10.1.2.3", TCP, 5432).is_ok());
+    }
+
+    #[test]
+    fn what_denies_is_told_by_how_near_the_rules_come() {
+        let short = |src: &str, dst: &str, protocol, port| {
+            asked(src, dst, protocol, port).unwrap_err().near.iter().map(|near| near.short).collect::<Vec<_>>()
+        };
+        assert_eq!(short("100.64.0.1", "100.64.0.4", TCP, 22), [Short::Port, Short::Protocol]);
+        assert_eq!(short("100.64.0.4", "10.2.0.1", TCP, 5432), [Short::Via]);
+        assert_eq!(short("100.64.0.3", "100.64.0.4", TCP, 80), [Short::CapabilitiesOnly]);
+        assert_eq!(short("100.64.0.1", "100.64.0.3", TCP, 80), []);
+        let denied = asked("100.64.0.1", "100.64.0.4", UDP, 22).unwrap_err();
+        assert_eq!((denied.with_source, denied.with_destination, denied.rules), (3, 3, 5));
+        assert!(denied.to_string().starts_with("denied: of 5 rules 3 name the source, 3 the destination"));
     }
 }

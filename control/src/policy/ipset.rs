@@ -2,7 +2,7 @@
 //!
 //! Devices get their addresses one after the other, so a set of many devices mostly is a few spans.
 
-use core::{fmt, net::IpAddr};
+use core::{fmt, net::IpAddr, str::FromStr};
 
 use mesh_core::ip::prefix::Prefix;
 
@@ -77,6 +77,24 @@ impl fmt::Display for Span {
             _ if self.first == self.last => self.first.fmt(f),
             Some(prefix) => prefix.fmt(f),
             None => write!(f, "{}-{}", self.first, self.last),
+        }
+    }
+}
+
+/// Why a text is no span.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("expected an address, a prefix or first-last")]
+pub struct ParseSpanError;
+
+/// Takes what it prints.
+impl FromStr for Span {
+    type Err = ParseSpanError;
+
+    fn from_str(text: &str) -> Result<Self, ParseSpanError> {
+        let parse = |text: &str| text.parse().map_err(|_| ParseSpanError);
+        match text.split_once('-') {
+            Some((first, last)) => Self::new(parse(first)?, parse(last)?).ok_or(ParseSpanError),
+            None => text.parse::<Prefix>().map(Self::from).map_err(|_| ParseSpanError),
         }
     }
 }
@@ -215,7 +233,11 @@ mod tests {
 
     #[test]
     fn spans_print_as_shortly_as_they_can() {
-        let span = |a: &str, b: &str| Span::new(a.parse().unwrap(), b.parse().unwrap()).unwrap().to_string();
+        let span = |a: &str, b: &str| {
+            let span = Span::new(a.parse().unwrap(), b.parse().unwrap()).unwrap();
+            assert_eq!(span.to_string().parse(), Ok(span));
+            span.to_string()
+        };
         assert_eq!(span("10.0.0.1", "10.0.0.1"), "10.0.0.1");
         assert_eq!(span("10.0.0.0", "10.255.255.255"), "10.0.0.0/8");
         assert_eq!(span("0.0.0.0", "255.255.255.255"), "0.0.0.0/0");

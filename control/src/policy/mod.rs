@@ -10,6 +10,7 @@
 
 pub mod check;
 pub mod compile;
+pub mod difference;
 pub mod document;
 pub mod explain;
 pub mod hujson;
@@ -24,6 +25,9 @@ pub mod selector;
 pub mod tailnet;
 pub mod tests;
 mod visibility;
+
+#[cfg(test)]
+mod support;
 
 use std::collections::BTreeMap;
 

@@ -137,15 +137,8 @@ impl Plan {
         let dst = self.terms(policy, rule.dst.iter().filter(|term| !is_own(term)));
         let via: Vec<_> = rule.via.iter().map(|tag| self.selector(policy, &Selector::Tag(tag.clone()))).collect();
         let sources = self.sources(src.clone());
-        let step = Step {
-            rule: number,
-            sources,
-            dst,
-            own,
-            own_sources: sources,
-            via,
-            gives: Gives::Packets(Vec::new()),
-        };
+        let step =
+            Step { rule: number, sources, dst, own, own_sources: sources, via, gives: Gives::Packets(Vec::new()) };
         if !rule.ip.is_empty() {
             let mut packets: Vec<(Protocol, Vec<PortRange>)> = Vec::new();
             for (protocol, range) in &rule.ip {
@@ -250,8 +243,13 @@ pub(super) fn tailnet() -> IpSet {
 /// The public addresses: IPv4 less the private, link-local and tailnet ranges, and global IPv6.
 pub(super) fn internet() -> IpSet {
     let mut set: IpSet = [prefix([0, 0, 0, 0], 0)].into_iter().collect();
-    let private =
-        [([10, 0, 0, 0], 8), ([172, 16, 0, 0], 12), ([192, 168, 0, 0], 16), ([100, 64, 0, 0], 10), ([169, 254, 0, 0], 16)];
+    let private = [
+        ([10, 0, 0, 0], 8),
+        ([172, 16, 0, 0], 12),
+        ([192, 168, 0, 0], 16),
+        ([100, 64, 0, 0], 10),
+        ([169, 254, 0, 0], 16),
+    ];
     for (address, length) in private {
         set.remove(prefix(address, length));
     }

@@ -17,15 +17,6 @@ use super::{
     tailnet::Node,
 };
 
-/// What a viewer is shown of a peer's routes.
-#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Shown {
-    /// Routes that lead to the peer, beside its own addresses.
-    pub routes: BTreeSet<Prefix>,
-    /// Those of them that are subnets of which it is the primary router.
-    pub primary: BTreeSet<Prefix>,
-}
-
 impl Rulebook {
     /// The primary router of a subnet; `None` when nobody serves it.
     #[must_use]
@@ -35,10 +26,25 @@ impl Rulebook {
         chosen.or_else(|| self.oldest(routers.iter().copied()))
     }
 
-    /// Chooses the primary router of a subnet, for as long as it serves it. Whom this concerns is
-    /// [`Self::peers`] of both routers.
-    pub fn set_primary(&mut self, subnet: Prefix, router: NodeId) {
+    /// Chooses the primary router of a subnet, for as long as it serves it. Gives the nodes that may be shown other
+    /// routes than before.
+    pub fn set_primary(&mut self, subnet: Prefix, router: NodeId) -> BTreeSet<NodeId> {
         Arc::make_mut(&mut self.chosen).insert(subnet, router);
+        self.viewers_of_routers(&[subnet].into())
+    }
+
+    /// The nodes that see a router of one of these routes, and the routers.
+    pub(super) fn viewers_of_routers(&self, routes: &BTreeSet<Prefix>) -> BTreeSet<NodeId> {
+        let serves = |id: &NodeId| self.node(*id).is_some_and(|node| !node.exit_routes.is_disjoint(routes));
+        let exits = routes.iter().any(|route| route.length() == 0);
+        let exits = self.nodes.keys().filter(|id| exits && serves(id)).copied();
+        let routers = routes.iter().filter_map(|route| self.routers.get(route)).flatten().copied();
+        let mut viewers = BTreeSet::new();
+        for router in routers.chain(exits) {
+            viewers.insert(router);
+            viewers.extend(self.peers(router));
+        }
+        viewers
     }
 
     /// The nodes that serve a subnet.
@@ -51,30 +57,18 @@ impl Rulebook {
         nodes.min_by_key(|id| (self.node(*id).map(|node| node.created), *id))
     }
 
-    /// What a node is shown of another's routes. Both see each other, else it is nothing.
+    /// The routes that lead to a peer for a viewer, beside the peer's own addresses; none when they do not see each
+    /// other. For that viewer the peer is the primary router of all of them that are no default route.
     #[must_use]
-    pub fn shown(&self, viewer: NodeId, peer: NodeId) -> Shown {
-        let mut shown = Shown::default();
-        let (Some(viewer), Some(peer)) = (self.nodes.get(&viewer), self.nodes.get(&peer)) else { return shown };
-        let Some(class) = self.classes.get(&viewer.class) else { return shown };
-        let has_routes = peer.node.is_exit() || !peer.node.subnets.is_empty();
-        if !has_routes || !self.sees(viewer.node.id, peer.node.id) {
-            return shown;
+    pub fn shown(&self, viewer: NodeId, peer: NodeId) -> BTreeSet<Prefix> {
+        let (Some(placed), Some(peer)) = (self.nodes.get(&viewer), self.node(peer)) else { return BTreeSet::new() };
+        let Some(class) = self.classes.get(&placed.class) else { return BTreeSet::new() };
+        let mut routes: BTreeSet<_> = peer.subnets.union(&peer.exit_routes).copied().collect();
+        if !routes.is_empty() && !self.sees(viewer, peer.id) {
+            routes.clear();
         }
-        for subnet in &peer.node.subnets {
-            if self.is_shown(&viewer.node, class, &peer.node, *subnet) {
-                shown.routes.insert(*subnet);
-                if self.primary(*subnet) == Some(peer.node.id) {
-                    shown.primary.insert(*subnet);
-                }
-            }
-        }
-        for route in &peer.node.exit_routes {
-            if self.is_shown(&viewer.node, class, &peer.node, *route) {
-                shown.routes.insert(*route);
-            }
-        }
-        shown
+        routes.retain(|route| self.is_shown(&placed.node, class, peer, *route));
+        routes
     }
 
     fn is_shown(&self, viewer: &Node, class: &Class, peer: &Node, route: Prefix) -> bool {
@@ -120,10 +114,7 @@ impl Rulebook {
 
     /// Whether a viewer may reach some of a route, or some of it may reach the viewer.
     fn has_access(&self, viewer: &Node, class: &Class, route: Prefix) -> bool {
-        let is_source = |step: &Step| {
-            let set = self.source_set(step.sources);
-            set.is_any || set.addresses.overlaps(route)
-        };
+        let is_source = |step: &Step| self.is_from(step.sources, route);
         let to_internet = |step: &Step| {
             let all = |dst: &SelectorId| matches!(self.plan.selectors[*dst], Selector::All | Selector::Internet);
             step.via.is_empty() && step.dst.iter().any(all)

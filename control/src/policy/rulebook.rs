@@ -47,8 +47,10 @@ pub struct Change {
     pub appeared: BTreeMap<NodeId, BTreeSet<NodeId>>,
     /// For each node whose rights changed, the nodes that it no longer sees, and that no longer see it.
     pub vanished: BTreeMap<NodeId, BTreeSet<NodeId>>,
-    /// Nodes whose packet filter is another.
+    /// Nodes whose packet filter may be another; those whose filter is another are all here.
     pub filters: BTreeSet<NodeId>,
+    /// Nodes that may be shown other routes of peers that they saw before and see now ([`Rulebook::shown`]).
+    pub routes: BTreeSet<NodeId>,
 }
 
 /// A node, and what followed from it.
@@ -217,10 +219,13 @@ impl Rulebook {
         around.extend(self.routers_around(node.as_ref()));
         around.insert(id);
         let before: BTreeMap<_, _> = around.iter().map(|id| (*id, self.peers(*id))).collect();
+        let classes: Vec<_> = around.iter().map(|id| self.nodes.get(id).map(|placed| placed.class)).collect();
+        let routes = changed_routes(old.as_ref().map(|placed| &placed.node), node.as_ref());
 
         let mut change = Change::default();
         let named_by = node.as_ref().map(|node| self.named_by(node)).unwrap_or_default();
         let touched = self.touched_sources(old.as_deref(), node.as_ref(), &named_by);
+        let overlaps = self.overlapping_routes(&touched);
         if let Some(old) = &old {
             let owner = old.node.owner();
             self.leave(id);
@@ -238,6 +243,16 @@ impl Rulebook {
         if !self.nodes.contains_key(&id) {
             change.filters.remove(&id);
         }
+        change.routes.extend(self.viewers_of_routers(&routes));
+        for (source, _) in &overlaps ^ &self.overlapping_routes(&touched) {
+            change.routes.extend(self.nodes_from(source));
+        }
+        for (id, class) in around.iter().zip(classes) {
+            if self.nodes.get(id).map(|placed| placed.class) != class {
+                change.routes.insert(*id);
+            }
+        }
+        change.routes.retain(|id| self.nodes.contains_key(id));
         for (id, before) in before {
             let after = self.peers(id);
             let appeared: BTreeSet<_> = after.difference(&before).copied().collect();
@@ -255,17 +270,40 @@ impl Rulebook {
     /// The filters that list sources that changed.
     fn note_filters(&self, change: &mut Change, owner: Option<UserId>, touched: &BTreeSet<SourceId>) {
         for source in touched {
-            for step in &self.plan.sources[*source].steps {
-                for class in self.step_classes[*step].iter() {
-                    change.filters.extend(&self.classes[class].nodes);
-                }
-            }
+            change.filters.extend(self.nodes_from(*source));
         }
         if !self.plan.own.is_empty()
             && let Some(nodes) = owner.and_then(|owner| self.owned.get(&owner))
         {
             change.filters.extend(nodes);
         }
+    }
+
+    /// The nodes that a list of sources may reach.
+    fn nodes_from(&self, source: SourceId) -> BTreeSet<NodeId> {
+        let classes = self.plan.sources[source].steps.iter().flat_map(|step| self.step_classes[*step].iter());
+        classes.flat_map(|class| &self.classes[class].nodes).copied().collect()
+    }
+
+    /// Which lists of sources have addresses in which routes that somebody serves.
+    fn overlapping_routes(&self, sources: &BTreeSet<SourceId>) -> BTreeSet<(SourceId, Prefix)> {
+        let exits = self.nodes.values().flat_map(|placed| &placed.node.exit_routes);
+        let routes: BTreeSet<_> = self.routers.keys().chain(exits).copied().collect();
+        let pairs = sources.iter().flat_map(|source| routes.iter().map(|route| (*source, *route)));
+        pairs.filter(|(source, route)| self.is_from(*source, *route)).collect()
+    }
+
+    /// Whether a list of sources has an address in a route. Asks the selectors, so that no list is made for it.
+    pub(super) fn is_from(&self, source: SourceId, route: Prefix) -> bool {
+        self.plan.sources[source].selectors.iter().any(|id| match &self.plan.selectors[*id] {
+            Selector::AnySource => true,
+            Selector::Address(prefix) => Span::from(*prefix).overlaps(&Span::from(route)),
+            Selector::All => {
+                let span = Span::from(route);
+                self.tailnet.overlaps(span) || self.routers.keys().any(|subnet| Span::from(*subnet).overlaps(&span))
+            }
+            _ => self.named[*id].overlaps(route),
+        })
     }
 
     /// Lists of sources whose texts are others when a node changes from `old` to `new`; they are forgotten.
@@ -546,7 +584,18 @@ impl Change {
             }
         }
         self.filters.extend(other.filters);
+        self.routes.extend(other.routes);
     }
+}
+
+/// The routes whose routers are others, or in another order, when a node changes. Tags count: a rule may steer by them.
+fn changed_routes(old: Option<&Node>, new: Option<&Node>) -> BTreeSet<Prefix> {
+    let routes = |node: Option<&Node>| {
+        node.map(|node| node.subnets.union(&node.exit_routes).copied().collect::<BTreeSet<_>>()).unwrap_or_default()
+    };
+    let rank = |node: Option<&Node>| node.map(|node| (node.created, node.tags.clone()));
+    let (before, after) = (routes(old), routes(new));
+    if rank(old) == rank(new) { &before ^ &after } else { &before | &after }
 }
 
 fn remove_from<K: Ord>(map: &mut BTreeMap<K, BTreeSet<NodeId>>, key: &K, id: NodeId) {

@@ -163,3 +163,69 @@ impl Rulebook {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::support;
+
+    fn failures(tests: &str) -> Vec<String> {
+        let text = format!(
+            r#"{{"tagOwners": {{"tag:web": [], "tag:none": []}}, "groups": {{"group:g": ["bob@example.com"]}},
+"hosts": {{"db": "10.0.0.5", "lan": "10.0.0.0/8"}},
+"acls": [{{"action": "accept", "src": ["alice@example.com", "100.64.0.3"], "dst": ["tag:web:443", "db:5432"]}},
+{{"action": "accept", "src": ["alice@example.com"], "dst": ["tag:web:53"], "proto": "udp"}}],
+"tests": [{tests}]}}"#
+        );
+        let failures = support::rulebook(&text, &["1 alice", "2 alice", "3 bob", "4 tag:web", "5 tag:web"]).run_tests();
+        failures.list().iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn good_tests_pass() {
+        for test in [
+            r#"{"src": "alice@example.com", "accept": ["tag:web:443", "db:5432", "100.64.0.4:443"], "deny": ["tag:web:80"]}"#,
+            r#"{"src": "alice@example.com", "accept": ["tag:web:53"], "proto": "udp"}"#,
+            r#"{"src": "alice@example.com", "deny": ["tag:web:53"], "proto": "6"}"#,
+            r#"{"user": "tag:web", "deny": ["[fd7a:115c:a1e0::1]:22"]}"#,
+            // Bob's IPv4 address may, his IPv6 address may not.
+            r#"{"src": "group:g", "deny": ["tag:web:443"]}"#,
+            r#"{"src": "100.64.0.3", "allow": ["tag:web:443"]}"#,
+        ] {
+            assert_eq!(failures(test), Vec::<String>::new(), "{test}");
+        }
+    }
+
+    #[test]
+    fn failing_tests_say_what_was_wanted_and_where() {
+        let found = failures(r#"{"src": "alice@example.com", "accept": ["tag:web:80"], "deny": ["db:5432"]}"#);
+        assert_eq!(
+            found,
+            [
+                "line 5, column 51: address \"tag:web:80\": want: Accept, got: Drop",
+                "line 5, column 75: address \"db:5432\": want: Drop, got: Accept"
+            ]
+        );
+    }
+
+    #[test]
+    fn tests_without_a_good_form_fail() {
+        for (test, why) in [
+            (r#"{"src": "tag:web"}"#, "must have at least one"),
+            (r#"{"deny": ["db:1"]}"#, "src=\"\""),
+            (r#"{"src": "tag:none", "deny": ["db:1"]}"#, "it names no address"),
+            (r#"{"src": "*", "deny": ["db:1"]}"#, "not valid as the source of a test"),
+            (r#"{"src": "group:x", "deny": ["db:1"]}"#, "group not defined"),
+            (r#"{"src": "tag:web", "deny": ["db:1-2"]}"#, "single port"),
+            (r#"{"src": "tag:web", "deny": ["db:1,2"]}"#, "single port"),
+            (r#"{"src": "tag:web", "deny": ["lan:1"]}"#, "single host"),
+            (r#"{"src": "tag:web", "deny": ["10.0.0.5/32:1"]}"#, "single host"),
+            (r#"{"src": "tag:web", "deny": ["nobody:1"]}"#, "host not defined"),
+            (r#"{"src": "tag:web", "deny": ["autogroup:internet:1"]}"#, "not valid as a test destination"),
+            (r#"{"src": "tag:web", "deny": ["autogroup:self:1"]}"#, "not valid as a test destination"),
+            (r#"{"src": "tag:web", "deny": ["db:*"], "proto": "icmp"}"#, "test protocol must be"),
+        ] {
+            let found = failures(test);
+            assert!(found.len() == 1 && found[0].contains(why), "{test}: {found:?}");
+        }
+    }
+}

@@ -30,8 +30,7 @@ impl Rulebook {
     #[must_use]
     pub fn sees(&self, a: NodeId, b: NodeId) -> bool {
         let (Some(left), Some(right)) = (self.nodes.get(&a), self.nodes.get(&b)) else { return false };
-        let (Some(left_class), Some(right_class)) =
-            (self.classes.get(&left.class), self.classes.get(&right.class))
+        let (Some(left_class), Some(right_class)) = (self.classes.get(&left.class), self.classes.get(&right.class))
         else {
             return false;
         };
