@@ -8,5 +8,6 @@
 //! Neither half holds more than its shape yet: nodes are configured with static peers
 //! (`meshd --static`), and the program says so.
 
+pub mod policy;
 #[cfg(feature = "serve")]
 pub mod serve;

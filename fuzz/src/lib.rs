@@ -15,6 +15,7 @@ pub mod control;
 pub mod ip;
 pub mod key;
 pub mod netcheck;
+pub mod policy;
 pub mod relay;
 pub mod script;
 pub mod wireguard;
@@ -33,6 +34,7 @@ pub const TARGETS: &[Target] = &[
     ("key_text", key::text),
     ("map_response", control::map_response),
     ("netcheck", netcheck::script),
+    ("policy", policy::policy),
     ("prefix_text", ip::prefix),
     ("relay_clients", relay::clients),
     ("replay_window", wireguard::replay_window),

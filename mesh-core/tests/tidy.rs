@@ -41,6 +41,7 @@ const NEIGHBOURS: &[(&str, &str, &str)] = &[];
 /// Files of the deterministic crates that may touch the operating system. Each opens with [`SHELL_ATTRIBUTE`].
 const SHELL_FILES: &[&str] = &[
     "control/src/serve/mod.rs",
+    "control/tests/policy_vectors.rs",
     "control/tests/program.rs",
     "mesh-core/tests/captured.rs",
     "mesh-core/tests/tidy.rs",
