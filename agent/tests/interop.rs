@@ -9,8 +9,6 @@ mod agents;
 mod homes;
 #[path = "netns/lab.rs"]
 mod lab;
-#[path = "peers/peers.rs"]
-mod peers;
 
 mod interop {
     pub(crate) mod stock_relay;
@@ -31,8 +29,10 @@ fn main() -> ExitCode {
         let missing = programs.into_iter().find(|program| lab::find(program).is_none());
         missing.map(|program| format!("needs the program {program}"))
     });
-    let groups =
-        [(wireguard_go::TESTS, wireguard_go_missing), (stock_relay::TESTS, lab::missing().or_else(peers::missing))];
+    let groups = [
+        (wireguard_go::TESTS, wireguard_go_missing),
+        (stock_relay::TESTS, lab::missing().or_else(lab::peers::missing)),
+    ];
     let trials = groups.iter().flat_map(|(tests, missing)| {
         tests.iter().map(move |&(name, test): &Test| {
             let trial = Trial::test(name, move || test().map_err(|error| Failed::from(format!("{error:#}"))));

@@ -1,4 +1,5 @@
 //! The work of a change is what changed: a node that joins costs the same evaluations among 100 nodes as among 10,000.
+#![allow(clippy::unwrap_used, reason = "helpers of tests too")]
 
 use std::{collections::BTreeSet, sync::Arc};
 

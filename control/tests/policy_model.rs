@@ -2,6 +2,7 @@
 //! what a rulebook keeps as nodes come and go against one that is made anew.
 //!
 //! The reader here goes through the plain JSON for every packet and knows nothing of selectors, classes or sets.
+#![allow(clippy::unwrap_used, reason = "helpers of tests too")]
 
 use std::{
     collections::{BTreeMap, BTreeSet},

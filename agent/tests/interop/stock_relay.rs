@@ -7,8 +7,7 @@ use anyhow::{Result, ensure};
 use super::super::{
     Test,
     homes::{Homes, Nat, Way},
-    lab::until,
-    peers,
+    lab::{peers, until},
 };
 
 pub(crate) const TESTS: &[Test] = &[

@@ -302,7 +302,7 @@ impl Checker<'_> {
             self.problems.say(at.at, "cannot use autogroup:danger-all as a dst");
             return None;
         }
-        self.known(at, &selector, before).then(|| Term { at: at.at, text, selector })
+        self.known(at, &selector, before).then_some(Term { at: at.at, text, selector })
     }
 
     /// `autogroup:self` goes with sources that are users; an ACL may have `*` too.
