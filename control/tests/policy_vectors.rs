@@ -96,7 +96,7 @@ fn family_passes(name: &str, files: &[PathBuf], counts: &Mutex<Counts>) -> Resul
     }
     let failed = failures.len();
     println!(
-        "{name}: {} files, {failed} failed, {aside} of them set aside for routes that contradict themselves; \
+        "{name}: {} files, {failed} failed, {aside} of them set aside because they contradict themselves; \
          {views} views of nodes compared",
         files.len()
     );

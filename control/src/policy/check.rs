@@ -106,6 +106,7 @@ pub(super) struct Checked {
     pub groups: BTreeMap<String, Vec<String>>,
     pub hosts: BTreeMap<String, Prefix>,
     pub approvers: Approvers,
+    pub tag_owners: BTreeMap<String, Vec<Selector>>,
     pub unbuilt: Vec<Unbuilt>,
 }
 
@@ -117,7 +118,7 @@ pub(super) fn check(document: &Document) -> Result<Checked, Problems> {
     let mut checker = Checker { document, hosts: BTreeMap::new(), problems: Gathered::default(), unbuilt: Vec::new() };
     checker.check_groups();
     checker.check_hosts();
-    checker.check_tags();
+    let tag_owners = checker.tag_owners();
     let approvers = checker.approvers();
     let mut rules = Vec::new();
     for (index, grant) in document.grants.iter().flatten().enumerate() {
@@ -132,7 +133,7 @@ pub(super) fn check(document: &Document) -> Result<Checked, Problems> {
     let Checker { hosts, problems, unbuilt, .. } = checker;
     let names = |names: &Located<Vec<Text>>| names.value.iter().map(|text| text.value.clone()).collect();
     let groups = document.groups.iter().map(|(name, users)| (name.clone(), names(users))).collect();
-    problems.or(Checked { rules, groups, hosts, approvers, unbuilt })
+    problems.or(Checked { rules, groups, hosts, approvers, tag_owners, unbuilt })
 }
 
 /// What a document without rules means.
@@ -191,7 +192,8 @@ impl Checker<'_> {
         }
     }
 
-    fn check_tags(&mut self) {
+    fn tag_owners(&mut self) -> BTreeMap<String, Vec<Selector>> {
+        let mut all = BTreeMap::new();
         for (name, owners) in &self.document.tag_owners {
             let Some(rest) = name.strip_prefix("tag:") else {
                 self.problems.say(owners.at, format!("tagOwners[{name:?}]: tag names must start with \"tag:\""));
@@ -204,10 +206,10 @@ impl Checker<'_> {
                 let message = format!("tagOwners[{name:?}]: tag names can only contain letters, digits and '-'");
                 self.problems.say(owners.at, message);
             }
-            for owner in &owners.value {
-                self.holder(owner);
-            }
+            let selectors = owners.value.iter().filter_map(|owner| self.holder(owner)).collect();
+            all.insert(name.clone(), selectors);
         }
+        all
     }
 
     fn approvers(&mut self) -> Approvers {
@@ -302,7 +304,7 @@ impl Checker<'_> {
             self.problems.say(at.at, "cannot use autogroup:danger-all as a dst");
             return None;
         }
-        self.known(at, &selector, before).then(|| Term { at: at.at, text, selector })
+        self.known(at, &selector, before).then_some(Term { at: at.at, text, selector })
     }
 
     /// `autogroup:self` goes with sources that are users; an ACL may have `*` too.
