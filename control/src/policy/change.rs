@@ -137,8 +137,7 @@ impl Rulebook {
 
     /// Which selectors have addresses in which routes that somebody serves.
     fn overlapping_routes(&self, selectors: &BTreeSet<SelectorId>) -> BTreeSet<(SelectorId, Prefix)> {
-        let exits = self.nodes.values().flat_map(|placed| &placed.node.exit_routes);
-        let routes: BTreeSet<_> = self.routers.keys().chain(exits).copied().collect();
+        let routes: BTreeSet<_> = self.routers.keys().chain(self.exits.keys()).copied().collect();
         let pairs = selectors.iter().flat_map(|selector| routes.iter().map(|route| (*selector, *route)));
         pairs.filter(|(selector, route)| self.named[*selector].overlaps(*route)).collect()
     }

@@ -76,6 +76,8 @@ pub struct Rulebook {
     pub(super) holders: Arc<BTreeMap<IpAddr, NodeId>>,
     /// Nodes that route a subnet.
     pub(super) routers: Arc<BTreeMap<Prefix, BTreeSet<NodeId>>>,
+    /// Nodes that offer a default route.
+    pub(super) exits: Arc<BTreeMap<Prefix, BTreeSet<NodeId>>>,
     /// Primary routers that were chosen.
     pub(super) chosen: Arc<BTreeMap<Prefix, NodeId>>,
     /// Untagged nodes by user.
@@ -109,6 +111,7 @@ impl Rulebook {
             nodes: Arc::default(),
             holders: Arc::default(),
             routers: Arc::default(),
+            exits: Arc::default(),
             chosen: Arc::default(),
             owned: Arc::default(),
             named: vec![Arc::default(); plan.selectors.len()],
@@ -201,6 +204,9 @@ impl Rulebook {
         for subnet in &node.subnets {
             Arc::make_mut(&mut self.routers).entry(*subnet).or_default().insert(id);
         }
+        for route in &node.exit_routes {
+            Arc::make_mut(&mut self.exits).entry(*route).or_default().insert(id);
+        }
         if let Some(user) = node.owner() {
             Arc::make_mut(&mut self.owned).entry(user).or_default().insert(id);
         }
@@ -221,6 +227,9 @@ impl Rulebook {
         }
         for subnet in &node.subnets {
             remove_from(Arc::make_mut(&mut self.routers), subnet, id);
+        }
+        for route in &node.exit_routes {
+            remove_from(Arc::make_mut(&mut self.exits), route, id);
         }
         if let Some(user) = node.owner() {
             remove_from(Arc::make_mut(&mut self.owned), &user, id);
