@@ -5,8 +5,8 @@
 //! The other half, behind the feature `serve`, is the shell: listeners, the Noise connection, storage, and the
 //! program `mesh-control`.
 //!
-//! Neither half holds more than its shape yet: nodes are configured with static peers
-//! (`meshd --static`), and the program says so.
+//! Of the pure half the [`policy`] stands; the program holds no more than its shape yet: nodes are configured with static
+//! peers (`meshd --static`), and it says so.
 
 pub mod policy;
 #[cfg(feature = "serve")]

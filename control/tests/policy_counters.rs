@@ -27,7 +27,7 @@ fn policy() -> Policy {
     let text = format!(
         "{{\"groups\": {{\"group:ops\": [\"alice@example.com\"]}}, \"tagOwners\": {{{tags}}}, \"acls\": [{acls}]}}"
     );
-    Policy::parse(&text).unwrap()
+    Policy::parse(&text).expect("it is well-formed")
 }
 
 fn node(id: u16, owner: Option<i64>, tags: &[&str]) -> Node {

@@ -87,7 +87,8 @@ fn a_rulebook_that_follows_changes_is_one_made_anew() {
             let change = world.random_change(&mut rng, &mut rulebook);
             let after = Seen::of(&rulebook);
             assert_eq!(after, Seen::of(&world.rulebook()), "seed {seed}\n{}\n{:#?}", world.policy, world.nodes);
-            check_change(&change, &before, &after, &format!("seed {seed}\n{}", world.policy));
+            let context = format!("seed {seed}\n{}\n{:#?}\n{change:?}", world.policy, world.nodes);
+            check_change(&change, &before, &after, &context);
             changes += usize::from(before != after);
         }
     }
@@ -111,7 +112,10 @@ fn check_change(change: &Change, before: &Seen, after: &Seen, context: &str) {
     for ((viewer, peer), routes) in &after.routes {
         let is_known = old.contains(&(*viewer, *peer)) && new.contains(&(*viewer, *peer));
         let same = before.routes.get(&(*viewer, *peer)) == Some(routes);
-        assert!(!is_known || same || change.routes.contains(viewer), "{viewer}'s routes to {peer}: {context}");
+        assert!(
+            !is_known || same || change.routes.contains(viewer),
+            "{viewer}'s routes to {peer}: {routes:?}: {context}"
+        );
     }
 }
 
@@ -140,13 +144,15 @@ fn listed(rulebook: &Rulebook, id: NodeId) -> BTreeSet<String> {
 }
 
 fn overlaps(text: &str, spans: &[Span]) -> bool {
-    let span: Span = text.parse().unwrap();
+    let span: Span = text.parse().expect("it is well-formed");
     spans.iter().any(|other| other.overlaps(&span))
 }
 
 /// A filter as a stock client judges it.
 fn admits(rules: &[FilterRule], src: IpAddr, dst: IpAddr, protocol: i64, port: u16) -> bool {
-    let holds = |text: &str, address: IpAddr| text == "*" || text.parse::<Span>().unwrap().covers(&Span::from(address));
+    let holds = |text: &str, address: IpAddr| {
+        text == "*" || text.parse::<Span>().expect("it is well-formed").covers(&Span::from(address))
+    };
     rules.iter().any(|rule| {
         let protocols = if rule.ip_proto.is_empty() { vec![6, 17, 1, 58] } else { rule.ip_proto.clone() };
         protocols.contains(&protocol)
@@ -204,10 +210,12 @@ impl World {
         let subnets = if has_own { &SUBNETS[..4] } else { &SUBNETS };
         let mut routes: Vec<Prefix> = Vec::new();
         if rng.below(3) == 0 {
-            routes.extend((0..1 + rng.below(2)).map(|_| pick(rng, subnets).parse::<Prefix>().unwrap()));
+            routes.extend(
+                (0..1 + rng.below(2)).map(|_| pick(rng, subnets).parse::<Prefix>().expect("it is well-formed")),
+            );
         }
         if rng.below(5) == 0 {
-            routes.extend(["0.0.0.0/0", "::/0"].map(|text| text.parse::<Prefix>().unwrap()));
+            routes.extend(["0.0.0.0/0", "::/0"].map(|text| text.parse::<Prefix>().expect("it is well-formed")));
         }
         node.set_routes(&routes, &routes);
         node
@@ -241,7 +249,7 @@ impl World {
         all.extend(node.subnets.iter().map(Prefix::address));
         all.extend(node.subnets.iter().map(|subnet| Span::from(*subnet).last()));
         if node.is_exit() {
-            all.extend(["1.1.1.1", "2606::1"].map(|text| text.parse::<IpAddr>().unwrap()));
+            all.extend(["1.1.1.1", "2606::1"].map(|text| text.parse::<IpAddr>().expect("it is well-formed")));
         }
         all
     }
@@ -250,7 +258,7 @@ impl World {
         let mut all: Vec<_> = self.nodes.iter().flat_map(|node| node.addresses.clone()).collect();
         all.extend(
             ["10.1.2.3", "10.9.9.9", "192.168.1.7", "203.0.113.5", "100.115.92.9"]
-                .map(|a| a.parse::<IpAddr>().unwrap()),
+                .map(|a| a.parse::<IpAddr>().expect("it is well-formed")),
         );
         all
     }
@@ -262,14 +270,15 @@ impl World {
         let acls = list(&self.policy["acls"]).into_iter().flat_map(|acl| {
             let dsts = list(&acl["dst"]);
             dsts.into_iter().map(move |dst| {
-                let (name, ports) = dst.as_str().unwrap().rsplit_once(':').unwrap();
+                let (name, ports) =
+                    dst.as_str().expect("it is well-formed").rsplit_once(':').expect("it is well-formed");
                 let proto = acl["proto"].as_str().unwrap_or("").to_owned();
                 (acl["src"].clone(), json!([name]), vec![(proto, ports.to_owned())], Value::Null)
             })
         });
         let grants = list(&self.policy["grants"]).into_iter().map(|grant| {
             let ip = list(&grant["ip"]).into_iter().map(|entry| {
-                let entry = entry.as_str().unwrap();
+                let entry = entry.as_str().expect("it is well-formed");
                 let (proto, ports) = entry.split_once(':').unwrap_or(("", entry));
                 (proto.to_owned(), ports.to_owned())
             });
@@ -281,15 +290,17 @@ impl World {
                 let leaves = receiver.is_exit() && is_public(dst);
                 leaves || receiver.subnets.iter().any(|subnet| subnet.contains(dst))
             };
-            let is_tagged = via.iter().any(|tag| receiver.tags.contains(tag.as_str().unwrap()));
+            let is_tagged = via.iter().any(|tag| receiver.tags.contains(tag.as_str().expect("it is well-formed")));
             // A prefix is let through whole by a router of some of it.
             let goes_through = |text: &str| {
                 let text = self.policy["hosts"][text].as_str().unwrap_or(text);
                 let leads = |span: Span| receiver.subnets.iter().any(|subnet| Span::from(*subnet).overlaps(&span));
                 via.is_empty() || (is_tagged && text.parse().map_or_else(|_| is_router(dst), leads))
             };
-            let from = |src: IpAddr| list(&srcs).iter().any(|text| self.is_source(text.as_str().unwrap(), src));
-            let to = |text: &Value| match text.as_str().unwrap() {
+            let from = |src: IpAddr| {
+                list(&srcs).iter().any(|text| self.is_source(text.as_str().expect("it is well-formed"), src))
+            };
+            let to = |text: &Value| match text.as_str().expect("it is well-formed") {
                 text if !goes_through(text) => false,
                 "*" => true,
                 "autogroup:self" => via.is_empty() && self.are_of_one_user(receiver, src, dst),
@@ -303,7 +314,7 @@ impl World {
     }
 
     fn is_source(&self, text: &str, src: IpAddr) -> bool {
-        let inside = |text: &str| text.parse::<Prefix>().unwrap().contains(src);
+        let inside = |text: &str| text.parse::<Prefix>().expect("it is well-formed").contains(src);
         match text {
             "autogroup:danger-all" => true,
             "*" => {
@@ -332,13 +343,15 @@ impl World {
         if !node.tags.is_empty() {
             return text == "autogroup:tagged" || node.tags.contains(text);
         }
-        let user = self.users.iter().find(|user| Some(user.id) == node.user).unwrap();
+        let user = self.users.iter().find(|user| Some(user.id) == node.user).expect("it is well-formed");
         match text {
             "autogroup:member" => true,
             "autogroup:admin" => matches!(user.role, Role::Admin | Role::Owner),
-            text if text.starts_with("group:") => {
-                self.policy["groups"][text].as_array().unwrap().iter().any(|login| *login == user.login.as_str())
-            }
+            text if text.starts_with("group:") => self.policy["groups"][text]
+                .as_array()
+                .expect("it is well-formed")
+                .iter()
+                .any(|login| *login == user.login.as_str()),
             text => match text.strip_prefix("user:*@") {
                 Some(domain) => user.login.ends_with(&format!("@{domain}")),
                 None => text == user.login,
@@ -359,14 +372,18 @@ fn fits(proto: &str, ports: &str, protocol: i64, port: u16) -> bool {
     let has_ports = [6, 17, 132].contains(&protocol);
     let of_port = ports.split(',').any(|range| match range.split_once('-') {
         _ if range == "*" => true,
-        Some((first, last)) => has_ports && (first.parse().unwrap()..=last.parse().unwrap()).contains(&port),
+        Some((first, last)) => {
+            has_ports
+                && (first.parse().expect("it is well-formed")..=last.parse().expect("it is well-formed"))
+                    .contains(&port)
+        }
         None => has_ports && range.parse() == Ok(port),
     });
     of_protocol && of_port
 }
 
 fn is_public(address: IpAddr) -> bool {
-    let inside = |text: &str| text.parse::<Prefix>().unwrap().contains(address);
+    let inside = |text: &str| text.parse::<Prefix>().expect("it is well-formed").contains(address);
     let private = ["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "169.254.0.0/16"];
     if address.is_ipv4() { !private.iter().any(|text| inside(text)) } else { inside("2000::/3") }
 }

@@ -264,3 +264,67 @@ impl Filter {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::{Policy, support},
+        *,
+    };
+
+    fn wire(rulebook: &Rulebook, id: i64) -> String {
+        serde_json::to_string(&rulebook.packet_filters(NodeId(id))).unwrap()
+    }
+
+    #[test]
+    fn a_filter_travels_as_the_stock_service_writes_it() {
+        let text = r#"{"tagOwners": {"tag:a": [], "tag:r": []}, "acls": [
+            {"action": "accept", "src": ["alice@example.com"], "dst": ["tag:a:22,80"], "proto": "tcp"},
+            {"action": "accept", "src": ["*"], "dst": ["10.0.0.0/8:*", "autogroup:self:*"]}]}"#;
+        let rulebook = support::rulebook(text, &["1 alice", "2 alice", "3 tag:a", "4 tag:r 10.1.0.0/16", "5 tag:r"]);
+        assert_eq!(
+            wire(&rulebook, 3),
+            "{\"base\":[{\"SrcIPs\":[\"100.64.0.1-100.64.0.2\",\"fd7a:115c:a1e0::1-fd7a:115c:a1e0::2\"],\"DstPorts\":[\
+             {\"IP\":\"100.64.0.3\",\"Ports\":{\"First\":22,\"Last\":22}},{\"IP\":\"100.64.0.3\",\"Ports\":{\"First\":80,\"Last\":80}},\
+             {\"IP\":\"fd7a:115c:a1e0::3\",\"Ports\":{\"First\":22,\"Last\":22}},\
+             {\"IP\":\"fd7a:115c:a1e0::3\",\"Ports\":{\"First\":80,\"Last\":80}}],\"IPProto\":[6]}]}"
+        );
+        assert_eq!(
+            wire(&rulebook, 4),
+            "{\"base\":[{\"SrcIPs\":[\"10.1.0.0/16\",\"100.115.94.0-100.127.255.255\",\"100.64.0.0-100.115.91.255\",\
+             \"fd7a:115c:a1e0::/48\"],\"DstPorts\":[{\"IP\":\"10.0.0.0/8\",\"Ports\":{\"First\":0,\"Last\":65535}}]}]}"
+        );
+        let own = rulebook.filter(NodeId(2));
+        assert_eq!((own.len(), &*own[0].sources), (1, &*rulebook.filter(NodeId(1))[0].sources));
+        assert_eq!(wire(&rulebook, 5), "{\"base\":[]}");
+        assert_eq!(rulebook.peers(NodeId(5)), [NodeId(4)].into());
+    }
+
+    #[test]
+    fn no_policy_allows_nothing_and_a_document_without_rules_everything() {
+        let all = support::rulebook("{\"groups\": {}}", &["1 alice", "2 bob"]);
+        assert_eq!(all.filter(NodeId(1)).len(), 1);
+        assert!(all.sees(NodeId(1), NodeId(2)));
+        for none in
+            [Policy::none(), Policy::parse("{\"acls\": []}").unwrap(), Policy::parse("{\"grants\": []}").unwrap()]
+        {
+            let none = support::with_policy(&all, none);
+            assert_eq!((wire(&none, 1).as_str(), none.peers(NodeId(1)).len()), ("{\"base\":[]}", 0));
+        }
+    }
+
+    #[test]
+    fn capabilities_come_with_their_companions_the_other_way() {
+        let text = r#"{"tagOwners": {"tag:a": []}, "grants": [{"src": ["alice@example.com"], "dst": ["tag:a"],
+            "app": {"tailscale.com/cap/drive": [{"access": "rw"}]}}]}"#;
+        let rulebook = support::rulebook(text, &["1 alice", "2 tag:a"]);
+        let grants = |id| {
+            let rules = rulebook.filter(NodeId(id));
+            let Given::Capabilities(grants) = &rules[0].gives else { panic!("{rules:?}") };
+            (rules[0].sources[0].clone(), grants[0].dsts[0].to_string(), grants[0].cap_map.0.keys().next().cloned())
+        };
+        let cap = |name: &str| Some(format!("tailscale.com/cap/{name}"));
+        assert_eq!(grants(2), ("100.64.0.1".into(), "100.64.0.2/32".into(), cap("drive")));
+        assert_eq!(grants(1), ("100.64.0.2".into(), "100.64.0.1/32".into(), cap("drive-sharer")));
+    }
+}

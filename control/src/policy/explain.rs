@@ -226,8 +226,8 @@ mod tests {
     fn asked(src: &str, dst: &str, protocol: u8, port: u16) -> Result<Allowed, Denied> {
         let nodes = ["1 alice", "2 alice", "3 bob", "4 tag:web", "5 carol", "6 tag:router 10.1.0.0/16"];
         let rulebook = support::rulebook(TEXT, &nodes);
-        let src = Span::from(src.parse::<IpAddr>().unwrap());
-        rulebook.explain(Flow { src, dst: dst.parse().unwrap(), protocol, port })
+        let address = |text: &str| text.parse::<IpAddr>().expect("an address");
+        rulebook.explain(Flow { src: address(src).into(), dst: address(dst), protocol, port })
     }
 
     #[test]

@@ -8,6 +8,7 @@
 //! Rules only ever allow. Where no policy is stored nothing is allowed ([`Policy::none`]); a document without rules
 //! allows everything, as the stock service has it.
 
+pub mod change;
 pub mod check;
 pub mod compile;
 pub mod difference;
@@ -16,14 +17,15 @@ pub mod explain;
 pub mod hujson;
 pub mod ipset;
 pub mod limits;
+pub mod own_tests;
 mod plan;
 pub mod ports;
 pub mod problem;
 pub mod routes;
 pub mod rulebook;
 pub mod selector;
+mod tags;
 pub mod tailnet;
-pub mod tests;
 mod visibility;
 
 #[cfg(test)]
@@ -33,14 +35,17 @@ use std::collections::BTreeMap;
 
 use mesh_core::ip::prefix::Prefix;
 
+pub use change::Change;
 pub use check::{Approvers, Origin, Rule, Section};
 pub use document::{Test, Unbuilt};
 pub use problem::{Position, Problem, Problems};
-pub use rulebook::{Change, Counters, Rulebook};
+pub use rulebook::{Counters, Rulebook};
+pub use tags::Assigner;
 pub use tailnet::{Node, Role, User};
 
 use check::Checked;
 use document::Document;
+use selector::Selector;
 
 /// A text understood.
 #[derive(Clone, Debug, Default)]
@@ -49,6 +54,7 @@ pub struct Policy {
     groups: BTreeMap<String, Vec<String>>,
     hosts: BTreeMap<String, Prefix>,
     approvers: Approvers,
+    tag_owners: BTreeMap<String, Vec<Selector>>,
     tests: Vec<Test>,
     unbuilt: Vec<Unbuilt>,
 }
@@ -66,11 +72,11 @@ impl Policy {
     /// All that is wrong with it, each with line and column.
     pub fn parse(text: &str) -> Result<Self, Problems> {
         let document = Document::parse(text)?;
-        let Checked { rules, groups, hosts, approvers, unbuilt } = check::check(&document)?;
+        let Checked { rules, groups, hosts, approvers, tag_owners, unbuilt } = check::check(&document)?;
         let mut unbuilt: Vec<_> = document.unbuilt.into_iter().chain(unbuilt).collect();
         unbuilt.sort();
         unbuilt.dedup();
-        Ok(Self { rules, groups, hosts, approvers, tests: document.tests, unbuilt })
+        Ok(Self { rules, groups, hosts, approvers, tag_owners, tests: document.tests, unbuilt })
     }
 
     /// The rules: those of `grants`, then those of `acls`, each in the order written; an entry of `acls` is a rule for

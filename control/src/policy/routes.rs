@@ -35,22 +35,18 @@ impl Rulebook {
 
     /// The nodes that see a router of one of these routes, and the routers.
     pub(super) fn viewers_of_routers(&self, routes: &BTreeSet<Prefix>) -> BTreeSet<NodeId> {
-        let serves = |id: &NodeId| self.node(*id).is_some_and(|node| !node.exit_routes.is_disjoint(routes));
-        let exits = routes.iter().any(|route| route.length() == 0);
-        let exits = self.nodes.keys().filter(|id| exits && serves(id)).copied();
-        let routers = routes.iter().filter_map(|route| self.routers.get(route)).flatten().copied();
         let mut viewers = BTreeSet::new();
-        for router in routers.chain(exits) {
+        for router in routes.iter().flat_map(|route| self.servers(*route)) {
             viewers.insert(router);
             viewers.extend(self.peers(router));
         }
         viewers
     }
 
-    /// The nodes that serve a subnet.
-    #[must_use]
-    pub fn routers(&self, subnet: Prefix) -> BTreeSet<NodeId> {
-        self.routers.get(&subnet).cloned().unwrap_or_default()
+    /// The nodes that serve a subnet, or that offer a default route.
+    pub fn servers(&self, route: Prefix) -> impl Iterator<Item = NodeId> + '_ {
+        let servers = if route.length() == 0 { &self.exits } else { &self.routers };
+        servers.get(&route).into_iter().flatten().copied()
     }
 
     fn oldest(&self, nodes: impl Iterator<Item = NodeId>) -> Option<NodeId> {
@@ -126,9 +122,11 @@ impl Rulebook {
 
     /// The router that a step with `via` steers to: the oldest with one of the tags.
     fn chosen_by(&self, step: &Step, route: Prefix) -> Option<NodeId> {
-        let serves = |node: &&Node| node.subnets.contains(&route) || node.exit_routes.contains(&route);
-        let tagged = self.nodes.values().filter(|placed| step.via.iter().any(|tag| placed.named_by.contains(tag)));
-        self.oldest(tagged.map(|placed| &placed.node).filter(serves).map(|node| node.id))
+        let is_tagged = |id: &NodeId| {
+            let named_by = self.nodes.get(id).map(|placed| &placed.named_by);
+            named_by.is_some_and(|named_by| step.via.iter().any(|tag| named_by.contains(tag)))
+        };
+        self.oldest(self.servers(route).filter(is_tagged))
     }
 
     /// Which of the routes that a node advertises are approved without asking. A default route is by `exitNode` alone,
@@ -145,5 +143,76 @@ impl Rulebook {
             routes.iter().any(|(prefix, who)| Span::from(*prefix).covers(&span) && is_one(who))
         });
         approved.collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::support, *};
+
+    const TAGS: &str = r#""tagOwners": {"tag:r": [], "tag:s": [], "tag:exit": []}"#;
+
+    fn prefix(text: &str) -> Prefix {
+        text.parse().unwrap()
+    }
+
+    fn shown(rulebook: &Rulebook, viewer: i64, peer: i64) -> Vec<String> {
+        rulebook.shown(NodeId(viewer), NodeId(peer)).iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn the_oldest_router_is_primary_until_another_is_chosen() {
+        let text = format!("{{{TAGS}, \"grants\": [{{\"src\": [\"*\"], \"dst\": [\"*\"], \"ip\": [\"*\"]}}]}}");
+        let nodes = ["1 alice", "2 tag:r 10.1.0.0/16", "3 tag:r 10.1.0.0/16 10.2.0.0/16", "4 tag:exit 0.0.0.0/0 ::/0"];
+        let mut rulebook = support::rulebook(&text, &nodes);
+        let subnet = prefix("10.1.0.0/16");
+        assert_eq!(rulebook.primary(subnet), Some(NodeId(2)));
+        assert_eq!(
+            (shown(&rulebook, 1, 2), shown(&rulebook, 1, 3)),
+            (vec!["10.1.0.0/16".into()], vec!["10.2.0.0/16".into()])
+        );
+        assert_eq!(shown(&rulebook, 1, 4), ["0.0.0.0/0", "::/0"]);
+        // A router in waiting is shown the route of the primary one.
+        assert_eq!(shown(&rulebook, 3, 2), ["10.1.0.0/16"]);
+
+        let told = rulebook.set_primary(subnet, NodeId(3));
+        assert_eq!(told, [1, 2, 3, 4].map(NodeId).into());
+        assert_eq!((rulebook.primary(subnet), shown(&rulebook, 1, 2)), (Some(NodeId(3)), vec![]));
+        // One that no longer serves it is primary no more.
+        rulebook.remove_node(NodeId(3));
+        assert_eq!(rulebook.primary(subnet), Some(NodeId(2)));
+        assert_eq!(rulebook.primary(prefix("10.2.0.0/16")), None);
+    }
+
+    #[test]
+    fn via_steers_its_sources_to_routers_with_a_tag() {
+        let text = format!(
+            r#"{{{TAGS}, "grants": [
+            {{"src": ["*"], "dst": ["tag:r", "tag:s"], "ip": ["*"]}},
+            {{"src": ["alice@example.com"], "dst": ["10.0.0.0/8"], "ip": ["*"], "via": ["tag:s"]}},
+            {{"src": ["bob@example.com"], "dst": ["10.0.0.0/8"], "ip": ["*"]}}]}}"#
+        );
+        let rulebook =
+            support::rulebook(&text, &["1 alice", "2 bob", "3 tag:r 10.1.0.0/16", "4 tag:s 10.1.0.0/16", "5 carol"]);
+        assert_eq!((shown(&rulebook, 1, 3), shown(&rulebook, 1, 4)), (vec![], vec!["10.1.0.0/16".into()]));
+        assert_eq!((shown(&rulebook, 2, 3), shown(&rulebook, 2, 4)), (vec!["10.1.0.0/16".into()], vec![]));
+        assert_eq!((shown(&rulebook, 5, 3), shown(&rulebook, 5, 4)), (vec![], vec![]));
+    }
+
+    #[test]
+    fn routes_are_approved_by_prefix_and_holder() {
+        let text = format!(
+            r#"{{{TAGS}, "autoApprovers": {{"exitNode": ["tag:exit"],
+            "routes": {{"0.0.0.0/0": ["tag:r"], "10.0.0.0/8": ["alice@example.com"]}}}}}}"#
+        );
+        let rulebook = support::rulebook(&text, &["1 alice", "2 tag:r", "3 tag:exit"]);
+        let advertised = ["10.1.0.0/16", "192.168.0.0/24", "0.0.0.0/0", "::/0", "fd00::/64"].map(prefix);
+        let approved = |id| {
+            let node = rulebook.node(NodeId(id)).unwrap();
+            rulebook.approved_by_policy(node, &advertised).iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        assert_eq!(approved(1), ["10.1.0.0/16"]);
+        assert_eq!(approved(2), ["10.1.0.0/16", "192.168.0.0/24"]);
+        assert_eq!(approved(3), ["0.0.0.0/0", "::/0"]);
     }
 }

@@ -40,19 +40,6 @@ pub struct Counters {
     pub selector_evaluations: u64,
 }
 
-/// What a change of one node, user or policy did to others.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Change {
-    /// For each node whose rights changed, the nodes that it now sees, and that see it.
-    pub appeared: BTreeMap<NodeId, BTreeSet<NodeId>>,
-    /// For each node whose rights changed, the nodes that it no longer sees, and that no longer see it.
-    pub vanished: BTreeMap<NodeId, BTreeSet<NodeId>>,
-    /// Nodes whose packet filter may be another; those whose filter is another are all here.
-    pub filters: BTreeSet<NodeId>,
-    /// Nodes that may be shown other routes of peers that they saw before and see now ([`Rulebook::shown`]).
-    pub routes: BTreeSet<NodeId>,
-}
-
 /// A node, and what followed from it.
 #[derive(Clone, Debug)]
 pub(super) struct Placed {
@@ -89,19 +76,21 @@ pub struct Rulebook {
     pub(super) holders: Arc<BTreeMap<IpAddr, NodeId>>,
     /// Nodes that route a subnet.
     pub(super) routers: Arc<BTreeMap<Prefix, BTreeSet<NodeId>>>,
+    /// Nodes that offer a default route.
+    pub(super) exits: Arc<BTreeMap<Prefix, BTreeSet<NodeId>>>,
     /// Primary routers that were chosen.
     pub(super) chosen: Arc<BTreeMap<Prefix, NodeId>>,
     /// Untagged nodes by user.
     pub(super) owned: Arc<BTreeMap<UserId, BTreeSet<NodeId>>>,
     /// For each selector, the addresses of the nodes that it names by what they are.
-    named: Vec<Arc<IpSet>>,
+    pub(super) named: Vec<Arc<IpSet>>,
     /// For each list of sources, its addresses, worked out when first asked for.
-    source_sets: Vec<Arc<OnceLock<SourceSet>>>,
+    pub(super) source_sets: Vec<Arc<OnceLock<SourceSet>>>,
     pub(super) classes: Arc<BTreeMap<ClassId, Arc<Class>>>,
     by_signature: Arc<BTreeMap<Signature, ClassId>>,
     next_class: ClassId,
-    source_classes: Vec<Arc<BTreeSet<ClassId>>>,
-    step_classes: Vec<Arc<BTreeSet<ClassId>>>,
+    pub(super) source_classes: Vec<Arc<BTreeSet<ClassId>>>,
+    pub(super) step_classes: Vec<Arc<BTreeSet<ClassId>>>,
     internet: Arc<IpSet>,
     tailnet: Arc<IpSet>,
     counters: Counters,
@@ -122,6 +111,7 @@ impl Rulebook {
             nodes: Arc::default(),
             holders: Arc::default(),
             routers: Arc::default(),
+            exits: Arc::default(),
             chosen: Arc::default(),
             owned: Arc::default(),
             named: vec![Arc::default(); plan.selectors.len()],
@@ -185,114 +175,6 @@ impl Rulebook {
         self.classes.len()
     }
 
-    /// A node joined, or is another than it was.
-    pub fn set_node(&mut self, node: Node) -> Change {
-        if self.node(node.id) == Some(&node) {
-            return Change::default();
-        }
-        self.change(node.id, Some(node))
-    }
-
-    /// A node left.
-    pub fn remove_node(&mut self, id: NodeId) -> Change {
-        if self.nodes.contains_key(&id) { self.change(id, None) } else { Change::default() }
-    }
-
-    /// A user is there, or is another than they were: their nodes are judged anew.
-    pub fn set_user(&mut self, user: User) -> Change {
-        let id = user.id;
-        if self.users.get(&id) == Some(&user) {
-            return Change::default();
-        }
-        Arc::make_mut(&mut self.users).insert(id, user);
-        let mut change = Change::default();
-        for node in self.owned.get(&id).cloned().unwrap_or_default() {
-            let same = self.node(node).cloned();
-            change.merge(self.change(node, same));
-        }
-        change
-    }
-
-    fn change(&mut self, id: NodeId, node: Option<Node>) -> Change {
-        let old = self.nodes.get(&id).cloned();
-        let mut around = self.routers_around(old.as_ref().map(|placed| &placed.node));
-        around.extend(self.routers_around(node.as_ref()));
-        around.insert(id);
-        let before: BTreeMap<_, _> = around.iter().map(|id| (*id, self.peers(*id))).collect();
-        let classes: Vec<_> = around.iter().map(|id| self.nodes.get(id).map(|placed| placed.class)).collect();
-        let routes = changed_routes(old.as_ref().map(|placed| &placed.node), node.as_ref());
-
-        let mut change = Change::default();
-        let named_by = node.as_ref().map(|node| self.named_by(node)).unwrap_or_default();
-        let touched = self.touched_sources(old.as_deref(), node.as_ref(), &named_by);
-        let overlaps = self.overlapping_routes(&touched);
-        if let Some(old) = &old {
-            let owner = old.node.owner();
-            self.leave(id);
-            self.note_filters(&mut change, owner, &touched);
-        }
-        let owner = node.as_ref().and_then(Node::owner);
-        if let Some(node) = node {
-            self.enter(node, named_by);
-        }
-        for router in &around {
-            self.place(*router);
-        }
-        self.note_filters(&mut change, owner, &touched);
-        change.filters.extend(around.iter().copied().filter(|id| self.nodes.contains_key(id)));
-        if !self.nodes.contains_key(&id) {
-            change.filters.remove(&id);
-        }
-        change.routes.extend(self.viewers_of_routers(&routes));
-        for (source, _) in &overlaps ^ &self.overlapping_routes(&touched) {
-            change.routes.extend(self.nodes_from(source));
-        }
-        for (id, class) in around.iter().zip(classes) {
-            if self.nodes.get(id).map(|placed| placed.class) != class {
-                change.routes.insert(*id);
-            }
-        }
-        change.routes.retain(|id| self.nodes.contains_key(id));
-        for (id, before) in before {
-            let after = self.peers(id);
-            let appeared: BTreeSet<_> = after.difference(&before).copied().collect();
-            let vanished: BTreeSet<_> = before.difference(&after).copied().collect();
-            if !appeared.is_empty() {
-                change.appeared.insert(id, appeared);
-            }
-            if !vanished.is_empty() {
-                change.vanished.insert(id, vanished);
-            }
-        }
-        change
-    }
-
-    /// The filters that list sources that changed.
-    fn note_filters(&self, change: &mut Change, owner: Option<UserId>, touched: &BTreeSet<SourceId>) {
-        for source in touched {
-            change.filters.extend(self.nodes_from(*source));
-        }
-        if !self.plan.own.is_empty()
-            && let Some(nodes) = owner.and_then(|owner| self.owned.get(&owner))
-        {
-            change.filters.extend(nodes);
-        }
-    }
-
-    /// The nodes that a list of sources may reach.
-    fn nodes_from(&self, source: SourceId) -> BTreeSet<NodeId> {
-        let classes = self.plan.sources[source].steps.iter().flat_map(|step| self.step_classes[*step].iter());
-        classes.flat_map(|class| &self.classes[class].nodes).copied().collect()
-    }
-
-    /// Which lists of sources have addresses in which routes that somebody serves.
-    fn overlapping_routes(&self, sources: &BTreeSet<SourceId>) -> BTreeSet<(SourceId, Prefix)> {
-        let exits = self.nodes.values().flat_map(|placed| &placed.node.exit_routes);
-        let routes: BTreeSet<_> = self.routers.keys().chain(exits).copied().collect();
-        let pairs = sources.iter().flat_map(|source| routes.iter().map(|route| (*source, *route)));
-        pairs.filter(|(source, route)| self.is_from(*source, *route)).collect()
-    }
-
     /// Whether a list of sources has an address in a route. Asks the selectors, so that no list is made for it.
     pub(super) fn is_from(&self, source: SourceId, route: Prefix) -> bool {
         self.plan.sources[source].selectors.iter().any(|id| match &self.plan.selectors[*id] {
@@ -306,50 +188,8 @@ impl Rulebook {
         })
     }
 
-    /// Lists of sources whose texts are others when a node changes from `old` to `new`; they are forgotten.
-    fn touched_sources(
-        &mut self,
-        old: Option<&Placed>,
-        new: Option<&Node>,
-        named_by: &BTreeSet<SelectorId>,
-    ) -> BTreeSet<SourceId> {
-        let addresses = |node: Option<&Node>| node.map(|node| node.addresses.clone()).unwrap_or_default();
-        let subnets = |node: Option<&Node>| node.map(|node| node.subnets.clone()).unwrap_or_default();
-        let old_named = old.map(|old| old.named_by.clone()).unwrap_or_default();
-        let old_node = old.map(|old| &old.node);
-        let selectors: BTreeSet<_> = if addresses(old_node) == addresses(new) {
-            old_named.symmetric_difference(named_by).copied().collect()
-        } else {
-            old_named.union(named_by).copied().collect()
-        };
-        let mut touched: BTreeSet<_> =
-            selectors.iter().flat_map(|selector| &self.plan.as_source[*selector]).copied().collect();
-        if subnets(old_node) != subnets(new)
-            && let Some(all) = self.plan.index.fixed.get(&Selector::All)
-        {
-            touched.extend(&self.plan.as_source[*all]);
-        }
-        for source in &touched {
-            self.source_sets[*source] = Arc::default();
-        }
-        touched
-    }
-
-    /// Other nodes one of whose subnets holds an address of the node.
-    fn routers_around(&self, node: Option<&Node>) -> BTreeSet<NodeId> {
-        let mut around = BTreeSet::new();
-        let addresses = node.into_iter().flat_map(|node| &node.addresses);
-        for address in addresses.filter(|_| !self.routers.is_empty()) {
-            for length in 0..=Prefix::host(*address).length() {
-                let prefix = Prefix::new(*address, length);
-                around.extend(prefix.and_then(|prefix| self.routers.get(&prefix)).into_iter().flatten());
-            }
-        }
-        around
-    }
-
     /// Writes a node down, unplaced.
-    fn enter(&mut self, mut node: Node, named_by: BTreeSet<SelectorId>) {
+    pub(super) fn enter(&mut self, mut node: Node, named_by: BTreeSet<SelectorId>) {
         let id = node.id;
         node.addresses.retain(|address| {
             let other = self.holders.get(address).is_some_and(|holder| *holder != id);
@@ -364,6 +204,9 @@ impl Rulebook {
         for subnet in &node.subnets {
             Arc::make_mut(&mut self.routers).entry(*subnet).or_default().insert(id);
         }
+        for route in &node.exit_routes {
+            Arc::make_mut(&mut self.exits).entry(*route).or_default().insert(id);
+        }
         if let Some(user) = node.owner() {
             Arc::make_mut(&mut self.owned).entry(user).or_default().insert(id);
         }
@@ -372,7 +215,7 @@ impl Rulebook {
     }
 
     /// Strikes a node out.
-    fn leave(&mut self, id: NodeId) {
+    pub(super) fn leave(&mut self, id: NodeId) {
         let Some(placed) = Arc::make_mut(&mut self.nodes).remove(&id) else { return };
         self.leave_class(id, placed.class);
         let node = &placed.node;
@@ -385,13 +228,16 @@ impl Rulebook {
         for subnet in &node.subnets {
             remove_from(Arc::make_mut(&mut self.routers), subnet, id);
         }
+        for route in &node.exit_routes {
+            remove_from(Arc::make_mut(&mut self.exits), route, id);
+        }
         if let Some(user) = node.owner() {
             remove_from(Arc::make_mut(&mut self.owned), &user, id);
         }
     }
 
     /// Puts a node into the class that is its own now.
-    fn place(&mut self, id: NodeId) {
+    pub(super) fn place(&mut self, id: NodeId) {
         let Some(placed) = self.nodes.get(&id).cloned() else { return };
         let signature = self.signature(&placed);
         if self.classes.get(&placed.class).is_some_and(|class| class.signature == signature) {
@@ -443,7 +289,7 @@ impl Rulebook {
     }
 
     /// Selectors that name a node by what it is.
-    fn named_by(&self, node: &Node) -> BTreeSet<SelectorId> {
+    pub(super) fn named_by(&self, node: &Node) -> BTreeSet<SelectorId> {
         let index = &self.plan.index;
         let fixed = |selector: Selector| index.fixed.get(&selector).copied();
         let mut found: BTreeSet<_> = node.tags.iter().filter_map(|tag| fixed(Selector::Tag(tag.clone()))).collect();
@@ -573,29 +419,6 @@ impl Rulebook {
             SourceSet { addresses, texts: texts.into_iter().collect(), is_any: false }
         })
     }
-}
-
-impl Change {
-    /// Adds what another change did. Pairs that came and went again are in both lists.
-    fn merge(&mut self, other: Self) {
-        for (mine, others) in [(&mut self.appeared, other.appeared), (&mut self.vanished, other.vanished)] {
-            for (id, nodes) in others {
-                mine.entry(id).or_default().extend(nodes);
-            }
-        }
-        self.filters.extend(other.filters);
-        self.routes.extend(other.routes);
-    }
-}
-
-/// The routes whose routers are others, or in another order, when a node changes. Tags count: a rule may steer by them.
-fn changed_routes(old: Option<&Node>, new: Option<&Node>) -> BTreeSet<Prefix> {
-    let routes = |node: Option<&Node>| {
-        node.map(|node| node.subnets.union(&node.exit_routes).copied().collect::<BTreeSet<_>>()).unwrap_or_default()
-    };
-    let rank = |node: Option<&Node>| node.map(|node| (node.created, node.tags.clone()));
-    let (before, after) = (routes(old), routes(new));
-    if rank(old) == rank(new) { &before ^ &after } else { &before | &after }
 }
 
 fn remove_from<K: Ord>(map: &mut BTreeMap<K, BTreeSet<NodeId>>, key: &K, id: NodeId) {

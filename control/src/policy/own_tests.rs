@@ -13,7 +13,7 @@ use super::{
     problem::Problem,
     rulebook::Rulebook,
     selector::{Form, Selector, cut},
-    tailnet::Node,
+    tailnet::{Node, User},
 };
 
 /// The tests that failed; none is good.
@@ -146,20 +146,34 @@ impl Rulebook {
     }
 
     pub(super) fn is_named(&self, selector: &Selector, node: &Node) -> bool {
-        let user = || node.owner().and_then(|user| self.user(user));
-        let has_name = |name: &str| user().is_some_and(|user| user.names().contains(name));
         match selector {
             Selector::Tag(tag) => node.tags.contains(tag),
             Selector::Tagged => !node.is_untagged(),
-            Selector::Member => user().is_some(),
+            selector => {
+                let user = node.owner().and_then(|user| self.user(user));
+                user.is_some_and(|user| self.is_user_named(selector, user))
+            }
+        }
+    }
+
+    pub(super) fn is_user_named(&self, selector: &Selector, user: &User) -> bool {
+        let has_name = |name: &str| user.names().contains(name);
+        match selector {
+            Selector::Member => true,
             Selector::User(login) => has_name(login),
             Selector::UsersOf(domain) => has_name(&format!("*@{domain}")),
             Selector::Group(group) => {
-                let members = self.policy.groups.get(group).into_iter().flatten();
-                members.into_iter().any(|member| has_name(member.strip_prefix("user:").unwrap_or(member)))
+                let mut members = self.policy.groups.get(group).into_iter().flatten();
+                members.any(|member| has_name(member.strip_prefix("user:").unwrap_or(member)))
             }
-            Selector::Role(role) => user().is_some_and(|user| user.role.includes(*role)),
-            Selector::All | Selector::AnySource | Selector::Internet | Selector::Own | Selector::Address(_) => false,
+            Selector::Role(role) => user.role.includes(*role),
+            Selector::All
+            | Selector::AnySource
+            | Selector::Internet
+            | Selector::Own
+            | Selector::Address(_)
+            | Selector::Tag(_)
+            | Selector::Tagged => false,
         }
     }
 }
