@@ -61,6 +61,7 @@ const SHELL_FILES: &[&str] = &[
     "sim/tests/determinism.rs",
     "sim/tests/errors.rs",
     "sim/tests/nat_vs_linux.rs",
+    "sim/tests/paths.rs",
     "sim/tests/scenarios.rs",
     "sim/tests/support/mod.rs",
 ];

@@ -86,7 +86,7 @@ use crate::{
     time::{Instant, earliest},
 };
 
-pub use output::{FetchFailed, FetchId, Fetched, NetcheckStats, Output, ResolveFailed};
+pub use output::{FETCH_TIMEOUT, FetchFailed, FetchId, Fetched, NetcheckStats, Output, ResolveFailed};
 pub use report::{Family, Kind, NetInfo, RegionLatency, Report};
 
 use history::{Choice, History};
@@ -95,9 +95,6 @@ use names::Names;
 use plan::{Planner, Purpose};
 use run::{Context, Run};
 use servers::Servers;
-
-/// When a fetch that has not ended is given up, and a run at the latest ends. Stock nodes: 5 s.
-pub const FETCH_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long a session counts as in use. Stock nodes: 45 s.
 const ACTIVE_FOR: Duration = Duration::from_secs(45);

@@ -10,6 +10,9 @@ use crate::{
 
 use super::report::{Family, Report};
 
+/// When a fetch that has not ended is given up, and a run at the latest ends. Stock nodes: 5 s.
+pub const FETCH_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// What is to be done, or told.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Output {
