@@ -10,7 +10,7 @@ use std::{
     sync::Arc,
 };
 
-use control::policy::{Change, Node, Policy, Role, Rulebook, User, ipset::Span};
+use control::policy::{Affected, Change, Node, Policy, Role, Rulebook, User, ipset::Span};
 use mesh_core::{
     control::types::{FilterRule, NodeId, UserId},
     ip::prefix::Prefix,
@@ -93,6 +93,34 @@ fn a_rulebook_that_follows_changes_is_one_made_anew() {
         }
     }
     assert!(changes > 1000, "{changes} changes changed something");
+}
+
+#[test]
+fn whom_another_policy_concerns_is_found_exactly() {
+    let mut concerned = 0;
+    for seed in 0..SEEDS {
+        let mut rng = Seed::from_number(seed).stream("policy", 3);
+        let mut world = World::random(&mut rng);
+        let earlier = world.rulebook();
+        world.policy = random_policy(&mut rng);
+        let later = world.rulebook();
+        let (before, after) = (Seen::of(&earlier), Seen::of(&later));
+        let other = |what: &dyn Fn(NodeId) -> bool| -> BTreeSet<NodeId> {
+            world.nodes.iter().map(|node| node.id).filter(|id| what(*id)).collect()
+        };
+        let routes = |id: NodeId| {
+            let common = before.peers[&id].intersection(&after.peers[&id]);
+            common.into_iter().any(|peer| before.routes[&(id, *peer)] != after.routes[&(id, *peer)])
+        };
+        let expected = Affected {
+            peers: other(&|id| before.peers[&id] != after.peers[&id]),
+            filters: other(&|id| before.filters[&id] != after.filters[&id]),
+            routes: other(&routes),
+        };
+        assert_eq!(later.affected_since(&earlier), expected, "seed {seed}\n{}", world.policy);
+        concerned += expected.peers.len() + expected.routes.len();
+    }
+    assert!(concerned > 500, "{concerned}");
 }
 
 /// What a change says is what changed: pairs exactly, filters and routes at least.

@@ -33,7 +33,59 @@ pub struct Change {
     pub routes: BTreeSet<NodeId>,
 }
 
+/// Nodes whom another policy concerns. What they are told is worked out when it is sent, from both rulebooks: all pairs
+/// that a policy changes may be too many to write down.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Affected {
+    /// Nodes that see other peers.
+    pub peers: BTreeSet<NodeId>,
+    /// Nodes whose packet filter is another.
+    pub filters: BTreeSet<NodeId>,
+    /// Nodes that are shown other routes of peers that they saw before and see now.
+    pub routes: BTreeSet<NodeId>,
+}
+
 impl Rulebook {
+    /// Whom it concerns that this rulebook takes the place of an earlier one; both know the same nodes.
+    #[must_use]
+    pub fn affected_since(&self, earlier: &Self) -> Affected {
+        let mut affected = Affected::default();
+        let routers: BTreeSet<_> = self.routers.values().chain(self.exits.values()).flatten().copied().collect();
+        // Nodes of one class before and of one class now see the same, but for themselves and their user's.
+        let mut same_peers = BTreeMap::new();
+        for (id, placed) in self.nodes.iter() {
+            let (id, before) = (*id, earlier.nodes.get(id).map(|placed| placed.class));
+            let goes_by_owner = [self, earlier].iter().any(|book| !book.plan.own.is_empty());
+            let same = if goes_by_owner && placed.node.owner().is_some() {
+                self.peers(id) == earlier.peers(id)
+            } else {
+                let both = (before, placed.class);
+                *same_peers.entry(both).or_insert_with(|| self.with_peers(id) == earlier.with_peers(id))
+            };
+            if !same {
+                affected.peers.insert(id);
+            }
+            let rules =
+                |book: &Self| book.filter(id).into_iter().map(|rule| (rule.sources, rule.gives)).collect::<Vec<_>>();
+            if rules(self) != rules(earlier) {
+                affected.filters.insert(id);
+            }
+            let both_see = |router: &NodeId| self.sees(id, *router) && earlier.sees(id, *router);
+            let mut seen = routers.iter().filter(|router| both_see(router));
+            if seen.any(|router| self.shown(id, *router) != earlier.shown(id, *router)) {
+                affected.routes.insert(id);
+            }
+        }
+        affected
+    }
+
+    /// A node's peers and itself, so that all of its class have the same.
+    fn with_peers(&self, id: NodeId) -> BTreeSet<NodeId> {
+        let mut nodes = self.peers(id);
+        nodes.insert(id);
+        nodes
+    }
+
     /// A node joined, or is another than it was.
     pub fn set_node(&mut self, node: Node) -> Change {
         if self.node(node.id) == Some(&node) {

@@ -35,7 +35,7 @@ use std::collections::BTreeMap;
 
 use mesh_core::ip::prefix::Prefix;
 
-pub use change::Change;
+pub use change::{Affected, Change};
 pub use check::{Approvers, Origin, Rule, Section};
 pub use document::{Test, Unbuilt};
 pub use problem::{Position, Problem, Problems};
