@@ -53,16 +53,16 @@ fn main() -> ExitCode {
         return libtest_mimic::run(&Arguments::from_args(), vec![trial]).exit_code();
     };
     let families: BTreeSet<_> = entries.map(|entry| entry.expect("the folder can be read").path()).collect();
-    let trials = families.into_iter().filter(|family| family.is_dir()).map(|family| {
+    let trials = families.into_iter().filter(|family| family.is_dir()).filter_map(|family| {
         let name = family.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let files = json_files(&family);
         if !BEGUN.contains(&name.as_str()) {
             counts.lock().expect("no test panicked").not_begun += files.len();
-            let name = format!("{name} ({} files, not begun)", files.len());
-            return Trial::test(name, || Err("it is not begun".into())).with_ignored_flag(true);
+            println!("{name}: {} files, not begun", files.len());
+            return None;
         }
         let counts = counts.clone();
-        Trial::test(name.clone(), move || family_passes(&name, &files, &counts))
+        Some(Trial::test(name.clone(), move || family_passes(&name, &files, &counts)))
     });
     let conclusion = libtest_mimic::run(&Arguments::from_args(), trials.collect());
     let counts = *counts.lock().expect("no test panicked");
