@@ -219,7 +219,7 @@ impl Netcheck {
         self.tick(now);
         let home = home.filter(|home| self.servers.regions.is_empty() || self.servers.can_be_home(*home));
         if self.home() != home {
-            self.home = home.map(|region| Home::known(region));
+            self.home = home.map(Home::known);
             self.adopt_home();
         }
         self.finish();
