@@ -77,7 +77,8 @@ impl World {
     /// Adds a node.
     pub fn node(&self, name: &str, net: &NetRef) -> NodeRef {
         let mut scenario = self.scenario.borrow_mut();
-        scenario.nodes.push(NodeSpec { name: name.to_owned(), net: net.id, port: DEFAULT_PORT });
+        let (name, net, port) = (name.to_owned(), net.id, DEFAULT_PORT);
+        scenario.nodes.push(NodeSpec { name, net, port, start: Instant::ZERO, key: None });
         NodeRef(HostId(scenario.nodes.len() as u32 - 1))
     }
 
