@@ -32,23 +32,25 @@ use mesh_core::{
 };
 
 /// What a node says the capability version of its program is.
-pub const VERSION: i64 = 145;
+pub(crate) const VERSION: i64 = 145;
 /// When the world begins.
-pub const BEGIN: WallTime = WallTime::from_unix_secs(1_800_000_000);
+pub(crate) const BEGIN: WallTime = WallTime::from_unix_secs(1_800_000_000);
 
 /// A policy that allows everything.
-pub const ALL: &str = r#"{"acls": [{"action": "accept", "src": ["*"], "dst": ["*:*"]}]}"#;
+pub(crate) const ALL: &str = r#"{"acls": [{"action": "accept", "src": ["*"], "dst": ["*:*"]}]}"#;
 
 /// A server and its nodes.
-pub struct World {
-    pub coordinator: Coordinator,
-    pub rows: Rows,
-    pub now: Instant,
-    pub clients: BTreeMap<u32, Client>,
+pub(crate) struct World {
+    pub(crate) coordinator: Coordinator,
+    pub(crate) rows: Rows,
+    pub(crate) now: Instant,
+    pub(crate) clients: BTreeMap<u32, Client>,
     /// Outputs that were carried out, oldest first, in short.
-    pub carried_out: u64,
+    pub(crate) carried_out: u64,
     /// After how many outputs the server crashes.
-    pub crash_after: Option<u64>,
+    pub(crate) crash_after: Option<u64>,
+    conns: BTreeMap<ConnId, u32>,
+    streams: BTreeMap<StreamId, u32>,
     responses: BTreeMap<(ConnId, RequestId), Response>,
     replies: BTreeMap<AdminId, Result<Reply, AdminError>>,
     next: u64,
@@ -56,30 +58,30 @@ pub struct World {
 }
 
 /// One node.
-pub struct Client {
-    pub number: u32,
-    pub machine: MachinePublic,
-    pub key: NodePublic,
-    pub disco: Option<DiscoPublic>,
-    pub conn: ConnId,
-    pub hostinfo: Hostinfo,
-    pub stream: Option<StreamId>,
-    pub map: NetMap,
+pub(crate) struct Client {
+    pub(crate) number: u32,
+    pub(crate) machine: MachinePublic,
+    pub(crate) key: NodePublic,
+    pub(crate) disco: Option<DiscoPublic>,
+    pub(crate) conn: ConnId,
+    pub(crate) hostinfo: Hostinfo,
+    pub(crate) stream: Option<StreamId>,
+    pub(crate) map: NetMap,
     /// Messages of all its streams, but keepalives.
-    pub messages: Vec<MapResponse>,
-    pub keep_alives: u64,
+    pub(crate) messages: Vec<MapResponse>,
+    pub(crate) keep_alives: u64,
     /// It does not read.
-    pub stalled: bool,
+    pub(crate) stalled: bool,
     /// A message is being written to it.
-    pub unread: u64,
+    pub(crate) unread: u64,
 }
 
 impl World {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self::with(Rows::default())
     }
 
-    pub fn with(rows: Rows) -> Self {
+    pub(crate) fn with(rows: Rows) -> Self {
         let now = Instant::from_secs(1);
         let coordinator = restored(rows.clone(), 0, now).unwrap();
         Self {
@@ -89,6 +91,8 @@ impl World {
             clients: BTreeMap::new(),
             carried_out: 0,
             crash_after: None,
+            conns: BTreeMap::new(),
+            streams: BTreeMap::new(),
             responses: BTreeMap::new(),
             replies: BTreeMap::new(),
             next: 0,
@@ -97,20 +101,20 @@ impl World {
     }
 
     /// With a user alice, and everything allowed.
-    pub fn open() -> Self {
+    pub(crate) fn open() -> Self {
         let mut world = Self::new();
         world.admin(Command::CreateUser { login: "alice@example.com".into() }).unwrap();
         world.admin(Command::SetPolicy { text: ALL.into() }).unwrap();
         world
     }
 
-    pub fn input(&mut self, input: Input) {
+    pub(crate) fn input(&mut self, input: Input) {
         self.coordinator.handle_input(input, self.now);
         self.drain();
     }
 
     /// Carries out what the server says.
-    pub fn drain(&mut self) {
+    pub(crate) fn drain(&mut self) {
         while let Some(output) = self.coordinator.poll_output() {
             if self.crash_after.is_some_and(|after| self.carried_out >= after) {
                 self.crash_after = None;
@@ -124,24 +128,34 @@ impl World {
                 Output::Push(update) => {
                     let stream = update.stream().unwrap();
                     let json = update.render().to_json();
-                    let Some(client) = self.client_of(stream) else { panic!("a push to no stream") };
+                    let client = self.client_of(stream).expect("a push is to an open stream");
                     client.read(&json);
-                    if client.stalled {
-                        client.unread += 1;
-                    } else if !update.is_last() {
+                    let (stalled, unread) = (client.stalled, client.unread);
+                    client.unread += u64::from(stalled);
+                    assert!(unread == 0 || update.is_last(), "one message at a time");
+                    if !stalled && !update.is_last() {
                         self.coordinator.handle_input(Input::Writable { stream }, self.now);
                     }
                 }
                 Output::KeepAlive { stream } => self.client_of(stream).unwrap().keep_alives += 1,
                 Output::Admin { id, result } => drop(self.replies.insert(id, result)),
-                Output::Close { stream } => self.client_of(stream).unwrap().stream = None,
+                Output::Close { stream } => {
+                    // Of a stream that was replaced the client has another by now.
+                    if let Some(client) = self.client_of(stream) {
+                        client.stream = None;
+                        client.unread = 0;
+                    }
+                    self.streams.remove(&stream);
+                }
             }
         }
     }
 
     fn note_response(&mut self, conn: ConnId, id: RequestId, response: Response) {
         if let Response::Stream(stream) = &response {
-            let client = self.clients.values_mut().find(|client| client.conn == conn).unwrap();
+            let number = self.conns[&conn];
+            self.streams.insert(*stream, number);
+            let client = self.clients.get_mut(&number).unwrap();
             client.stream = Some(*stream);
             client.map.begin_stream();
         }
@@ -149,15 +163,16 @@ impl World {
     }
 
     fn client_of(&mut self, stream: StreamId) -> Option<&mut Client> {
-        self.clients.values_mut().find(|client| client.stream == Some(stream))
+        self.clients.get_mut(self.streams.get(&stream)?).filter(|client| client.stream == Some(stream))
     }
 
     /// The server dies and comes back with what was stored. All connections end.
-    pub fn crash(&mut self) {
+    pub(crate) fn crash(&mut self) {
         self.restarts += 1;
         self.coordinator = restored(self.rows.clone(), self.restarts, self.now).unwrap();
         self.responses.clear();
         self.replies.clear();
+        self.streams.clear();
         for client in self.clients.values_mut() {
             client.stream = None;
             client.unread = 0;
@@ -165,7 +180,7 @@ impl World {
     }
 
     /// Lets time pass, waking the server when it wants.
-    pub fn advance(&mut self, by: Duration) {
+    pub(crate) fn advance(&mut self, by: Duration) {
         let end = self.now + by;
         while let Some(deadline) = self.coordinator.poll_timeout().filter(|deadline| deadline.at <= end) {
             assert!(deadline.at > self.now, "{deadline:?} is not later than {}", self.now);
@@ -177,28 +192,39 @@ impl World {
     }
 
     /// Long enough for everybody to be told.
-    pub fn settle(&mut self) {
+    pub(crate) fn settle(&mut self) {
         self.advance(Duration::from_millis(600));
     }
 
-    pub fn number(&mut self) -> u64 {
+    pub(crate) fn number(&mut self) -> u64 {
         self.next += 1;
         self.next
     }
 
-    pub fn admin(&mut self, command: Command) -> Result<Reply, AdminError> {
+    pub(crate) fn admin(&mut self, command: Command) -> Result<Reply, AdminError> {
+        self.try_admin(command).expect("a command is answered at once")
+    }
+
+    /// `None` when the server crashed before it answered.
+    pub(crate) fn try_admin(&mut self, command: Command) -> Option<Result<Reply, AdminError>> {
         let id = AdminId(self.number());
         self.input(Input::Admin { id, by: Principal::Operator("root".into()), command });
-        self.replies.remove(&id).expect("a command is answered at once")
+        self.replies.remove(&id)
+    }
+
+    /// Says what it is with a request made by hand.
+    pub(crate) fn update_with(&mut self, client: u32, request: MapRequest) {
+        let response = self.ask(client, Request::Map(Box::new(request)));
+        assert!(matches!(response, Some(Response::Updated)), "{response:?}");
     }
 
     /// An auth key of alice.
-    pub fn key(&mut self, reusable: bool, ephemeral: bool, tags: &[&str]) -> String {
+    pub(crate) fn key(&mut self, reusable: bool, ephemeral: bool, tags: &[&str]) -> String {
         let tags = tags.iter().map(|tag| (*tag).to_owned()).collect();
         self.key_of("alice@example.com", reusable, ephemeral, tags)
     }
 
-    pub fn key_of(&mut self, user: &str, reusable: bool, ephemeral: bool, tags: BTreeSet<String>) -> String {
+    pub(crate) fn key_of(&mut self, user: &str, reusable: bool, ephemeral: bool, tags: BTreeSet<String>) -> String {
         let command = Command::CreateKey { user: user.into(), reusable, ephemeral, tags, expiry: None };
         match self.admin(command).unwrap() {
             Reply::NewKey { text, .. } => text.0,
@@ -207,35 +233,36 @@ impl World {
     }
 
     /// A machine that nobody knows yet.
-    pub fn client(&mut self, number: u32) -> u32 {
+    pub(crate) fn client(&mut self, number: u32) -> u32 {
         let conn = ConnId(self.number());
+        self.conns.insert(conn, number);
         self.clients.insert(number, Client::new(number, conn));
         number
     }
 
     /// Asks as a client; `None` when it is to wait.
-    pub fn ask(&mut self, client: u32, request: Request) -> Option<Response> {
+    pub(crate) fn ask(&mut self, client: u32, request: Request) -> Option<Response> {
         let id = self.begin(client, request);
         self.answer(client, id)
     }
 
-    pub fn begin(&mut self, client: u32, request: Request) -> RequestId {
+    pub(crate) fn begin(&mut self, client: u32, request: Request) -> RequestId {
         let id = RequestId(self.number());
         let Client { conn, machine, .. } = self.clients[&client];
         self.input(Input::Request { conn, machine, id, request });
         id
     }
 
-    pub fn answer(&mut self, client: u32, id: RequestId) -> Option<Response> {
+    pub(crate) fn answer(&mut self, client: u32, id: RequestId) -> Option<Response> {
         self.responses.remove(&(self.clients[&client].conn, id))
     }
 
-    pub fn register(&mut self, client: u32, auth_key: Option<&str>) -> RegisterResponse {
+    pub(crate) fn register(&mut self, client: u32, auth_key: Option<&str>) -> RegisterResponse {
         let request = self.clients[&client].registration(auth_key);
         self.register_with(client, request).expect("it is not refused")
     }
 
-    pub fn register_with(&mut self, client: u32, request: RegisterRequest) -> Result<RegisterResponse, Refusal> {
+    pub(crate) fn register_with(&mut self, client: u32, request: RegisterRequest) -> Result<RegisterResponse, Refusal> {
         match self.ask(client, Request::Register(Box::new(request))).expect("it is answered at once") {
             Response::Register(response) => Ok(*response),
             Response::Refused(refusal) => Err(refusal),
@@ -244,31 +271,31 @@ impl World {
     }
 
     /// Opens the map.
-    pub fn stream(&mut self, client: u32) {
+    pub(crate) fn stream(&mut self, client: u32) {
         let request = MapRequest { stream: true, keep_alive: true, ..self.clients[&client].map_request() };
         let response = self.ask(client, Request::Map(Box::new(request)));
         assert!(matches!(response, Some(Response::Stream(_))), "{response:?}");
     }
 
     /// Says what it is.
-    pub fn update(&mut self, client: u32, endpoints: &[&str]) {
+    pub(crate) fn update(&mut self, client: u32, endpoints: &[&str]) {
         let request = self.clients[&client].update(endpoints);
-        let response = self.ask(client, Request::Map(Box::new(request)));
-        assert!(matches!(response, Some(Response::Updated)), "{response:?}");
+        self.update_with(client, request);
     }
 
     /// The connection of a client ends.
-    pub fn hang_up(&mut self, client: u32) {
+    pub(crate) fn hang_up(&mut self, client: u32) {
         let conn = ConnId(self.number());
         let client = self.clients.get_mut(&client).unwrap();
         let before = core::mem::replace(&mut client.conn, conn);
+        self.conns.insert(conn, client.number);
         client.stream = None;
         client.unread = 0;
         self.input(Input::Closed { conn: before });
     }
 
     /// Registers with a key, opens the map, says where it is.
-    pub fn join(&mut self, number: u32, auth_key: &str) -> u32 {
+    pub(crate) fn join(&mut self, number: u32, auth_key: &str) -> u32 {
         self.client(number);
         let response = self.register(number, Some(auth_key));
         assert_eq!(response.error, "");
@@ -278,7 +305,7 @@ impl World {
     }
 
     /// A client reads again.
-    pub fn unstall(&mut self, client: u32) {
+    pub(crate) fn unstall(&mut self, client: u32) {
         let client = self.clients.get_mut(&client).unwrap();
         client.stalled = false;
         let (unread, stream) = (core::mem::take(&mut client.unread), client.stream);
@@ -287,22 +314,22 @@ impl World {
         }
     }
 
-    pub fn id(&self, client: u32) -> NodeId {
+    pub(crate) fn id(&self, client: u32) -> NodeId {
         let key = self.clients[&client].key;
         self.rows.nodes.values().find(|row| row.key == key).expect("it is registered").id
     }
 
-    pub fn row(&self, client: u32) -> &control::store::NodeRow {
+    pub(crate) fn row(&self, client: u32) -> &control::store::NodeRow {
         &self.rows.nodes[&self.id(client)]
     }
 
     /// How one client sees another.
-    pub fn peer(&self, viewer: u32, peer: u32) -> Option<Arc<PeerNode>> {
+    pub(crate) fn peer(&self, viewer: u32, peer: u32) -> Option<Arc<PeerNode>> {
         self.clients[&viewer].map.peer(self.id(peer)).cloned()
     }
 
     /// The map of a client as it would be were it asked for now.
-    pub fn fresh(&mut self, client: u32) -> NetMap {
+    pub(crate) fn fresh(&mut self, client: u32) -> NetMap {
         let request = MapRequest { read_only: true, ..self.clients[&client].map_request() };
         let Some(Response::Once(update)) = self.ask(client, Request::Map(Box::new(request))) else { panic!("a map") };
         let mut map = NetMap::new();
@@ -310,7 +337,7 @@ impl World {
         map
     }
 
-    pub fn wall(&self) -> WallTime {
+    pub(crate) fn wall(&self) -> WallTime {
         anchor().wall_at(self.now)
     }
 }
@@ -349,11 +376,11 @@ impl Client {
     }
 
     /// Another key of its own.
-    pub fn change_key(&mut self, generation: u8) -> NodePublic {
+    pub(crate) fn change_key(&mut self, generation: u8) -> NodePublic {
         core::mem::replace(&mut self.key, NodePublic::from_bytes(bytes(self.number, 10 + generation)))
     }
 
-    pub fn registration(&self, auth_key: Option<&str>) -> RegisterRequest {
+    pub(crate) fn registration(&self, auth_key: Option<&str>) -> RegisterRequest {
         RegisterRequest {
             version: VERSION,
             node_key: self.key,
@@ -363,7 +390,7 @@ impl Client {
         }
     }
 
-    pub fn map_request(&self) -> MapRequest {
+    pub(crate) fn map_request(&self) -> MapRequest {
         MapRequest {
             version: VERSION,
             node_key: self.key,
@@ -373,7 +400,7 @@ impl Client {
         }
     }
 
-    pub fn update(&self, endpoints: &[&str]) -> MapRequest {
+    pub(crate) fn update(&self, endpoints: &[&str]) -> MapRequest {
         let net_info = NetInfo { preferred_derp: 900, ..NetInfo::default() };
         let mut hostinfo = self.hostinfo.clone();
         hostinfo.net_info.get_or_insert(net_info);
@@ -387,22 +414,22 @@ impl Client {
     }
 
     /// The newest message.
-    pub fn last(&self) -> &MapResponse {
+    pub(crate) fn last(&self) -> &MapResponse {
         self.messages.last().expect("a message")
     }
 }
 
-fn bytes(number: u32, kind: u8) -> [u8; 32] {
+pub(crate) fn bytes(number: u32, kind: u8) -> [u8; 32] {
     let mut bytes = [kind; 32];
     bytes[..4].copy_from_slice(&number.to_be_bytes());
     bytes
 }
 
-pub fn anchor() -> WallAnchor {
+pub(crate) fn anchor() -> WallAnchor {
     WallAnchor { at: Instant::ZERO, wall: BEGIN }
 }
 
-pub fn config() -> Config {
+pub(crate) fn config() -> Config {
     Config {
         server_url: "https://ctl.example.net".into(),
         base_domain: "mesh.internal".into(),
@@ -410,7 +437,7 @@ pub fn config() -> Config {
     }
 }
 
-pub fn derp_map(regions: &[i64]) -> DerpMap {
+pub(crate) fn derp_map(regions: &[i64]) -> DerpMap {
     let region = |id: i64| {
         serde_json::json!({
             "RegionID": id, "RegionCode": "own", "RegionName": "Own",
