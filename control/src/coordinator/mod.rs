@@ -54,6 +54,7 @@ pub use output::{Output, Refusal, Response};
 use crate::{
     names,
     policy::Policy,
+    render::MapUpdate,
     store::{AuditRow, Mutation, Principal, Rows, State, node::Member},
 };
 use signins::SignIns;
@@ -186,6 +187,14 @@ impl Coordinator {
             sign_ins: self.sign_ins.len(),
             version: self.state.log().version().0,
         }
+    }
+
+    /// The whole map of a node as it would be told now; `None` where there is no such node. What streams tell has to come
+    /// to the same: this is for those who check that.
+    pub fn map_of(&mut self, node: NodeId) -> Option<MapUpdate> {
+        self.state.member(node)?;
+        let (snapshot, _) = self.state.snapshot();
+        Some(MapUpdate::full(None, node, snapshot, self.wall()))
     }
 
     fn wall(&self) -> WallTime {

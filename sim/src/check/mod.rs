@@ -85,9 +85,8 @@ impl CheckId {
     /// The others are looked at too, where there is something to look at.
     #[must_use]
     pub fn matching(pattern: &str) -> Vec<Self> {
-        let is_anywhere = |id: Self| {
-            !matches!(id, Self::S6 | Self::N1 | Self::N2 | Self::N3 | Self::L1 | Self::L2 | Self::Stored)
-        };
+        let is_anywhere =
+            |id: Self| !matches!(id, Self::S6 | Self::N1 | Self::N2 | Self::N3 | Self::L1 | Self::L2 | Self::Stored);
         let matches = |id: &&Self| match pattern.strip_suffix('*') {
             Some("") => is_anywhere(**id),
             Some(prefix @ "S") => id.name().starts_with(prefix) && is_anywhere(**id),

@@ -27,9 +27,10 @@ use control::{
 };
 use mesh_core::{
     control::{
-        ControlUrl,
+        ControlUrl, Interner, NetMap,
+        netmap::decode,
         noise::{EarlyNoise, Initiation},
-        types::{MapRequest, RegisterRequest},
+        types::{MapRequest, NodeId, RegisterRequest},
     },
     derp::DerpMap,
     key::{MachinePrivate, MachinePublic, NodePublic},
@@ -198,7 +199,10 @@ impl ControlHost {
             maps: BTreeMap::new(),
             registering: BTreeMap::new(),
             // What stands between the second and the third stroke.
-            key_ids: keys.iter().filter_map(|(name, text)| Some((name.clone(), text.split('-').nth(2)?.to_owned()))).collect(),
+            key_ids: keys
+                .iter()
+                .filter_map(|(name, text)| Some((name.clone(), text.split('-').nth(2)?.to_owned())))
+                .collect(),
             commands: BTreeMap::new(),
             next_conn: 0,
             next_command: 0,
@@ -332,10 +336,13 @@ impl ControlHost {
         self.server.as_ref().map(Server::coordinator)
     }
 
-    /// What the host's clock shows.
-    #[must_use]
-    pub fn clock(&self) -> HostClock {
-        self.clock
+    /// The map of a node as the first message of a new stream would tell it now; none without a server or a node.
+    pub fn map_of(&mut self, node: NodeId, interner: &mut Interner) -> Option<NetMap> {
+        let update = self.server.as_mut()?.coordinator_mut().map_of(node)?;
+        let response = decode(&update.render().to_json(), Some(interner)).ok()?;
+        let mut map = NetMap::new();
+        map.apply(response, self.clock.anchor().wall).ok()?;
+        Some(map)
     }
 
     fn start(&mut self, now: Instant, effects: &mut Effects) {
@@ -485,7 +492,9 @@ impl ControlHost {
     /// What a node said.
     fn hear(&mut self, id: ConnId, now: Instant, effects: &mut Effects) {
         loop {
-            let Some(Conn { state: ConnState::Open { channel, machine }, .. }) = self.conns.get_mut(&id) else { return };
+            let Some(Conn { state: ConnState::Open { channel, machine }, .. }) = self.conns.get_mut(&id) else {
+                return;
+            };
             let machine = *machine;
             match channel.from_node() {
                 Ok(None) => return,
@@ -599,15 +608,7 @@ impl ControlHost {
         }
     }
 
-    fn answer(
-        &mut self,
-        conn: ConnId,
-        id: RequestId,
-        status: u16,
-        body: Vec<u8>,
-        now: Instant,
-        effects: &mut Effects,
-    ) {
+    fn answer(&mut self, conn: ConnId, id: RequestId, status: u16, body: Vec<u8>, now: Instant, effects: &mut Effects) {
         self.say(conn, &ToNode::Answer { id: id.0, status, retry_after: Duration::ZERO, body }, now, effects);
     }
 

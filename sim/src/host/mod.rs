@@ -30,7 +30,7 @@ use crate::{
 
 use message::Message;
 
-pub use control::{ControlChange, ControlHost, ControlSetup, KeySetup, Preparation};
+pub use self::control::{ControlChange, ControlHost, ControlSetup, KeySetup, Preparation};
 pub use node::{JoinSetup, NodeHost, NodeOrder, NodeSetup, PeerSetup};
 pub use relay::{RelayChange, RelayHost, RelaySetup};
 pub use resolver::{Manner, ResolverHost};
@@ -72,6 +72,14 @@ impl Host {
         match self {
             Self::Relay(relay) => Some(relay),
             Self::Node(_) | Self::Resolver(_) | Self::Control(_) => None,
+        }
+    }
+
+    /// The control server that it runs, to do something to it.
+    pub fn control_mut(&mut self) -> Option<&mut ControlHost> {
+        match self {
+            Self::Control(control) => Some(control),
+            Self::Node(_) | Self::Relay(_) | Self::Resolver(_) => None,
         }
     }
 

@@ -19,8 +19,8 @@ use mesh_core::{
     key::{DiscoPrivate, NodePrivate, NodePublic},
     machine::{Deadline, Machine},
     node::{
-        BackendState, Command, Event, HostEvent, Input, LinkState, Node, NodeConfig, Output, PeerAddressing, PeerConfig,
-        SavedState, SocketPlan, Status, Transmit,
+        BackendState, Command, Event, HostEvent, Input, LinkState, Node, NodeConfig, Output, PeerAddressing,
+        PeerConfig, SavedState, SocketPlan, Status, Transmit,
     },
     path::{PathAddr, Selection, SendPath},
     rng::{Rng, Seed},
@@ -553,10 +553,10 @@ impl NodeHost {
         DiscoPrivate::from_bytes(self.setup.seed.stream("disco-key", 0).bytes())
     }
 
-    /// Its key at first, as others know it.
+    /// Its key, as others know it.
     #[must_use]
     pub fn public(&self) -> NodePublic {
-        self.setup.key.public()
+        self.saved.as_ref().map_or(&self.setup.key, |saved| &saved.node_key).public()
     }
 
     /// The host's own stack: questions are answered, everything is shown to the kernel.

@@ -43,10 +43,8 @@ pub(super) fn hosts(scenario: &Scenario, network: &mut Network, dice: &Dice, mar
     let auth_keys = Arc::new(auth_keys);
     let join = |id: HostId| {
         let spec = &scenario.nodes[id.index()];
-        let first = || scenario.control.as_ref()?.preparation.keys.first().map(|key| &key.name);
-        let auth_key = spec.key.as_ref().or_else(first).cloned();
-        let url = control.as_ref()?.url().clone();
-        Some(JoinSetup { name: spec.name.clone(), url, auth_key, auth_keys: Arc::clone(&auth_keys) })
+        let (name, url, auth_key) = (spec.name.clone(), control.as_ref()?.url().clone(), spec.key.clone());
+        Some(JoinSetup { name, url, auth_key, auth_keys: Arc::clone(&auth_keys) })
     };
     let certificates: BTreeMap<_, _> = scenario
         .relays
@@ -126,7 +124,10 @@ fn resolver(scenario: &Scenario, network: &mut Network, relays: &[RelayHost]) ->
     network.attach(spec.net, id);
     let named = scenario.relays.iter().zip(relays);
     let relays = named.map(|(spec, relay)| (spec.name.clone(), relay.addresses().to_vec()));
-    let control = scenario.control.as_ref().map(|spec| (CONTROL.to_owned(), network.addresses(spec.net, scenario.control_host())));
+    let control = scenario
+        .control
+        .as_ref()
+        .map(|spec| (CONTROL.to_owned(), network.addresses(spec.net, scenario.control_host())));
     let names = relays.chain(control).collect();
     Some(ResolverHost::new(spec.net, network.addresses(spec.net, id), names, spec.delay))
 }

@@ -8,6 +8,7 @@ pub mod agenda;
 mod build;
 pub mod clock;
 mod conservation;
+mod control;
 pub mod dice;
 mod fault;
 mod maps;
@@ -28,6 +29,7 @@ use crate::{
     scenario::{Maps, Scenario, TrafficKind},
 };
 
+use self::control::ControlWatch;
 use agenda::{Agenda, Class};
 use dice::Dice;
 use fault::Healing;
@@ -56,6 +58,7 @@ pub struct Simulation<'s> {
     hosts: Vec<Host>,
     /// Who hands out network maps, where they are handed out.
     maps: Option<MapSource>,
+    control: ControlWatch,
     /// When each host is to be woken next.
     armed: Vec<Option<Instant>>,
     flows: Flows,
@@ -155,7 +158,11 @@ impl<'s> Simulation<'s> {
             network,
             armed: vec![None; hosts.len()],
             flows: Flows::new(&scenario.traffic),
-            wire: WireCheck::new(marker, hosts.iter().filter_map(Host::node).filter_map(NodeHost::overlay), hosts.len()),
+            wire: WireCheck::new(
+                marker,
+                hosts.iter().filter_map(Host::node).filter_map(NodeHost::overlay),
+                hosts.len(),
+            ),
             paths: (maps.is_some() || has_control).then(|| build::path_check(&hosts, &dice)),
             tally: Tally::default(),
             effects: Effects::default(),
@@ -164,6 +171,7 @@ impl<'s> Simulation<'s> {
             control_messages: 0,
             packets: vec![[0; PacketKind::ALL.len()]; hosts.len()],
             maps,
+            control: ControlWatch::default(),
             hosts,
             node_events: Vec::new(),
             refused: DropCounts::default(),
@@ -211,6 +219,7 @@ impl<'s> Simulation<'s> {
             self.check_conservation();
             self.check_network();
             self.check_maps();
+            self.check_control();
         }
         ended
     }
@@ -483,6 +492,7 @@ impl<'s> Simulation<'s> {
         self.effects = effects;
         self.arm(id);
         self.note_told(id);
+        self.note_control(id);
     }
 
     fn note_refused(&mut self, id: HostId, drops: &DropCounts) {

@@ -88,9 +88,13 @@ pub struct NodeSpec {
     pub net: NetId,
     /// The UDP port that it listens on.
     pub port: u16,
+    /// Whose it is, as a policy names them.
+    pub user: String,
+    /// Its tags, `tag:` included. With tags it is nobody's.
+    pub tags: Vec<String>,
     /// When it starts.
     pub start: Instant,
-    /// The auth key that it joins with, by its name in the scenario; the first that there is when `None`.
+    /// The auth key that it joins with, by its name in the scenario; with none somebody has to sign in.
     pub key: Option<String>,
 }
 
@@ -407,6 +411,11 @@ impl Scenario {
         }
         text.into_bytes()
     }
+}
+
+/// Whose a node is that says nothing of it: each has a user of its own.
+fn default_user(node: &str) -> String {
+    format!("{node}@example.com")
 }
 
 impl ExpectSpec {

@@ -8,7 +8,7 @@ use mesh_core::time::Instant;
 
 use crate::{
     host::{
-        HostId,
+        HostId, KeySetup,
         message::{MAX_BYTES, MIN_BYTES},
     },
     net::{
@@ -19,8 +19,9 @@ use crate::{
 
 use super::{
     DEFAULT_PORT, Endpoint, Maps, NetSpec, NodeSpec, PeerSpec, Scenario, ScenarioError, TrafficKind, TrafficSpec,
+    default_user,
     read::{Reader, Source, Value, nearest},
-    toml_nat, toml_world, value,
+    toml_control, toml_nat, toml_world, value,
 };
 
 pub(super) const DURATION: &str = "a duration as \"250ms\", \"1.5s\" or \"10m\"";
@@ -30,11 +31,7 @@ pub(super) const SHARE: &str = "a share from 0 to 1";
 const NODES_MAX: u64 = 100_001;
 
 /// Keys at the top that the format has and this build has not.
-const NOT_BUILT: &[(&str, &str)] = &[
-    ("matrix", "the matrix"),
-    ("generate", "generated worlds"),
-    ("phases", "phases"),
-];
+const NOT_BUILT: &[(&str, &str)] = &[("matrix", "the matrix"), ("generate", "generated worlds"), ("phases", "phases")];
 
 /// Reads a scenario file.
 ///
@@ -64,8 +61,8 @@ pub fn parse_with(
         }
     }
     let keys = [
-        "schema", "name", "seeds", "duration", "maps", "region", "relay", "resolver", "control", "user", "key", "net",
-        "node", "peer", "traffic", "event", "expect",
+        "schema", "name", "seeds", "duration", "maps", "region", "relay", "resolver", "control", "key", "net", "node",
+        "peer", "traffic", "event", "expect",
     ];
     let top = Reader::new(source, table.get_ref(), 0..0, "a scenario", &keys)?;
     if top.require("schema")?.get_ref().as_integer().is_none_or(|number| number.as_str() != "1") {
@@ -81,9 +78,8 @@ pub fn parse_with(
     if let Some(regions) = top.get("region") {
         file.regions(regions)?;
     }
-    let (users, keys) = file.users_and_keys(&top)?;
-    if top.get("control").is_some() {
-        file.keys = keys.iter().map(|key| key.name.clone()).collect();
+    for table in top.tables("key")? {
+        file.auth_key(table)?;
     }
     for table in top.tables("net")? {
         file.net(table)?;
@@ -101,7 +97,7 @@ pub fn parse_with(
         file.peer(table)?;
     }
     if let Some(control) = top.get("control") {
-        file.control(control, users, keys)?;
+        file.control(control)?;
     }
     for table in top.tables("traffic")? {
         file.traffic(table)?;
@@ -126,8 +122,8 @@ pub(super) struct File<'t> {
     pub(super) scenario: Scenario,
     /// Names of regions; the first has number 1.
     pub(super) regions: Vec<String>,
-    /// Names of auth keys.
-    pub(super) keys: Vec<String>,
+    /// Auth keys.
+    pub(super) keys: Vec<KeySetup>,
     /// The text of another file.
     pub(super) file: &'t dyn Fn(&str) -> Option<String>,
 }
@@ -165,7 +161,7 @@ impl<'t> File<'t> {
     }
 
     fn node(&mut self, table: &Value<'t>) -> Result<(), ScenarioError> {
-        let keys = ["name", "net", "port", "count", "start", "key"];
+        let keys = ["name", "net", "port", "user", "tags", "count", "start", "key"];
         let reader = Reader::of_value(self.source, table, "a node", &keys)?;
         let stem = reader.require_text("name")?;
         let net = self.net_named(&reader, "net")?;
@@ -176,7 +172,9 @@ impl<'t> File<'t> {
         for number in 1..=count.unwrap_or(1) {
             let name = if count.is_some() { format!("{stem}-{number}") } else { stem.to_owned() };
             self.unused(&reader, &name, self.scenario.nodes.iter().map(|node| node.name.as_str()))?;
-            self.scenario.nodes.push(NodeSpec { name, net, port, start, key: key.clone() });
+            let user = reader.text("user")?.map_or_else(|| default_user(&name), str::to_owned);
+            let (tags, key) = (toml_control::tags(&reader)?, key.clone());
+            self.scenario.nodes.push(NodeSpec { name, net, port, user, tags, start, key });
         }
         Ok(())
     }

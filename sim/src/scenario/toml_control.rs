@@ -24,17 +24,14 @@ type Result<T> = core::result::Result<T, ScenarioError>;
 
 /// How long a disk takes unless the scenario says otherwise.
 const COMMIT: Duration = Duration::from_millis(2);
-/// Whose auth keys are where the scenario names nobody.
-const USER: &str = "operator@simulated";
-/// The auth key that there is where the scenario has none; good for all nodes.
-const KEY: &str = "reusable";
 /// Steps of the server that a crash may wait for at most, unless the scenario says otherwise.
 const CRASH_WITHIN: u64 = 20;
 
 impl<'t> File<'t> {
     /// `[control]`. Nets, nodes and relays are read.
-    pub(super) fn control(&mut self, value: &Value<'t>, users: Vec<String>, keys: Vec<KeySetup>) -> Result<()> {
-        let reader = Reader::of_value(self.source, value, "control", &["net", "region", "policy", "policy_file", "commit"])?;
+    pub(super) fn control(&mut self, value: &Value<'t>) -> Result<()> {
+        let reader =
+            Reader::of_value(self.source, value, "control", &["net", "region", "policy", "policy_file", "commit"])?;
         if self.scenario.relays.is_empty() {
             return Err(reader.error("control tells nodes of relays; write at least one `[[relay]]`"));
         }
@@ -51,6 +48,7 @@ impl<'t> File<'t> {
             }
         };
         let commit = reader.parsed("commit", value::duration, DURATION)?.unwrap_or(COMMIT);
+        let (users, keys) = self.owners();
         self.scenario.control = Some(ControlSpec { net, commit, preparation: Preparation { users, keys, policy } });
         Ok(())
     }
@@ -69,52 +67,53 @@ impl<'t> File<'t> {
         }
     }
 
-    /// `[[user]]` and `[[key]]`. Where there are none, there is one of each.
-    pub(super) fn users_and_keys(&self, top: &Reader<'_, 't>) -> Result<(Vec<String>, Vec<KeySetup>)> {
-        let mut users: Vec<String> = Vec::new();
-        for table in top.tables("user")? {
-            let reader = Reader::of_value(self.source, table, "a user", &["name"])?;
-            let name = reader.require_text("name")?.to_owned();
-            self.unused(&reader, &name, users.iter().map(String::as_str))?;
-            users.push(name);
-        }
-        if users.is_empty() {
-            users.push(USER.to_owned());
-        }
-        let mut keys: Vec<KeySetup> = Vec::new();
-        for table in top.tables("key")? {
-            let known = ["name", "user", "reusable", "ephemeral", "tags", "expiry"];
-            let reader = Reader::of_value(self.source, table, "an auth key", &known)?;
-            let name = reader.require_text("name")?.to_owned();
-            self.unused(&reader, &name, keys.iter().map(|key| key.name.as_str()))?;
-            let user = match reader.text("user")? {
-                Some(user) => {
-                    let logins: Vec<_> = users.iter().map(String::as_str).collect();
-                    let index = found(&reader, reader.require("user")?.span(), "user", user, &logins)?;
-                    users[index as usize].clone()
+    /// `[[key]]`.
+    pub(super) fn auth_key(&mut self, table: &Value<'t>) -> Result<()> {
+        let known = ["name", "user", "reusable", "ephemeral", "tags", "expiry"];
+        let reader = Reader::of_value(self.source, table, "an auth key", &known)?;
+        let name = reader.require_text("name")?.to_owned();
+        self.unused(&reader, &name, self.keys.iter().map(|key| key.name.as_str()))?;
+        self.keys.push(KeySetup {
+            name,
+            user: reader.require_text("user")?.to_owned(),
+            reusable: reader.bool("reusable")?,
+            ephemeral: reader.bool("ephemeral")?,
+            tags: tags(&reader)?,
+            expiry: reader.parsed("expiry", positive, DURATION)?,
+        });
+        Ok(())
+    }
+
+    /// Who there is, and with which keys they join: a node without one is given a reusable key of its user and its tags.
+    fn owners(&mut self) -> (Vec<String>, Vec<KeySetup>) {
+        let mut keys = core::mem::take(&mut self.keys);
+        for node in &mut self.scenario.nodes {
+            if node.key.is_none() {
+                let name =
+                    core::iter::once(&node.user).chain(&node.tags).map(String::as_str).collect::<Vec<_>>().join(" ");
+                if !keys.iter().any(|key| key.name == name) {
+                    let (name, user, tags) = (name.clone(), node.user.clone(), node.tags.clone());
+                    keys.push(KeySetup { name, user, reusable: true, ephemeral: false, tags, expiry: None });
                 }
-                None => users[0].clone(),
-            };
-            keys.push(KeySetup {
-                name,
-                user,
-                reusable: reader.bool("reusable")?,
-                ephemeral: reader.bool("ephemeral")?,
-                tags: reader.texts("tags")?.into_iter().map(|(_, tag)| tag.to_owned()).collect(),
-                expiry: reader.parsed("expiry", positive, DURATION)?,
-            });
+                node.key = Some(name);
+            } else if let Some(key) = keys.iter().find(|key| Some(&key.name) == node.key.as_ref()) {
+                node.user.clone_from(&key.user);
+                node.tags.clone_from(&key.tags);
+            }
         }
-        if keys.is_empty() {
-            let (name, user) = (KEY.to_owned(), users[0].clone());
-            keys.push(KeySetup { name, user, reusable: true, ephemeral: false, tags: Vec::new(), expiry: None });
+        let mut users: Vec<String> = Vec::new();
+        for user in self.scenario.nodes.iter().map(|node| &node.user).chain(keys.iter().map(|key| &key.user)) {
+            if !users.contains(user) {
+                users.push(user.clone());
+            }
         }
-        Ok((users, keys))
+        (users, keys)
     }
 
     /// The name of an auth key that there is.
     pub(super) fn key_named(&self, reader: &Reader<'_, '_>) -> Result<Option<String>> {
         let Some(name) = reader.text("key")? else { return Ok(None) };
-        let names: Vec<_> = self.keys.iter().map(String::as_str).collect();
+        let names: Vec<_> = self.keys.iter().map(|key| key.name.as_str()).collect();
         found(reader, reader.require("key")?.span(), "auth key", name, &names)?;
         Ok(Some(name.to_owned()))
     }
@@ -139,7 +138,8 @@ impl<'t> File<'t> {
             ("answers", ControlChange::Answer),
             ("reset", ControlChange::Reset),
         ];
-        let choices: Vec<_> = states.iter().map(|(name, change)| (*name, change)).chain([("flap", &states[0].1)]).collect();
+        let choices: Vec<_> =
+            states.iter().map(|(name, change)| (*name, change)).chain([("flap", &states[0].1)]).collect();
         let change = reader.choice("state", &choices)?.cloned().unwrap_or(ControlChange::Reset);
         let has_length = matches!(
             change,
@@ -158,9 +158,9 @@ impl<'t> File<'t> {
     /// Another policy.
     pub(super) fn policy_event(&self, reader: &Reader<'_, 't>) -> Result<Fault> {
         self.require_control(reader)?;
-        match self.policy(reader, "set", "file")? {
+        match self.policy(reader, "text", "file")? {
             Some(text) => Ok(Fault::Admin(Box::new(Command::SetPolicy { text }))),
-            None => Err(reader.error("a policy has `set` or `file`")),
+            None => Err(reader.error("a policy has `text` or `file`")),
         }
     }
 
@@ -168,7 +168,7 @@ impl<'t> File<'t> {
     pub(super) fn admin_event(&self, reader: &Reader<'_, '_>) -> Result<Fault> {
         self.require_control(reader)?;
         reader.require("command")?;
-        let commands = ["expire-node", "delete-node", "tag-node", "rename-node", "expire-key"].map(|name| (name, name));
+        let commands = ["expire-node", "delete-node", "rename-node", "expire-key"].map(|name| (name, name));
         let what = reader.choice("command", &commands)?.unwrap_or_default();
         let command = if what == "expire-key" {
             reader.require("key")?;
@@ -179,11 +179,7 @@ impl<'t> File<'t> {
             match what {
                 "expire-node" => Command::ExpireNode { node },
                 "delete-node" => Command::DeleteNode { node },
-                "rename-node" => Command::RenameNode { node, name: reader.require_text("to")?.to_owned() },
-                _ => {
-                    let tags = reader.texts("tags")?.into_iter().map(|(_, tag)| tag.to_owned()).collect();
-                    Command::TagNode { node, tags }
-                }
+                _ => Command::RenameNode { node, name: reader.require_text("to")?.to_owned() },
             }
         };
         Ok(Fault::Admin(Box::new(command)))
@@ -238,6 +234,16 @@ impl<'t> File<'t> {
         }
         Ok(())
     }
+}
+
+/// Tags of a node or a key.
+pub(super) fn tags(reader: &Reader<'_, '_>) -> Result<Vec<String>> {
+    let tags = reader.texts("tags")?.into_iter();
+    tags.map(|(span, tag)| match tag.starts_with("tag:") {
+        true => Ok(tag.to_owned()),
+        false => Err(reader.source.error(span, "a tag begins with `tag:`")),
+    })
+    .collect()
 }
 
 /// A server that goes away and comes back again and again.

@@ -316,15 +316,7 @@ impl ControlLink {
         }
     }
 
-    fn ask(
-        &mut self,
-        id: RequestId,
-        kind: Kind,
-        path: &str,
-        body: &impl Serialize,
-        host: &mut Net<'_>,
-        now: Instant,
-    ) {
+    fn ask(&mut self, id: RequestId, kind: Kind, path: &str, body: &impl Serialize, host: &mut Net<'_>, now: Instant) {
         let Ok(json) = serde_json::to_vec(body) else { return self.fail(id, "the request cannot be written") };
         let said = ToControl::Request { id: id.0, path: path.to_owned(), json };
         self.requests.insert(id, Request { kind, said, progress: Sent::Not });

@@ -53,7 +53,14 @@ impl Server {
     ///
     /// # Panics
     /// When the coordinator refuses its configuration or what it stored.
-    pub(super) fn new(config: Config, rows: &Rows, seed: &Seed, clock: WallAnchor, takes: Duration, now: Instant) -> Self {
+    pub(super) fn new(
+        config: Config,
+        rows: &Rows,
+        seed: &Seed,
+        clock: WallAnchor,
+        takes: Duration,
+        now: Instant,
+    ) -> Self {
         let coordinator = Coordinator::restore(config, rows.clone(), seed, clock, now)
             .expect("the configuration is good, and so is what was stored");
         Self { coordinator, queue: VecDeque::new(), commit: None, takes, crash_after: None }
@@ -77,6 +84,11 @@ impl Server {
     /// The coordinator, to be looked at.
     pub(super) fn coordinator(&self) -> &Coordinator {
         &self.coordinator
+    }
+
+    /// The coordinator, to be asked.
+    pub(super) fn coordinator_mut(&mut self) -> &mut Coordinator {
+        &mut self.coordinator
     }
 
     /// When something is due next.

@@ -108,7 +108,11 @@ impl NodeHost {
 impl Running {
     /// Most hosts of most worlds use neither relays nor names.
     fn are_streams_idle(&self) -> bool {
-        self.stack.is_idle() && self.names.is_idle() && self.links.is_idle() && self.asks.is_idle() && self.control.is_idle()
+        self.stack.is_idle()
+            && self.names.is_idle()
+            && self.links.is_idle()
+            && self.asks.is_idle()
+            && self.control.is_idle()
     }
 
     /// When streams, names and connections to relays want to be looked at next.
