@@ -3,18 +3,21 @@
 //!
 //! * [`link`]: what passes between a node and whoever owns its control connection
 //! * [`noise`]: the handshake and the records of the control connection, both ends
+//! * [`session`]: [`Session`], a node's conversation with its server
 //! * [`types`]: the objects, for both directions; the server encodes with what the node decodes with
 //! * [`netmap`]: [`NetMap`], the merged view, and what a message changed in it
 
 pub mod link;
 pub mod netmap;
 pub mod noise;
+pub mod session;
 pub mod types;
 
 pub use link::{
     Answer, ControlEvent, ControlRequest, ControlUrl, Failure, FailureKind, RequestId, Route, Scheme, Server,
 };
 pub use netmap::{Change, Interner, NetMap};
+pub use session::{AuthKey, Registration, Session};
 pub use types::{MapRequest, MapResponse, NodeId, PeerNode};
 
 /// The capability version that we announce, in the Noise handshake and in every request: what control may expect of us.
