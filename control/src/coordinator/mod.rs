@@ -300,7 +300,7 @@ impl Coordinator {
         let Some(member) = self.state.member(id).cloned() else { return };
         if let Some(stream) = self.streams.of_node(id) {
             let (snapshot, _) = self.state.snapshot();
-            let farewell = crate::render::MapUpdate::farewell(stream, member, snapshot, self.wall());
+            let farewell = MapUpdate::farewell(stream, member, snapshot, self.wall());
             self.pending.push(Output::Push(farewell));
             self.drop_stream(stream);
         }
