@@ -59,7 +59,7 @@ impl fmt::Display for RuleName {
 pub struct Destination {
     /// The addresses.
     pub addresses: Span,
-    /// Their ports. Protocols without ports need all of them.
+    /// Their ports; none allow nothing. Protocols without ports need all of them.
     pub ports: RangeInclusive<u16>,
 }
 
@@ -92,7 +92,7 @@ impl Rule {
                 && match ask.what {
                     What::Port { port, .. } => to.ports.contains(&port),
                     What::Protocol(_) => to.has_all_ports(),
-                    What::Address => true,
+                    What::Address => !to.ports.is_empty(),
                 }
         };
         let names_protocol = match ask.what {

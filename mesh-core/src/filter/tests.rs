@@ -33,7 +33,11 @@ fn packet(source: &str, destination: &str, protocol: u8, payload: &[u8]) -> Vec<
 }
 
 fn headers(bytes: &[u8]) -> Result<Headers, HeadersError> {
-    Headers::of(&IpPacket::parse(bytes).unwrap())
+    Headers::of(&view(bytes))
+}
+
+fn view(bytes: &[u8]) -> IpPacket<'_> {
+    IpPacket::parse(bytes).unwrap()
 }
 
 fn ports(from: u16, to: u16, length: usize) -> Vec<u8> {
