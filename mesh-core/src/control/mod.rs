@@ -6,9 +6,11 @@
 //! * [`session`]: [`Session`], a node's conversation with its server
 //! * [`types`]: the objects, for both directions; the server encodes with what the node decodes with
 //! * [`netmap`]: [`NetMap`], the merged view, and what a message changed in it
+//! * [`packet_filter`]: what the packet filters of a map mean
 
 pub mod link;
 pub mod netmap;
+pub mod packet_filter;
 pub mod noise;
 pub mod session;
 pub mod types;
@@ -17,6 +19,7 @@ pub use link::{
     Answer, ControlEvent, ControlRequest, ControlUrl, Failure, FailureKind, RequestId, Route, Scheme, Server,
 };
 pub use netmap::{Change, Interner, NetMap};
+pub use packet_filter::PacketFilter;
 pub use session::{AuthKey, Registration, Session};
 pub use types::{MapRequest, MapResponse, NodeId, PeerNode};
 
