@@ -4,3 +4,4 @@ pub mod checksum;
 pub mod icmp;
 pub mod packet;
 pub mod prefix;
+pub mod set;
