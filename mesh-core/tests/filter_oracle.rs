@@ -287,7 +287,8 @@ impl Packet {
             Body::Bare(protocol) => protocol != 255,
         };
         let could_overwrite = self.fragment.is_some_and(|(offset, _)| (1..10).contains(&offset));
-        !could_overwrite && !(is_part && self.protocol() == TSMP) && (self.is_later() || is_whole_header)
+        let is_hidden = could_overwrite || is_part && self.protocol() == TSMP;
+        !is_hidden && (self.is_later() || is_whole_header)
     }
 
     fn is_icmp(&self) -> bool {
@@ -324,6 +325,9 @@ enum Verdict {
 /// Protocol, our address and port, theirs.
 type Flow = (u8, IpAddr, u16, IpAddr, u16);
 
+/// Whether a rule is about what a packet wants, at one of its destinations.
+type Allows<'a> = dyn Fn(&WireRule, &(String, u16, u16)) -> bool + 'a;
+
 struct Oracle {
     rules: Vec<WireRule>,
     /// With the time until which it lasts, and whether it was answered.
@@ -356,7 +360,7 @@ impl Oracle {
             return Verdict::Passes;
         }
         let protocol = i64::from(packet.protocol());
-        let by = |allows: &dyn Fn(&WireRule, &(String, u16, u16)) -> bool| {
+        let by = |allows: &Allows<'_>| {
             let index = self.rules.iter().position(|rule| {
                 let is_source = rule.sources.iter().any(|text| match text.strip_prefix("cap:") {
                     Some(name) => name == "x" && HOLDER.iter().any(|own| own.parse() == Ok(packet.source)),

@@ -2,6 +2,8 @@
 
 use core::time::Duration;
 
+use mesh_core::time::Instant;
+
 use crate::{
     check::{CheckId, PathCheck, network},
     host::RelayChange,
@@ -25,6 +27,10 @@ impl Simulation<'_> {
                 (event.at, length.map_or(self.end, |length| event.at + length))
             })
             .collect();
+        if self.scenario.policy.is_some() {
+            // Not everybody can be reached.
+            disturbed.push((Instant::ZERO, self.end));
+        }
         disturbed.sort_unstable();
         let probes = self.paths.as_ref().map_or(&[][..], PathCheck::probes);
         let ended = network::Ended { end: self.now, flows: &self.flows, events: &self.node_events, probes, disturbed };
@@ -87,5 +93,7 @@ fn length_of(fault: &Fault, relays: usize) -> Option<Duration> {
         | Fault::Suspend { length, .. } => Some(*length),
         Fault::Link { change: LinkChange::Up, .. } | Fault::Nat { .. } | Fault::Firewall { .. } => Some(Duration::ZERO),
         Fault::Link { change: LinkChange::Set(_), .. } | Fault::Resolver(_) => Some(Duration::ZERO),
+        // It decides who may speak from then on.
+        Fault::Policy { .. } => None,
     }
 }

@@ -82,6 +82,7 @@ impl Simulation<'_> {
                 };
                 self.heal_after(*length, Healing::Relay { relay: *relay, change: back });
             }
+            Fault::Policy { text } => self.set_policy(text),
             Fault::Resolver(manner) => {
                 for host in &mut self.hosts {
                     if let Host::Resolver(resolver) = host {

@@ -11,6 +11,7 @@ mod conservation;
 pub mod dice;
 mod fault;
 mod maps;
+mod policy;
 pub mod trace;
 
 use core::time::Duration;
@@ -19,7 +20,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use mesh_core::{dataplane::DropCounts, ip::packet::IpPacket, time::Instant};
 
 use crate::{
-    check::{CheckId, Flows, PathCheck, Tally, WireCheck},
+    check::{CheckId, Flows, PathCheck, PolicyCheck, Tally, WireCheck},
     host::{
         Delivery, Effects, Host, HostId, NodeEvent, Outgoing, Over,
         message::{Carrier, Marker, Message, Role},
@@ -62,6 +63,8 @@ pub struct Simulation<'s> {
     wire: WireCheck,
     /// Where nodes find each other by disco.
     paths: Option<PathCheck>,
+    /// Where a policy says who may reach whom.
+    policy: Option<PolicyCheck>,
     tally: Tally,
     effects: Effects,
     /// Datagrams sent so far.
@@ -133,8 +136,7 @@ impl<'s> Simulation<'s> {
         }
         let marker = Marker::new(&mut dice.stream("marker", 0));
         let hosts = build::hosts(scenario, &mut network, &dice, marker);
-        let (has_relays, has_peers) = (!scenario.relays.is_empty(), !scenario.peers.is_empty());
-        let maps = MapSource::new(scenario.maps, has_relays, has_peers, &hosts, &dice);
+        let maps = MapSource::new(scenario, &hosts, &dice);
         let mut about = seed.to_le_bytes().to_vec();
         about.extend(scenario.canonical());
         let mut simulation = Self {
@@ -153,6 +155,7 @@ impl<'s> Simulation<'s> {
             flows: Flows::new(&scenario.traffic),
             wire: WireCheck::new(marker, hosts.iter().filter_map(Host::node).map(|node| node.overlay()), hosts.len()),
             paths: maps.is_some().then(|| build::path_check(&hosts, &dice)),
+            policy: policy::check(scenario, &hosts),
             tally: Tally::default(),
             effects: Effects::default(),
             sent: 0,
@@ -500,6 +503,7 @@ impl<'s> Simulation<'s> {
                 .then(|| format!("host {} delivered a packet from {inner:?} sealed by {sealer:?}", id.0));
             self.tally.note(CheckId::S3, self.now, forged);
         }
+        self.check_policy(id, packet, delivery.message.as_ref());
         let Some(message) = &delivery.message else { return };
         let (flow, sequence) = (message.flow, message.sequence);
         let over = delivery.sealed.map_or(Over::Udp, |sealed| sealed.over);

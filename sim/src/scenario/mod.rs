@@ -53,6 +53,8 @@ pub struct Scenario {
     pub latencies: Vec<(u16, u16, Duration)>,
     /// What nodes are told of each other, in a world with relays in which nobody is told of anybody by `peers`.
     pub maps: Maps,
+    /// Who may reach whom, as the text of a policy, in a world with network maps; `None` is everybody everything.
+    pub policy: Option<String>,
     /// Who is told of whom.
     pub peers: Vec<PeerSpec>,
     /// What applications do.
@@ -81,6 +83,10 @@ pub struct NodeSpec {
     pub net: NetId,
     /// The UDP port that it listens on.
     pub port: u16,
+    /// Whose it is, as a policy names them.
+    pub user: String,
+    /// Its tags, `tag:` included. With tags it is nobody's.
+    pub tags: Vec<String>,
 }
 
 /// A relay.
@@ -260,6 +266,11 @@ pub enum Fault {
     },
     /// The DNS server behaves otherwise from now on.
     Resolver(Manner),
+    /// There is another policy.
+    Policy {
+        /// Its text.
+        text: String,
+    },
 }
 
 /// A part of an access link.
@@ -321,6 +332,11 @@ impl Scenario {
         HostId((self.nodes.len() + relay) as u32)
     }
 
+    /// Whether there are no maps that a policy could be in.
+    pub(crate) fn policy_is_unused(&self) -> bool {
+        self.relays.is_empty() || !self.peers.is_empty() || self.maps == Maps::None
+    }
+
     /// Bytes that stand for everything that decides what happens. Names and expectations do not.
     #[must_use]
     pub fn canonical(&self) -> Vec<u8> {
@@ -348,11 +364,20 @@ impl Scenario {
         if self.maps != Maps::Live {
             text += &format!(" maps {:?}", self.maps);
         }
+        if let Some(policy) = &self.policy {
+            let whose: Vec<_> = self.nodes.iter().map(|node| (&node.user, &node.tags)).collect();
+            text += &format!(" policy {policy:?} {whose:?}");
+        }
         for latency in &self.latencies {
             text += &format!(" {latency:?}");
         }
         text.into_bytes()
     }
+}
+
+/// Whose a node is that says nothing of it: each has a user of its own.
+fn default_user(node: &str) -> String {
+    format!("{node}@example.com")
 }
 
 impl ExpectSpec {
@@ -379,6 +404,7 @@ impl Fault {
             Self::Suspend { node, .. } => format!("{} sleeps", host(node)),
             Self::Relay { relay, change, .. } => format!("relay {} {change:?}", host(relay)),
             Self::Resolver(manner) => format!("resolver {manner:?}"),
+            Self::Policy { .. } => "another policy".to_owned(),
             Self::Reboot { net: id, .. } => format!("reboot of the NAT of {}", net(id)),
             Self::Nat { net: id, .. } => format!("NAT of {} changes", net(id)),
         }

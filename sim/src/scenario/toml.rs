@@ -4,9 +4,11 @@
 use core::time::Duration;
 
 use ::toml::de::{DeTable, DeValue};
+use control::policy::Policy;
 use mesh_core::time::Instant;
 
 use crate::{
+    check::PolicyText,
     host::{
         HostId,
         message::{MAX_BYTES, MIN_BYTES},
@@ -19,6 +21,7 @@ use crate::{
 
 use super::{
     DEFAULT_PORT, Endpoint, Maps, NetSpec, NodeSpec, PeerSpec, Scenario, ScenarioError, TrafficKind, TrafficSpec,
+    default_user,
     read::{Reader, Source, Value, nearest},
     toml_nat, toml_world, value,
 };
@@ -57,8 +60,8 @@ pub fn parse_with(text: &str, variable: impl Fn(&str) -> Option<String>) -> Resu
         }
     }
     let keys = [
-        "schema", "name", "seeds", "duration", "maps", "region", "relay", "resolver", "net", "node", "peer", "traffic",
-        "event", "expect",
+        "schema", "name", "seeds", "duration", "maps", "policy", "region", "relay", "resolver", "net", "node", "peer",
+        "traffic", "event", "expect",
     ];
     let top = Reader::new(source, table.get_ref(), 0..0, "a scenario", &keys)?;
     if top.require("schema")?.get_ref().as_integer().is_none_or(|number| number.as_str() != "1") {
@@ -70,6 +73,7 @@ pub fn parse_with(text: &str, variable: impl Fn(&str) -> Option<String>) -> Resu
     top.require("duration")?;
     file.scenario.duration = top.parsed("duration", value::duration, DURATION)?.unwrap_or_default();
     file.scenario.maps = top.choice("maps", &[("live", Maps::Live), ("static", Maps::Static)])?.unwrap_or_default();
+    file.scenario.policy = top.get("policy").map(|_| policy(&top, "policy")).transpose()?;
     if let Some(regions) = top.get("region") {
         file.regions(regions)?;
     }
@@ -87,6 +91,9 @@ pub fn parse_with(text: &str, variable: impl Fn(&str) -> Option<String>) -> Resu
     }
     for table in top.tables("peer")? {
         file.peer(table)?;
+    }
+    if let Some(policy) = top.get("policy").filter(|_| file.scenario.policy_is_unused()) {
+        return Err(source.error(policy.span(), "a policy counts in a world with relays, maps and no `[[peer]]` alone"));
     }
     for table in top.tables("traffic")? {
         file.traffic(table)?;
@@ -146,12 +153,20 @@ impl<'t> File<'t> {
     }
 
     fn node(&mut self, table: &Value<'t>) -> Result<(), ScenarioError> {
-        let reader = Reader::of_value(self.source, table, "a node", &["name", "net", "port"])?;
+        let reader = Reader::of_value(self.source, table, "a node", &["name", "net", "port", "user", "tags"])?;
         let name = reader.require_text("name")?.to_owned();
         self.unused(&reader, &name, self.scenario.nodes.iter().map(|node| node.name.as_str()))?;
         let net = self.net_named(&reader, "net")?;
         let port = reader.integer("port", 1..65_536)?.map_or(DEFAULT_PORT, |port| port as u16);
-        self.scenario.nodes.push(NodeSpec { name, net, port });
+        let user = reader.text("user")?.map_or_else(|| default_user(&name), str::to_owned);
+        let mut tags = Vec::new();
+        for (span, tag) in reader.texts("tags")? {
+            if !tag.starts_with("tag:") {
+                return Err(self.source.error(span, "a tag begins with `tag:`"));
+            }
+            tags.push(tag.to_owned());
+        }
+        self.scenario.nodes.push(NodeSpec { name, net, port, user, tags });
         Ok(())
     }
 
@@ -256,6 +271,19 @@ fn seeds(top: &Reader<'_, '_>, variable: impl Fn(&str) -> Option<String>) -> Res
             .collect(),
         _ => Err(wrong("`seeds` is a range as \"0..200\" or a list of numbers".to_owned())),
     }
+}
+
+/// The text of a policy that both the server's half and the checks understand.
+pub(super) fn policy(reader: &Reader<'_, '_>, key: &str) -> Result<String, ScenarioError> {
+    let text = reader.require_text(key)?;
+    let span = reader.require(key)?.span();
+    let wrong = |message: String| reader.source.error(span.clone(), format!("the policy: {message}"));
+    let policy = Policy::parse(text).map_err(|problems| wrong(problems.to_string().replace('\n', "; ")))?;
+    if let Some(unbuilt) = policy.unbuilt().first() {
+        return Err(wrong(format!("{} is not built", unbuilt.name)));
+    }
+    PolicyText::parse(text).map_err(wrong)?;
+    Ok(text.to_owned())
 }
 
 pub(super) fn link<'t>(

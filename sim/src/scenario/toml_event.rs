@@ -12,7 +12,7 @@ use crate::{
 use super::{
     EventSpec, Fault, LinkChange, LinkPart, ScenarioError,
     read::{Reader, Value},
-    toml::{DURATION, File, found, link, positive},
+    toml::{DURATION, File, found, link, policy, positive},
     toml_nat, value,
 };
 
@@ -32,6 +32,7 @@ const EVENTS: &[(&str, &[&str])] = &[
     ("suspend", &["node", "for"]),
     ("relay", &["relay", "state", "for", "reconnect_in", "try_for"]),
     ("resolver", &["state"]),
+    ("policy", &["text"]),
 ];
 
 impl<'t> File<'t> {
@@ -91,6 +92,12 @@ impl<'t> File<'t> {
                 ];
                 reader.require("state")?;
                 Fault::Resolver(reader.choice("state", &manners)?.unwrap_or(Manner::Answer))
+            }
+            "policy" => {
+                if self.scenario.policy.is_none() {
+                    return Err(reader.error("only a scenario with a `policy` can have another"));
+                }
+                Fault::Policy { text: policy(&reader, "text")? }
             }
             _ => {
                 let (net, _) = self.nat_of(&reader)?;
