@@ -27,7 +27,7 @@ use crate::{
         message::{Carrier, Marker, Message, Role},
     },
     net::{Forwarded, Hop, Network, Packet, PacketKind, Proto},
-    scenario::{Maps, Scenario, TrafficKind},
+    scenario::{Scenario, TrafficKind},
 };
 
 use self::control::ControlWatch;

@@ -86,7 +86,7 @@ impl<'t> File<'t> {
 
     /// Who there is, and with which keys they join: a node without one is given a reusable key of its user and its tags.
     fn owners(&mut self) -> (Vec<String>, Vec<KeySetup>) {
-        let mut keys = core::mem::take(&mut self.keys);
+        let mut keys = self.keys.clone();
         for node in &mut self.scenario.nodes {
             if node.key.is_none() {
                 let name =
