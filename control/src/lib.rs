@@ -9,7 +9,9 @@
 //! peers (`meshd --static`), and it says so.
 
 pub mod coordinator;
+pub mod ipam;
 pub mod limits;
+pub mod names;
 pub mod policy;
 pub mod render;
 #[cfg(feature = "serve")]

@@ -10,6 +10,7 @@ pub mod log;
 pub mod node;
 pub mod rows;
 pub mod snapshot;
+pub mod state;
 
 use std::collections::BTreeMap;
 
@@ -17,6 +18,7 @@ use mesh_core::control::types::{NodeId, UserId};
 use serde::{Deserialize, Serialize};
 
 pub use rows::{AuditRow, KeyRow, NodeRow, PolicyRow, Principal, UserRow, role_name};
+pub use state::State;
 
 /// A change of one row.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -1,11 +1,13 @@
 //! [`Snapshot`]: everything that a map tells, as it was at one version.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use mesh_core::{
     control::types::{NodeId, UserId},
     derp::DerpMap,
-    time::WallTime,
 };
 
 use super::{log::Version, node::Member, rows::UserRow};
@@ -16,14 +18,16 @@ use crate::{policy::Rulebook, render::RenderCounters};
 pub struct Snapshot {
     /// Of which version.
     pub version: Version,
-    /// When it was made.
-    pub at: WallTime,
     /// The nodes.
     pub members: Arc<BTreeMap<NodeId, Arc<Member>>>,
     /// The users.
     pub users: Arc<BTreeMap<UserId, Arc<UserRow>>>,
     /// The policy, applied.
     pub rulebook: Arc<Rulebook>,
+    /// Nodes that serve routes.
+    pub routers: Arc<BTreeSet<NodeId>>,
+    /// Whether a policy is stored.
+    pub has_policy: bool,
     /// The relays.
     pub derp_map: Arc<DerpMap>,
     /// What names end in, without dots around.
