@@ -60,7 +60,7 @@ type member struct {
 // Each answers with one line. The end of input ends the fleet.
 func runFleet(arguments []string) error {
 	flags := newFlags("fleet")
-	control := flags.String("control", "", "URL of the coordination server")
+	control := flags.String("control", "", "URL of the coordination server; a literal address on plain http is best")
 	authKey := flags.String("key", "", "reusable auth key")
 	keysFile := flags.String("keys", "", "file with a reusable key on each line, which the nodes take in turn")
 	nodes := flags.Int("nodes", 100, "how many")
@@ -124,13 +124,14 @@ func (f *fleet) start(ctx context.Context, n int) {
 	f.report("joined", "seconds", time.Since(f.began).Seconds(), "cpu_s", f.usage().cpu-before.cpu)
 	complete := f.wait(ctx, func() bool {
 		for _, member := range f.nodes {
-			if member.failure == "" && len(member.seen) < f.wanted(n) {
+			// Whose stream has ended sees nobody any more.
+			if member.session != nil && len(member.seen) < f.wanted(n) {
 				return false
 			}
 		}
 		return true
 	})
-	f.report("all-see-all", "complete", complete && f.failed() == 0, "seconds", time.Since(f.began).Seconds(),
+	f.report("all-see-all", "complete", complete && f.failed() == 0 && f.lost() == 0, "seconds", time.Since(f.began).Seconds(),
 		"cpu_s", f.usage().cpu-before.cpu)
 }
 
@@ -384,9 +385,8 @@ func (f *fleet) report(event string, fields ...any) {
 			failures = append(failures, fmt.Sprintf("%d: %s", member.number, member.failure))
 		}
 	}
-	ended := f.ended
 	f.mu.Unlock()
-	fields = append(fields, "joined", joined, "failed", f.failed(), "streams", streams, "ended", ended,
+	fields = append(fields, "joined", joined, "failed", f.failed(), "streams", streams, "ended", f.lost(),
 		"failures", failures)
 	if f.process != 0 {
 		fields = append(fields, "rss_kib", now.rss)
@@ -407,6 +407,13 @@ func (f *fleet) failed() int {
 		}
 	}
 	return failed
+}
+
+// lost is how many streams ended although nobody asked for it.
+func (f *fleet) lost() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.ended
 }
 
 func (f *fleet) fail(m *member, err error) {
