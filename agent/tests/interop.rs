@@ -5,14 +5,13 @@
 
 #[path = "netns/agents.rs"]
 mod agents;
-#[path = "netns/control.rs"]
-mod control;
 #[path = "netns/homes.rs"]
 mod homes;
 #[path = "netns/lab.rs"]
 mod lab;
 
 mod interop {
+    pub(crate) mod control;
     pub(crate) mod stock_control;
     pub(crate) mod stock_relay;
     pub(crate) mod wireguard_go;

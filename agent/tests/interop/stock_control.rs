@@ -12,11 +12,13 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
 
-use super::super::{
-    Test,
+use super::{
+    super::{
+        Test,
+        homes::{Homes, Member, Nat},
+        lab::{peers, until},
+    },
     control::{ALLOW, Control, DENY, URL},
-    homes::{Homes, Member, Nat},
-    lab::{peers, until},
 };
 
 pub(crate) const TESTS: &[Test] = &[

@@ -3,8 +3,6 @@
 //! It is at 203.0.113.6, is called control.lab, and has a certificate that nobody trusts who is not told to: programs
 //! find it in the file that `SSL_CERT_FILE` names. Stock clients ask on port 80 first, then on 443; both are served.
 
-#![allow(dead_code, unreachable_pub, reason = "shared by several suites, none of which needs all of it")]
-
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -15,30 +13,30 @@ use anyhow::{Context, Result, ensure};
 use rcgen::{CertificateParams, KeyPair};
 use serde_json::{Value, json};
 
-use super::{
+use super::super::{
     homes::Homes,
     lab::{Node, Process, built, text},
 };
 
 /// How its clients name it.
-pub const URL: &str = "https://control.lab";
+pub(crate) const URL: &str = "https://control.lab";
 const ADDRESS: &str = "203.0.113.6";
 
 /// Everybody reaches everybody.
-pub const ALLOW: &str = r#"{"acls": [{"action": "accept", "src": ["*"], "dst": ["*:*"]}]}"#;
+pub(crate) const ALLOW: &str = r#"{"acls": [{"action": "accept", "src": ["*"], "dst": ["*:*"]}]}"#;
 /// Nobody reaches anybody.
-pub const DENY: &str = r#"{"acls": []}"#;
+pub(crate) const DENY: &str = r#"{"acls": []}"#;
 
 /// A running mesh-control.
-pub struct Control {
-    pub node: Node,
-    pub process: Option<Process>,
+pub(crate) struct Control {
+    pub(crate) node: Node,
+    pub(crate) process: Option<Process>,
     directory: PathBuf,
 }
 
 impl Control {
     /// Starts one beside the homes and tells every host its address. It has a user `lab`, and the policy [`ALLOW`].
-    pub fn new(homes: &mut Homes) -> Result<Self> {
+    pub(crate) fn new(homes: &mut Homes) -> Result<Self> {
         let node = homes.lab.node("control")?;
         homes
             .lab
@@ -63,7 +61,7 @@ impl Control {
     }
 
     /// Starts it, and waits until it accepts.
-    pub fn start(&mut self) -> Result<()> {
+    pub(crate) fn start(&mut self) -> Result<()> {
         let program = built("mesh-control")?;
         let file = |name: &str| self.directory.join(name).display().to_string();
         let (state, certificate, key, map, socket) =
@@ -77,23 +75,23 @@ impl Control {
     }
 
     /// Kills it without a word.
-    pub fn kill(&mut self) {
+    pub(crate) fn kill(&mut self) {
         self.process = None;
     }
 
     /// The certificate, for `SSL_CERT_FILE`.
     #[must_use]
-    pub fn certificate(&self) -> PathBuf {
+    pub(crate) fn certificate(&self) -> PathBuf {
         self.directory.join("tls.crt")
     }
 
     /// Runs a command of mesh-control, which must succeed; returns what it wrote.
-    pub fn run(&self, words: &[&str]) -> Result<String> {
+    pub(crate) fn run(&self, words: &[&str]) -> Result<String> {
         self.run_with(words, "")
     }
 
     /// The same, with something to read.
-    pub fn run_with(&self, words: &[&str], input: &str) -> Result<String> {
+    pub(crate) fn run_with(&self, words: &[&str], input: &str) -> Result<String> {
         let (program, socket) = (built("mesh-control")?, self.directory.join("socket"));
         let line = [&[path(&program)?, "--socket", path(&socket)?], words].concat();
         let output = self.node.run_with_input(&line, input)?;
@@ -102,18 +100,18 @@ impl Control {
     }
 
     /// A new key of the user `lab`, with further words about it.
-    pub fn key(&self, words: &[&str]) -> Result<String> {
+    pub(crate) fn key(&self, words: &[&str]) -> Result<String> {
         let line = [&["keys", "create", "--user", "lab"], words].concat();
         Ok(self.run(&line)?.trim().to_owned())
     }
 
     /// Replaces the policy.
-    pub fn set_policy(&self, policy: &str) -> Result<()> {
+    pub(crate) fn set_policy(&self, policy: &str) -> Result<()> {
         self.run_with(&["policy", "set", "-"], policy).map(drop)
     }
 
     /// The device of that name, as it is in lists; `None` when there is none.
-    pub fn device(&self, hostname: &str) -> Result<Option<Value>> {
+    pub(crate) fn device(&self, hostname: &str) -> Result<Option<Value>> {
         let text = self.run(&["--json", "nodes", "list"])?;
         let list: Value = serde_json::from_str(&text).with_context(|| format!("not JSON: {text}"))?;
         let found = list.as_array().into_iter().flatten().find(|device| device["hostname"] == json!(hostname));
