@@ -66,6 +66,14 @@ pub fn nonce_le(counter: u64) -> [u8; 12] {
     nonce
 }
 
+/// The control protocol's nonce: four zero bytes and the counter, big-endian.
+#[must_use]
+pub fn nonce_be(counter: u64) -> [u8; 12] {
+    let mut nonce = [0; 12];
+    nonce[4..].copy_from_slice(&counter.to_be_bytes());
+    nonce
+}
+
 /// XChaCha20-Poly1305: ciphertext and tag of `plaintext`.
 #[must_use]
 pub fn xseal(key: &[u8; 32], nonce: &[u8; 24], aad: &[u8], plaintext: &[u8]) -> Vec<u8> {

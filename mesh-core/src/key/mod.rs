@@ -101,6 +101,14 @@ impl NodePrivate {
     }
 }
 
+impl MachinePrivate {
+    /// X25519 with the other machine's key; `None` for a low-order point.
+    #[must_use]
+    pub(crate) fn diffie_hellman(&self, other: &MachinePublic) -> Option<x25519::SharedSecret> {
+        x25519::diffie_hellman(&self.0, &other.0)
+    }
+}
+
 /// A WireGuard pre-shared key (paper §5.2). All zeros is the same as none.
 #[derive(Clone, Default, Zeroize, ZeroizeOnDrop)]
 pub struct PresharedKey([u8; 32]);

@@ -6,11 +6,12 @@
 #![allow(clippy::disallowed_types, clippy::disallowed_methods, reason = "shell")]
 
 mod config;
-mod failure;
+pub mod failure;
 mod http;
 mod identity;
 mod link;
 mod listen;
+pub mod source;
 mod stream;
 mod verify;
 
@@ -31,7 +32,8 @@ use crate::{
     admission::Policy,
     hub::{self, Hub},
 };
-use config::{Admit, Config, LogFormat, Settings, Tls};
+use config::{Admit, Config, Settings, Tls};
+pub use config::LogFormat;
 use failure::{Exit, Failure};
 use identity::Certificate;
 use listen::Shop;
@@ -46,7 +48,7 @@ pub fn run() -> ExitCode {
     let json = std::env::args_os().any(|argument| argument == "--json");
     match std::panic::catch_unwind(AssertUnwindSafe(|| act(Arguments::try_parse()))) {
         Ok(Ok(())) => ExitCode::SUCCESS,
-        Ok(Err(failure)) => failure.report(json),
+        Ok(Err(failure)) => failure.report(NAME, json),
         // The panic has said on stderr what and where.
         Err(_) => ExitCode::from(Exit::Bug as u8),
     }
@@ -211,7 +213,11 @@ fn addresses_of(host: &str) -> Vec<IpAddr> {
     (host, 0).to_socket_addrs().map(|found| found.map(|address| address.ip()).collect()).unwrap_or_default()
 }
 
-fn log(level: &str, format: LogFormat) -> Result<(), Failure> {
+/// Sends what is traced at `level` and above to stderr.
+///
+/// # Errors
+/// When `level` is neither a level nor a list of them.
+pub fn log(level: &str, format: LogFormat) -> Result<(), Failure> {
     let filter = tracing_subscriber::EnvFilter::builder().parse(level).map_err(|error| {
         Failure::new(Exit::Usage, "bad-log-level", format!("\"{level}\" is not a log level: {error}"))
             .hint("use error, warn, info, debug or trace, or a list such as info,relay::conn=debug")
@@ -224,7 +230,7 @@ fn log(level: &str, format: LogFormat) -> Result<(), Failure> {
     .map_err(|error| Failure::new(Exit::Bug, "logging", format!("cannot log: {error}")))
 }
 
-/// What the program has to say. Whoever reads may have closed the pipe.
-fn print(line: &str) {
+/// Prints a line of what a program has to say. Whoever reads may have closed the pipe.
+pub fn print(line: &str) {
     let _ = writeln!(std::io::stdout(), "{line}");
 }
