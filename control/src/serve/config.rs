@@ -215,16 +215,18 @@ impl Settings {
             }),
             RelayKind::None if self.derp_map.is_none() => {
                 let message = "there is no relay, and nodes need one to meet";
-                return Err(Failure::new(Exit::Usage, "no-relay", message)
-                    .hint("give --derp-map FILE, or --relay embedded"));
+                return Err(
+                    Failure::new(Exit::Usage, "no-relay", message).hint("give --derp-map FILE, or --relay embedded")
+                );
             }
             RelayKind::None => None,
         };
         let listen = self.listen.unwrap_or(any(if tls.is_some() { 443 } else { 8080 }));
         if let Some(relay) = relay.as_ref().filter(|relay| relay.listen == listen && listen.port() != 0) {
             let message = format!("the server and the relay in it cannot both listen on {}", relay.listen);
-            return Err(Failure::new(Exit::Usage, "same-address", message)
-                .hint("give another address with --derp-listen or --listen, or run mesh-relay apart and give --relay none"));
+            return Err(Failure::new(Exit::Usage, "same-address", message).hint(
+                "give another address with --derp-listen or --listen, or run mesh-relay apart and give --relay none",
+            ));
         }
         Ok(Config {
             server_url,

@@ -18,12 +18,8 @@ use std::{
     time::Duration,
 };
 
-use mesh_core::{
-    control::types::RegisterResponse,
-    key::MachinePublic,
-    machine::Machine,
-};
-use tokio::sync::{mpsc, oneshot};
+use mesh_core::{control::types::RegisterResponse, key::MachinePublic, machine::Machine, node::HostEvent};
+use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{error, warn};
 use transports::clock::Clock;
 
@@ -188,10 +184,16 @@ impl Owner {
         (owner, Desk { events: sender })
     }
 
-    /// Works until nobody is left who could tell anything; then the store, with everything in it.
-    pub(super) async fn run(mut self) -> Option<SqlStore> {
+    /// Works until `closing` becomes true; then the store, with everything in it.
+    pub(super) async fn run(mut self, mut closing: watch::Receiver<bool>) -> Option<SqlStore> {
         let mut open = true;
         loop {
+            for event in self.clock.observe().into_iter().flatten() {
+                if let HostEvent::ClockStepped(anchor) = event {
+                    self.coordinator.handle_input(Input::ClockStepped(anchor), self.clock.now());
+                    self.listen();
+                }
+            }
             self.advance();
             if !open && self.commit.is_none() {
                 return self.store;
@@ -203,6 +205,7 @@ impl Owner {
                     Some(event) => self.handle_events(event),
                     None => open = false,
                 },
+                _ = closing.wait_for(|closing| *closing), if open => open = false,
                 (store, failed) = committed(&mut self.commit) => self.handle_committed(store, failed),
                 () = sleep(wait) => {
                     self.coordinator.handle_timeout(self.clock.now());
@@ -307,7 +310,7 @@ impl Owner {
             Output::Persist(_) => error!("a mutation was about to be forgotten"),
             Output::Respond { conn, id, response } => self.respond((conn, id), response),
             Output::Push(update) => {
-                let Some(stream) = update.stream else { return error!("a message for no stream") };
+                let Some(stream) = update.stream() else { return error!("a message for no stream") };
                 self.order(stream, Order::Push(Box::new(update)));
             }
             Output::KeepAlive { stream } => {
@@ -375,11 +378,7 @@ impl Owner {
 }
 
 /// Commits, however often it takes: what was decided cannot be taken back, and nobody was told of it yet.
-async fn commit(
-    mut store: SqlStore,
-    mutations: Vec<Mutation>,
-    stuck: Arc<AtomicBool>,
-) -> (SqlStore, u64) {
+async fn commit(mut store: SqlStore, mutations: Vec<Mutation>, stuck: Arc<AtomicBool>) -> (SqlStore, u64) {
     let mut failed = 0;
     while let Err(problem) = store.commit(&mutations).await {
         failed += 1;

@@ -41,7 +41,7 @@ const USER_TIMEOUT: Duration = Duration::from_secs(30);
 /// And after this when nothing is, as while somebody signs in.
 const KEEPALIVE: Duration = Duration::from_secs(60);
 /// Pause after an accept that failed, as when files run out.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+pub(super) const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// What every connection needs.
 pub(super) struct Shop {

@@ -301,10 +301,7 @@ mod tests {
     fn paths_want_their_method() {
         assert_eq!(route(&Method::POST, "/machine/map"), Ok(Asked::Map));
         assert_eq!(route(&Method::GET, "/machine/map").unwrap_err().status, 405);
-        assert_eq!(
-            route(&Method::PATCH, "/machine/set-device-attr"),
-            Ok(Asked::Other(Endpoint::SetDeviceAttributes))
-        );
+        assert_eq!(route(&Method::PATCH, "/machine/set-device-attr"), Ok(Asked::Other(Endpoint::SetDeviceAttributes)));
         for path in ["/machine/tka/init/begin", "/machine/c2n", "/machine/webclient/init/a/to/b", "/key", "/"] {
             assert_eq!(route(&Method::GET, path).unwrap_err().status, 404, "{path}");
         }

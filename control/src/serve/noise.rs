@@ -60,11 +60,7 @@ impl<S: AsyncWrite + Unpin> NoiseStream<S> {
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for NoiseStream<S> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        into: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
+    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
         while this.read == this.plain.len() {
             this.plain = Vec::new();
@@ -174,9 +170,6 @@ mod tests {
         let (response, to_node, at_server) = Initiation::open(&message, &server).unwrap().respond(&mut rng).unwrap();
         let Progress::Done { sealer, opener, .. } = initiator.read(&response).unwrap() else { panic!("it is whole") };
         let (one, other) = duplex(bytes);
-        (
-            NoiseStream::new(one, sealer, opener, Vec::new()),
-            NoiseStream::new(other, to_node, at_server, Vec::new()),
-        )
+        (NoiseStream::new(one, sealer, opener, Vec::new()), NoiseStream::new(other, to_node, at_server, Vec::new()))
     }
 }

@@ -250,7 +250,8 @@ fn sign_in(code: &str) -> Page {
 
 /// What may stand at the end of a sign-in URL.
 fn is_code(text: &str) -> bool {
-    (1..=128).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
+    (1..=128).contains(&text.len())
+        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
 }
 
 fn redirect(to: &str) -> Page {

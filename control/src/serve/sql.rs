@@ -270,14 +270,7 @@ const SEQUENCES: Table =
 
 const AUDIT: Table = Table {
     name: "audit",
-    columns: &[
-        ("at", Integer),
-        ("actor", Json),
-        ("action", Text),
-        ("target", Text),
-        ("before", Json),
-        ("after", Json),
-    ],
+    columns: &[("at", Integer), ("actor", Json), ("action", Text), ("target", Text), ("before", Json), ("after", Json)],
     numbered: Numbered::Each,
 };
 

@@ -307,10 +307,8 @@ impl State {
             }
         }
         Arc::make_mut(&mut self.members).insert(id, Arc::new(Member::new(row, live)));
-        if !is_announced {
+        if !is_announced && concerns_only(&change, id) {
             self.withheld.entry(id).or_default().extend(change.filters.iter().filter(|other| **other != id));
-            self.enter(id, parts, change);
-            return;
         }
         if is_news {
             change.filters.extend(self.withheld.remove(&id).unwrap_or_default());
@@ -391,16 +389,20 @@ impl State {
         if parts.has(Parts::OWN) {
             viewers.insert(id);
         }
+        // Of a node that nobody was told of only what it does to pairs of others is told.
+        let is_told = |node: NodeId| is_announced || node != id;
         for (node, others) in change.appeared.iter().chain(&change.vanished) {
             viewers.insert(*node);
-            viewers.extend(others);
+            if is_told(*node) {
+                viewers.extend(others);
+            }
         }
-        viewers.extend(change.filters.iter().chain(&change.routes));
-        if !parts.without(Parts::OWN).is_empty() {
+        viewers.extend(&change.routes);
+        if is_announced || !concerns_only(&change, id) {
+            viewers.extend(&change.filters);
+        }
+        if is_announced && !parts.without(Parts::OWN).is_empty() {
             viewers.extend(self.rulebook.peers(id));
-        }
-        if !is_announced {
-            viewers.retain(|viewer| *viewer == id);
         }
         if viewers.is_empty() {
             return;
@@ -428,6 +430,11 @@ impl State {
             self.pool.take(after.ipv4);
         }
     }
+}
+
+/// Whether a change only makes a node seen or unseen, and no pair of others.
+fn concerns_only(change: &Change, id: NodeId) -> bool {
+    change.appeared.keys().chain(change.vanished.keys()).all(|node| *node == id)
 }
 
 /// In what a node differs from how it was.

@@ -219,7 +219,9 @@ mod tests {
 
     #[test]
     fn flags_win_over_the_file_and_the_file_over_defaults() {
-        let file = SOURCES.of_text::<Settings>("host = \"a\"\nregion-id = 7\nlog-format = \"json\"\nopen = true", "f").unwrap();
+        let file = SOURCES
+            .of_text::<Settings>("host = \"a\"\nregion-id = 7\nlog-format = \"json\"\nopen = true", "f")
+            .unwrap();
         let config = flags(&["--host", "b"]).over(file).into_config().unwrap();
         assert_eq!((config.host.as_str(), config.region_id, config.log_format), ("b", 7, LogFormat::Json));
         assert_eq!(config.admit, Some(Admit::Everybody));

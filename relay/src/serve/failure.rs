@@ -27,19 +27,33 @@ pub struct Failure {
     code: Cow<'static, str>,
     message: String,
     hint: String,
+    about_text: bool,
 }
 
 impl Failure {
     /// A failure without a hint: where to find help is said then. `code` is a word for programs.
     #[must_use]
     pub fn new(exit: Exit, code: impl Into<Cow<'static, str>>, message: impl Into<String>) -> Self {
-        Self { exit, code: code.into(), message: message.into(), hint: String::new() }
+        Self { exit, code: code.into(), message: message.into(), hint: String::new(), about_text: false }
     }
 
     /// The same with what to do about it.
     #[must_use]
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = hint.into();
+        self
+    }
+
+    /// An end without words: what was printed says it.
+    #[must_use]
+    pub fn silent(exit: Exit) -> Self {
+        Self::new(exit, "", "")
+    }
+
+    /// The same about a text, whose place the message begins with: the program's name does not come before it.
+    #[must_use]
+    pub fn about_text(mut self) -> Self {
+        self.about_text = true;
         self
     }
 
@@ -76,10 +90,17 @@ impl Failure {
     /// Says it as `program` and returns the exit code.
     #[must_use]
     pub fn report(&self, program: &str, json: bool) -> ExitCode {
+        if self.message.is_empty() {
+            return ExitCode::from(self.exit as u8);
+        }
         let help = format!("see {program} --help");
         let hint = if self.hint.is_empty() { &help } else { &self.hint };
         // Whoever reads may have closed the pipes; the exit code says enough.
-        let _ = writeln!(std::io::stderr(), "{program}: {}; {hint}", self.message);
+        let _ = if self.about_text {
+            writeln!(std::io::stderr(), "{}", self.message)
+        } else {
+            writeln!(std::io::stderr(), "{program}: {}; {hint}", self.message)
+        };
         if json {
             let error = serde_json::json!({
                 "error": { "code": self.code, "message": self.message, "hint": hint }

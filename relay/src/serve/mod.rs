@@ -32,11 +32,13 @@ use crate::{
     admission::Policy,
     hub::{self, Hub},
 };
-use config::{Admit, Config, Settings, Tls};
 pub use config::LogFormat;
+use config::{Admit, Config, Settings, Tls};
 use failure::{Exit, Failure};
 use identity::Certificate;
+pub use identity::write_secret;
 use listen::Shop;
+pub use listen::tcp;
 use verify::Verifier;
 
 const NAME: &str = "mesh-relay";

@@ -88,7 +88,8 @@ impl Sources {
     /// Reads names and values as flags.
     fn of_source<S: Args>(&self, name: &str, said: Vec<(String, OsString)>) -> Result<S, Failure> {
         let refuse = |problem: String| {
-            Failure::new(Exit::Usage, "bad-config", format!("{name}: {problem}")).hint(format!("see {} --help", self.program))
+            Failure::new(Exit::Usage, "bad-config", format!("{name}: {problem}"))
+                .hint(format!("see {} --help", self.program))
         };
         let command = Source::<S>::command();
         let mut flags = Vec::new();
