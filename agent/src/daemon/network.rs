@@ -17,6 +17,7 @@ use transports::{
     derp::{Arrival, Dialer, Plain, RelayCounts, RelayLinks, Trust},
     fetch::{self, LATENCY_CHECK},
     host::LinkMonitor,
+    net::Net,
     resolve,
     udp::Family,
 };
@@ -74,7 +75,7 @@ impl Network {
                 }
             }
         });
-        let dialer = Dialer { trust: Trust::system(), plain: Plain::Never };
+        let dialer = Dialer { net: Net::Host, trust: Trust::system(), plain: Plain::Never };
         Self { relays: RelayLinks::new(key, seed, dialer), answer, answers, next: Some(first), monitor }
     }
 
