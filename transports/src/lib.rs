@@ -11,6 +11,7 @@
 //! * [`derp`]: [`derp::RelayLinks`], connections to relays
 //! * [`fetch`]: small requests over HTTPS, to probe relays
 //! * [`resolve`]: host names to addresses
+//! * [`roots`]: the certificates that this host trusts
 //! * [`tun`]: IP packets from and to the host
 //! * [`entropy`]: the seed of everything random
 //! * [`host`]: makes addresses, routes and rules look as [`mesh_core::node::HostConfig`] says, and watches the underlay
@@ -28,6 +29,7 @@ pub mod host;
 pub mod net;
 pub mod notify;
 pub mod resolve;
+pub mod roots;
 mod stream;
 pub mod tun;
 pub mod udp;

@@ -222,13 +222,8 @@ impl<T: Tun> Basic<T> {
                 let fib = self.plane.fib();
                 let mut run = fib.inbound(now);
                 for (from, datagram) in self.received.datagrams() {
-                    match run.handle(datagram, PathAddr::Udp(from), &mut self.reports) {
-                        Inbound::Deliver { packet, .. } => match self.tun.send(packet) {
-                            Ok(()) => self.tun_counts.written += 1,
-                            Err(_) => self.tun_counts.write_failed += 1,
-                        },
-                        Inbound::Consumed | Inbound::Drop(_) => {}
-                    }
+                    let inbound = run.handle(datagram, PathAddr::Udp(from), &mut self.reports);
+                    deliver(inbound, &mut self.tun, &mut self.tun_counts);
                 }
             }
         }
@@ -246,13 +241,8 @@ impl<T: Tun> Basic<T> {
                 Happening::Packet { region, from, mut packet } => {
                     let fib = self.plane.fib();
                     let source = PathAddr::Relay { region, peer: from };
-                    match fib.inbound(now).handle(&mut packet, source, &mut self.reports) {
-                        Inbound::Deliver { packet, .. } => match self.tun.send(packet) {
-                            Ok(()) => self.tun_counts.written += 1,
-                            Err(_) => self.tun_counts.write_failed += 1,
-                        },
-                        Inbound::Consumed | Inbound::Drop(_) => {}
-                    }
+                    let inbound = fib.inbound(now).handle(&mut packet, source, &mut self.reports);
+                    deliver(inbound, &mut self.tun, &mut self.tun_counts);
                 }
                 Happening::Input(input) => self.node.handle_input(input, now),
             }
@@ -322,10 +312,7 @@ impl<T: Tun> Basic<T> {
                     self.reports.dropped(DropReason::BatchFull);
                 }
             }
-            Output::TunWrite(packet) => match self.tun.send(&packet) {
-                Ok(()) => self.tun_counts.written += 1,
-                Err(_) => self.tun_counts.write_failed += 1,
-            },
+            Output::TunWrite(packet) => write(&packet, &mut self.tun, &mut self.tun_counts),
             Output::Relay(command) => {
                 if let Some(network) = &mut self.network {
                     network.handle_relay_command(command);
@@ -438,6 +425,20 @@ impl<T: Tun> Basic<T> {
             tun: self.tun_counts,
             status,
         }
+    }
+}
+
+fn deliver<T: Tun>(inbound: Inbound<'_>, tun: &mut AsyncTun<T>, counts: &mut TunCounts) {
+    match inbound {
+        Inbound::Deliver { packet, .. } => write(packet, tun, counts),
+        Inbound::Consumed | Inbound::Drop(_) => {}
+    }
+}
+
+fn write<T: Tun>(packet: &[u8], tun: &mut AsyncTun<T>, counts: &mut TunCounts) {
+    match tun.send(packet) {
+        Ok(()) => counts.written += 1,
+        Err(_) => counts.write_failed += 1,
     }
 }
 

@@ -33,7 +33,7 @@ pub struct Arguments {
     /// WireGuard only: keys, addresses and peers from a wg-quick style file, no control server
     #[arg(long = "static", value_name = "FILE", conflicts_with = "map")]
     pub static_file: Option<PathBuf>,
-    /// A network map from a file instead of a control server (not available in this build)
+    /// A network map from a file instead of a control server; read again when it changes
     #[arg(long, value_name = "FILE")]
     pub map: Option<PathBuf>,
     /// What to log: error, warn, info, debug, trace, or a list such as info,mesh_core::node=debug [default: info]

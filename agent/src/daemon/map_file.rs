@@ -1,6 +1,7 @@
 //! The network map from a file, for tests and labs: at the start, and again whenever the file changes.
 
 use std::{
+    fmt::Display,
     io,
     path::{Path, PathBuf},
 };
@@ -35,19 +36,16 @@ impl MapFile {
     /// # Errors
     /// When it cannot be read, or is no map.
     pub fn load(&self) -> Result<Option<MapResponse>, Failure> {
-        let refuse = |problem: &dyn core::fmt::Display| {
-            Failure::new(Exit::Usage, "bad-map-file", format!("{}: {problem}", self.path.display()))
-        };
         let length = match std::fs::metadata(&self.path) {
             Ok(metadata) => metadata.len(),
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(refuse(&error)),
+            Err(error) => return Err(self.refuse(&error)),
         };
         if length > FILE_BYTES {
-            return Err(refuse(&"larger than any map can be"));
+            return Err(self.refuse(&"larger than any map can be"));
         }
-        let bytes = std::fs::read(&self.path).map_err(|error| refuse(&error))?;
-        netmap::decode(&bytes, None).map(Some).map_err(|error| refuse(&error))
+        let bytes = std::fs::read(&self.path).map_err(|error| self.refuse(&error))?;
+        netmap::decode(&bytes, None).map(Some).map_err(|error| self.refuse(&error))
     }
 
     /// Reads the map again and tells the driver.
@@ -58,14 +56,26 @@ impl MapFile {
         let map = self.load()?.ok_or_else(|| {
             Failure::new(Exit::Usage, "no-map-file", format!("{} does not exist", self.path.display()))
         })?;
+        self.apply(map, requests).await
+    }
+
+    /// Tells the driver of a map that was read.
+    ///
+    /// # Errors
+    /// When it is wrong; nothing changes then.
+    pub(super) async fn apply(&self, map: MapResponse, requests: &mpsc::Sender<Request>) -> Result<(), Failure> {
         let gone = || Failure::new(Exit::Unreachable, "stopping", "meshd is about to end");
         let (reply, answer) = oneshot::channel();
         requests.send(Request::Command(Command::ReplaceMap(Box::new(map)), reply)).await.map_err(|_| gone())?;
         match answer.await {
             Ok(Ok(_)) => Ok(()),
-            Ok(Err(error)) => Err(Failure::new(Exit::Usage, "bad-map-file", error)),
+            Ok(Err(error)) => Err(self.refuse(&error)),
             Err(_) => Err(gone()),
         }
+    }
+
+    pub(super) fn refuse(&self, problem: &dyn Display) -> Failure {
+        Failure::new(Exit::Usage, "bad-map-file", format!("{}: {problem}", self.path.display()))
     }
 
     /// Reads the map again whenever the file changes, until aborted.
@@ -73,7 +83,7 @@ impl MapFile {
     /// # Errors
     /// When the system cannot tell about changes.
     pub(super) fn watch(self, requests: mpsc::Sender<Request>) -> Result<JoinHandle<()>, Failure> {
-        let cannot = |error: &dyn core::fmt::Display| {
+        let cannot = |error: &dyn Display| {
             Failure::new(Exit::Refused, "map-file", format!("cannot watch {}: {error}", self.path.display()))
         };
         let inotify = Inotify::init(InitFlags::IN_CLOEXEC).map_err(|error| cannot(&error))?;

@@ -102,7 +102,7 @@ pub async fn run(config: Config) -> Result<(), Failure> {
     let (node, source) = prepare(&config, &clock).await?;
     let mtu_bytes = node.mtu_bytes;
     let relay_key = matches!(source, Source::Map(_)).then(|| (node.key.clone(), node.seed.child("relay links", 0)));
-    let node = Node::new(node, clock.now()).map_err(|error| Failure::new(Exit::Usage, "bad-static-file", error))?;
+    let node = Node::new(node, clock.now()).map_err(|error| source.refuse(&error))?;
 
     let (sender, mut requests) = mpsc::channel(REQUESTS);
     let api = LocalApi::bind(&config.socket).await?;
@@ -126,11 +126,11 @@ pub async fn run(config: Config) -> Result<(), Failure> {
         Source::Map(file) => Some(file.clone().watch(sender.clone())?),
     };
     if let Source::Map(file) = &source
-        && file.load()?.is_some()
+        && let Some(map) = file.load()?
     {
         let (file, sender) = (file.clone(), sender.clone());
         tokio::spawn(async move {
-            if let Err(failure) = file.run(&sender).await {
+            if let Err(failure) = file.apply(map, &sender).await {
                 warn!(%failure, "map file not used");
             }
         });

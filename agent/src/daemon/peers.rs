@@ -1,6 +1,7 @@
 //! From the static file to the peers of the node, at start and again on request.
 
 use std::{
+    fmt::Display,
     net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
 };
@@ -69,28 +70,33 @@ impl Reload {
         requests.send(Request::Command(Command::SetPeers(peers), reply)).await.map_err(|_| gone())?;
         match answer.await {
             Ok(Ok(_)) => Ok(()),
-            Ok(Err(error)) => Err(Failure::new(Exit::Usage, "bad-static-file", error)),
+            Ok(Err(error)) => Err(self.refuse(&error)),
             Err(_) => Err(gone()),
         }
     }
+
+    pub(super) fn refuse(&self, problem: &dyn Display) -> Failure {
+        refuse(&self.path, problem)
+    }
+}
+
+fn refuse(path: &Path, problem: &dyn Display) -> Failure {
+    Failure::new(Exit::Usage, "bad-static-file", format!("{}: {problem}", path.display()))
 }
 
 /// Reads and parses.
 pub(super) fn load(path: &Path) -> Result<StaticFile, Failure> {
-    let refuse = |problem: &dyn core::fmt::Display| {
-        Failure::new(Exit::Usage, "bad-static-file", format!("{}: {problem}", path.display()))
-    };
-    let length = std::fs::metadata(path).map_err(|error| refuse(&error))?.len();
+    let length = std::fs::metadata(path).map_err(|error| refuse(path, &error))?.len();
     if length > FILE_BYTES {
-        return Err(refuse(&"larger than any static file can be"));
+        return Err(refuse(path, &"larger than any static file can be"));
     }
-    let bytes = std::fs::read(path).map_err(|error| refuse(&error))?;
+    let bytes = std::fs::read(path).map_err(|error| refuse(path, &error))?;
     let text = String::from_utf8(bytes).map_err(|error| {
         let good = &error.as_bytes()[..error.utf8_error().valid_up_to()];
         let line = good.iter().filter(|byte| **byte == b'\n').count() + 1;
-        refuse(&format_args!("line {line}: not UTF-8 text"))
+        refuse(path, &format_args!("line {line}: not UTF-8 text"))
     })?;
-    static_file::parse(&text).map_err(|error| refuse(&error))
+    static_file::parse(&text).map_err(|error| refuse(path, &error))
 }
 
 /// Looks names up. One that is not found ends it: a peer without address would be silent for no visible reason.
@@ -114,7 +120,7 @@ pub(super) async fn resolve(peers: Vec<StaticPeer>) -> Result<Vec<PeerConfig>, F
 }
 
 async fn look_up(name: &str, port: u16, line: usize) -> Result<SocketAddr, Failure> {
-    let failure = |problem: &dyn core::fmt::Display| {
+    let failure = |problem: &dyn Display| {
         let message = format!("line {line}: cannot find the address of {name}: {problem}");
         Failure::new(Exit::Refused, "no-address", message).hint("is the name right, and name resolution working?")
     };

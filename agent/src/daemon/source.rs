@@ -1,5 +1,7 @@
 //! Where the network comes from.
 
+use std::fmt::Display;
+
 use tokio::sync::mpsc;
 
 use super::{basic::Request, map_file::MapFile, peers::Reload};
@@ -15,6 +17,15 @@ pub enum Source {
 }
 
 impl Source {
+    /// What is wrong with it, for people.
+    #[must_use]
+    pub fn refuse(&self, problem: &dyn Display) -> Failure {
+        match self {
+            Self::Static(file) => file.refuse(problem),
+            Self::Map(file) => file.refuse(problem),
+        }
+    }
+
     /// Reads the file again and tells the driver.
     ///
     /// # Errors

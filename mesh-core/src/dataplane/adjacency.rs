@@ -37,7 +37,7 @@ pub struct TxState {
 }
 
 /// What decides where a peer's datagrams go.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Addressing {
     /// It is answered where its last authenticated packet came from.
     Roaming,

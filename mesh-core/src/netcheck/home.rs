@@ -13,6 +13,8 @@ use super::{Netcheck, output::Output, plan::Purpose, report::Kind};
 const DEAD_AFTER: Duration = Duration::from_secs(10);
 /// How long that is held against it.
 const DEAD_FOR: Duration = Duration::from_secs(1800);
+/// Reports because of a lost connection to home begin at most this often: a relay may take connections and drop them.
+const LOST_SPACING: Duration = Duration::from_secs(5);
 
 /// The home region.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,6 +22,15 @@ pub(super) struct Home {
     pub(super) region: RegionId,
     /// Nothing was measured: there was no choice, or it was drawn by lot.
     pub(super) is_guess: bool,
+    /// The connection to its relay failed, and nothing was heard of the region since.
+    pub(super) is_lost: bool,
+}
+
+impl Home {
+    /// One that answered.
+    pub(super) const fn known(region: RegionId) -> Self {
+        Self { region, is_guess: false, is_lost: false }
+    }
 }
 
 /// A relay that cannot be connected to.
@@ -31,13 +42,25 @@ pub(super) struct Failing {
 }
 
 impl Netcheck {
-    /// The connection to a relay could not be made or broke. A home that stays like this for 10 s is left for another that
-    /// answers: stock nodes stay as long as its STUN server does.
+    /// The connection to a relay could not be made or broke. When it was home's, the nearest regions are asked at once, and
+    /// the first to answer is home. A home that answers and stays like this for 10 s is left, too: stock nodes stay as long
+    /// as its STUN server does. Where there is no other, it is asked where it sees us: our address may be another one.
     pub fn note_relay_failed(&mut self, region: RegionId, now: Instant) {
         self.tick(now);
+        let was_heard = self.heard.remove(&region).is_some();
+        let is_home = self.home() == Some(region);
+        let has_choice = self.servers.homes().nth(1).is_some();
+        let is_due = self.lost_at.is_none_or(|at| self.now.since(at) >= LOST_SPACING);
+        if is_home && is_due {
+            self.lost_at = Some(self.now);
+            if has_choice {
+                self.home = self.home.map(|home| Home { is_lost: true, ..home });
+                self.want(Purpose::Report(Kind::Incremental));
+            } else if was_heard && self.run.is_none() {
+                self.want(Purpose::Refresh);
+            }
+        }
         if self.servers.can_be_home(region) {
-            let is_home = self.home() == Some(region);
-            let has_choice = self.servers.homes().nth(1).is_some();
             let failing = self.failing.entry(region).or_insert(Failing { since: self.now, is_heeded: false });
             let is_dead = self.now.since(failing.since) >= DEAD_AFTER;
             if is_home && is_dead && has_choice && !failing.is_heeded {
@@ -54,10 +77,10 @@ impl Netcheck {
         self.failing.iter().filter(|(_, failing)| is_dead(failing)).map(|(region, _)| *region).collect()
     }
 
-    /// A region answered: without a home it is the one.
+    /// A region answered: without a home it is the one, and with one that was lost, too, unless that answers first.
     pub(super) fn note_answer(&mut self, region: RegionId) {
-        if self.home.is_none_or(|home| home.is_guess) && self.servers.can_be_home(region) {
-            self.go_home(Home { region, is_guess: false });
+        if self.home.is_none_or(|home| home.is_guess || home.is_lost) && self.servers.can_be_home(region) {
+            self.go_home(Home::known(region));
         }
     }
 
@@ -69,7 +92,7 @@ impl Netcheck {
         let latency = |region: &RegionId| self.history.latency(*region, self.now).best();
         let known = self.servers.homes().filter_map(|region| Some((latency(&region)?, region))).min();
         match known {
-            Some((_, region)) => self.go_home(Home { region, is_guess: false }),
+            Some((_, region)) => self.go_home(Home::known(region)),
             None if self.servers.homes().count() == 1 => self.draw_home(),
             None => {}
         }
@@ -81,7 +104,7 @@ impl Netcheck {
             let homes: Vec<_> = self.servers.homes().collect();
             let index = self.rng.below(homes.len() as u64);
             if let Some(region) = homes.get(index as usize) {
-                self.go_home(Home { region: *region, is_guess: true });
+                self.go_home(Home { is_guess: true, ..Home::known(*region) });
             }
         }
     }

@@ -106,8 +106,6 @@ const FULL_INTERVAL: Duration = Duration::from_secs(300);
 /// After a report without any answer; doubled with each more.
 const RETRY_MIN: Duration = Duration::from_secs(4);
 const RETRY_MAX: Duration = Duration::from_secs(300);
-/// Reports because of a lost connection to home begin at most this often: a relay may take connections and drop them.
-const LOST_SPACING: Duration = Duration::from_secs(5);
 /// Home is asked because of a peer's silence at most this often: the periodic refresh does it about as often.
 const SILENT_SPACING: Duration = Duration::from_secs(20);
 /// In which [`limits::NETCHECK_RUNS`] may begin.
@@ -221,7 +219,7 @@ impl Netcheck {
         self.tick(now);
         let home = home.filter(|home| self.servers.regions.is_empty() || self.servers.can_be_home(*home));
         if self.home() != home {
-            self.home = home.map(|region| Home { region, is_guess: false });
+            self.home = home.map(Home::known);
             self.adopt_home();
         }
         self.finish();
@@ -254,24 +252,12 @@ impl Netcheck {
             self.heard.insert(region, self.now);
             self.failing.remove(&region);
             if let Some(home) = self.home.as_mut().filter(|home| home.region == region) {
-                home.is_guess = false;
+                *home = Home::known(region);
             }
             if self.retry_at.is_some() {
                 // The network works after all.
                 self.retry_at = Some(self.now);
             }
-        }
-        self.finish();
-    }
-
-    /// A connection to a relay broke or could not be made: if home is gone, another region is to be home soon.
-    pub fn note_relay_lost(&mut self, region: RegionId, now: Instant) {
-        self.tick(now);
-        self.heard.remove(&region);
-        let is_due = self.lost_at.is_none_or(|at| self.now.since(at) >= LOST_SPACING);
-        if is_due && self.home() == Some(region) && self.servers.regions.len() > 1 {
-            self.lost_at = Some(self.now);
-            self.want(Purpose::Report(Kind::Incremental));
         }
         self.finish();
     }
@@ -572,7 +558,7 @@ impl Netcheck {
             self.failures = self.failures.saturating_add(1);
         }
         match report.preferred {
-            Some(region) => self.go_home(Home { region, is_guess: false }),
+            Some(region) => self.go_home(Home::known(region)),
             None if self.can_ask() => self.draw_home(),
             None => {}
         }

@@ -49,7 +49,7 @@ pub(super) enum Lookup {
 }
 
 impl Names {
-    /// Looks a name up, and says whether it is to be asked for now.
+    /// Looks a name up, and says whether DNS is to be asked.
     pub(super) fn lookup(&mut self, host: &str, family: Family, port: u16, now: Instant) -> (Lookup, bool) {
         let is_new = !self.0.contains_key(host);
         let name = self.0.entry(host.to_owned()).or_insert(Name { v4: None, v6: None, state: State::Asked(now) });

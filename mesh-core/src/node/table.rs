@@ -206,8 +206,8 @@ impl PeerTable {
     pub(super) fn apply(&mut self, configs: Vec<PeerConfig>) -> TableChange {
         let mut change = TableChange::default();
         // A peer that is found in another way from now on is another peer.
-        let keep: BTreeSet<_> = configs.iter().map(|config| (config.key, config.addressing.kind() as u8)).collect();
-        let is_gone = |peer: &Peer| !keep.contains(&(peer.config.key, peer.config.addressing.kind() as u8));
+        let keep: BTreeSet<_> = configs.iter().map(|config| (config.key, config.addressing.kind())).collect();
+        let is_gone = |peer: &Peer| !keep.contains(&(peer.config.key, peer.config.addressing.kind()));
         let gone: Vec<_> = self.peers.values().filter(|peer| is_gone(peer)).map(|peer| peer.id).collect();
         for id in gone {
             if let Some(peer) = self.peers.remove(&id) {

@@ -92,16 +92,8 @@ impl Node {
             }
             RelayEvent::Failed { region, reason } => {
                 self.relay_problems.insert(region, reason);
-                let was_connected = self.relays.is_connected(region);
                 self.relays.handle_failed(region, now);
-                self.with_netcheck(now, |netcheck| {
-                    netcheck.note_relay_failed(region, now);
-                    netcheck.note_relay_lost(region, now);
-                    if was_connected {
-                        // It broke: our own address may be another one.
-                        netcheck.refresh(now);
-                    }
-                });
+                self.with_netcheck(now, |netcheck| netcheck.note_relay_failed(region, now));
             }
             RelayEvent::Restarting { region, reconnect_in } => {
                 self.relays.handle_restarting(region, reconnect_in, now);

@@ -12,7 +12,7 @@ use crate::{
     dataplane::{DropReason, PeerId},
     disco::{Message, OpenError, Ping, Pong, TxId},
     key::{DiscoPublic, NodePublic},
-    path::{Output as PathsOutput, PathAddr, PathsConfig, PeerPaths, Reach, Selection, Via},
+    path::{Opening, Output as PathsOutput, PathAddr, PathsConfig, PeerPaths, Reach, Selection, Via},
     time::Instant,
     wireguard::timers::Edge,
 };
@@ -44,8 +44,9 @@ impl Node {
 
     /// Runs `act` on the peer's paths if it has any.
     pub(super) fn with_active_paths(&mut self, id: PeerId, now: Instant, act: impl FnOnce(&mut PeerPaths)) {
-        if self.peers.get(id).is_some_and(|peer| peer.paths.is_some()) {
-            self.with_paths(id, now, act);
+        if let Some(paths) = self.peers.get_mut(id).and_then(|peer| peer.paths.as_mut()) {
+            act(paths);
+            self.drain_paths(id, now);
         }
     }
 
@@ -63,7 +64,7 @@ impl Node {
         if peer.paths.is_none() {
             self.paths_made += 1;
             let rng = self.seed.child("paths", u64::from(id.number())).stream("run", self.paths_made);
-            let config = PathsConfig { node: self.local.identity.public(), opening: self.opening };
+            let config = PathsConfig { node: self.local.identity.public(), opening: Opening::Plain };
             let mut paths = Box::new(PeerPaths::new(config, rng));
             // Without a disco key no ping could be sealed: the relay is all there is.
             let endpoints = if whereabouts.disco_key.is_some() { whereabouts.endpoints.as_slice() } else { &[] };
@@ -106,17 +107,16 @@ impl Node {
         let Some(peer) = self.peers.get_mut(id) else { return };
         let (key, path) = (peer.config.key, selection.send_path(peer.config.key));
         let before = core::mem::replace(&mut peer.path, path);
-        if matches!(selection, Selection::Both { .. }) && before.is_some_and(|before| before.also.is_none()) {
-            // A path that is silent may mean that our own address is another one.
-            self.netcheck.refresh(now);
-        }
         if before != path {
             peer.publish();
             self.outbox.push_back(Output::Event(Event::PathChanged { peer: key, path: selection }));
         }
         let is_initiating = peer.tunnel.as_ref().is_some_and(|tunnel| tunnel.is_initiating());
         let is_better = before.map(|path| path.to) != path.map(|path| path.to) && path.is_some();
-        self.drain_netcheck(now);
+        if matches!(selection, Selection::Both { .. }) && before.is_some_and(|before| before.also.is_none()) {
+            // A path that is silent may mean that our own address is another one.
+            self.with_netcheck(now, |netcheck| netcheck.refresh(now));
+        }
         if is_initiating && is_better {
             let age = if before.is_none() { Duration::ZERO } else { LOST_AFTER };
             self.with_tunnel(id, now, |tunnel, local| tunnel.retry(age, local, now));
@@ -252,16 +252,9 @@ impl Node {
                 self.note_relay_use(id, now);
                 self.with_netcheck(now, |netcheck| netcheck.note_active(now));
             }
-            self.with_active_paths_as_they_are(id, now);
+            self.with_active_paths(id, now, |paths| paths.handle_timeout(now));
         }
         self.drop_idle_paths(id, now);
-    }
-
-    fn with_active_paths_as_they_are(&mut self, id: PeerId, now: Instant) {
-        if let Some(paths) = self.peers.get_mut(id).and_then(|peer| peer.paths.as_mut()) {
-            paths.handle_timeout(now);
-            self.drain_paths(id, now);
-        }
     }
 
     /// Looks whether data was answered. The edge is lowered first, so that none is lost.

@@ -11,7 +11,7 @@ use hyper::{
     header::{CONTENT_TYPE, HOST},
 };
 use hyper_util::rt::TokioIo;
-use rustls::{ClientConfig, RootCertStore, pki_types::ServerName};
+use rustls::{ClientConfig, pki_types::ServerName};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
@@ -21,6 +21,7 @@ use tokio_rustls::TlsConnector;
 use tracing::warn;
 
 use mesh_core::key::NodePublic;
+use transports::roots;
 
 use super::failure::{Exit, Failure};
 use crate::{admission::Admission, limits};
@@ -142,24 +143,10 @@ fn read(status: StatusCode, body: &[u8]) -> Admission {
 
 /// A client of TLS that trusts the system's roots and those of `SSL_CERT_FILE`.
 fn connector() -> Result<TlsConnector, Problem> {
-    let mut roots = RootCertStore::empty();
-    // As OpenSSL and Go do: the variable's file stands in for the system's bundle, beside the system's directories.
-    let places = openssl_probe::probe();
-    let directories = places.cert_dir.iter().map(|directory| (None, Some(directory.as_path())));
-    for (file, directory) in [(places.cert_file.as_deref(), None)].into_iter().chain(directories) {
-        let found = rustls_native_certs::load_certs_from_paths(file, directory);
-        for error in &found.errors {
-            warn!(%error, "a root certificate cannot be read");
-        }
-        roots.add_parsable_certificates(found.certs);
-    }
-    if roots.is_empty() {
-        return Err("no root certificates were found on this system, nor in SSL_CERT_FILE".into());
-    }
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let config = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()?
-        .with_root_certificates(roots)
+        .with_root_certificates(roots::load()?)
         .with_no_client_auth();
     Ok(TlsConnector::from(Arc::new(config)))
 }

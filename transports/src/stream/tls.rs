@@ -21,6 +21,8 @@ use webpki::EndEntityCert;
 
 use mesh_core::{derp::DerpNode, key::NodePublic};
 
+use crate::roots;
+
 /// What a certificate name in a relay map begins with when it is a hash.
 const PIN: &str = "sha256-raw:";
 /// The common name of a certificate that announces a relay's key, before the key in hexadecimal digits.
@@ -35,7 +37,7 @@ pub struct Trust {
 }
 
 impl Trust {
-    /// The host's roots, or those of the file that SSL_CERT_FILE names. They are read when a certificate needs them for
+    /// The host's roots and those of the file that SSL_CERT_FILE names. They are read when a certificate needs them for
     /// the first time.
     #[must_use]
     pub fn system() -> Self {
@@ -94,7 +96,7 @@ pub enum TlsError {
     #[error("the relay map says \"{0}\" where sha256-raw: and 64 hexadecimal digits should be")]
     BadPin(String),
     /// No roots.
-    #[error("this host has no root certificates to check the relay's with: {0}")]
+    #[error("the relay's certificate cannot be checked: {0}")]
     Roots(String),
     /// The library refuses its own defaults.
     #[error("TLS cannot be set up: {0}")]
@@ -105,17 +107,10 @@ fn name(text: &str) -> Result<ServerName<'static>, TlsError> {
     ServerName::try_from(text.to_owned()).map_err(|_| TlsError::BadName(text.to_owned()))
 }
 
-/// Reads the host's roots: some hundred files or a large one, so not on the caller's thread.
 async fn load() -> Result<Arc<RootCertStore>, TlsError> {
-    let loaded = tokio::task::spawn_blocking(rustls_native_certs::load_native_certs).await;
+    let loaded = tokio::task::spawn_blocking(roots::load).await;
     let loaded = loaded.map_err(|error| TlsError::Roots(error.to_string()))?;
-    let mut store = RootCertStore::empty();
-    store.add_parsable_certificates(loaded.certs);
-    if store.is_empty() {
-        let why = loaded.errors.first().map_or_else(|| "there are none".to_owned(), ToString::to_string);
-        return Err(TlsError::Roots(why));
-    }
-    Ok(Arc::new(store))
+    loaded.map(Arc::new).map_err(TlsError::Roots)
 }
 
 /// The key that a certificate announces, when it is one that does.
