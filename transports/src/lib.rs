@@ -9,6 +9,7 @@
 //! * [`batch`]: [`batch::SendBatch`], where the fast path seals into, and [`batch::RecvBatch`], which it opens in place
 //! * [`udp`]: sockets of both families behind one port; sends a `SendBatch`, fills a `RecvBatch`
 //! * [`derp`]: [`derp::RelayLinks`], connections to relays
+//! * [`control`]: [`control::ControlLink`], the connection to the control server
 //! * [`fetch`]: small requests over HTTPS, to probe relays
 //! * [`resolve`]: host names to addresses
 //! * [`roots`]: the certificates that this host trusts
@@ -22,6 +23,7 @@
 
 pub mod batch;
 pub mod clock;
+pub mod control;
 pub mod derp;
 pub mod entropy;
 pub mod fetch;

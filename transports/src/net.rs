@@ -14,7 +14,7 @@ use std::io;
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::{TcpSocket, TcpStream as HostStream},
+    net::{TcpListener as HostListener, TcpSocket, TcpStream as HostStream},
 };
 use tracing::debug;
 
@@ -92,6 +92,30 @@ impl Net {
             Self::Host => Timer::new(),
             #[cfg(feature = "turmoil")]
             Self::Turmoil => Ok(Timer::simulated()),
+        }
+    }
+}
+
+/// A listener of either world.
+#[derive(Debug)]
+pub enum TcpListener {
+    /// On the host's network.
+    Host(HostListener),
+    /// On a simulated one.
+    #[cfg(feature = "turmoil")]
+    Turmoil(turmoil::net::TcpListener),
+}
+
+impl TcpListener {
+    /// The next connection, and who made it.
+    ///
+    /// # Errors
+    /// When the process has too many files open, or the connection is gone already.
+    pub async fn accept(&self) -> io::Result<(TcpStream, SocketAddr)> {
+        match self {
+            Self::Host(listener) => listener.accept().await.map(|(stream, from)| (stream.into(), from)),
+            #[cfg(feature = "turmoil")]
+            Self::Turmoil(listener) => listener.accept().await.map(|(stream, from)| (stream.into(), from)),
         }
     }
 }

@@ -2,14 +2,14 @@
 //!
 //! The key is fetched over verified TLS (or in clear, where the address says http: then everything hangs on the
 //! network). The Noise connection itself needs no TLS: it is known by that key. It begins as an HTTP/1 upgrade with
-//! the initiation in a header, over the ways of [`ServerUrl`], of which the first that leads there is taken.
+//! the initiation in a header, over several ways at once, of which the first that leads there is taken.
 
 use core::time::Duration;
 use std::{collections::VecDeque, io, sync::Arc};
 
 use bytes::Bytes;
 use data_encoding::BASE64;
-use http_body_util::{BodyExt, Empty, Limited};
+use http_body_util::{BodyExt, Full, Limited};
 use hyper::{
     Method, Request, Response, StatusCode,
     body::Incoming,
@@ -27,14 +27,17 @@ use tokio_rustls::TlsConnector;
 use tracing::debug;
 
 use mesh_core::{
-    control::noise::{Initiator, NoiseError, Progress, RESPONSE_BYTES},
-    key::{MachinePrivate, MachinePublic},
+    control::{
+        CAPABILITY_VERSION, ControlUrl, Failure, FailureKind, Scheme, Server,
+        noise::{Initiator, NoiseError, Progress, RESPONSE_BYTES},
+    },
+    key::MachinePublic,
     rng::{Rng, Seed},
 };
 
 use super::{
     NoiseIo,
-    server_url::{LastTry, ServerUrl, Way},
+    ways::{LastTry, Way, authority, ways, web},
 };
 use crate::{
     net::{Net, TcpOptions, TcpStream},
@@ -154,16 +157,26 @@ pub enum ControlError {
     },
 }
 
+impl From<ControlError> for Failure {
+    fn from(error: ControlError) -> Self {
+        use ControlError as Error;
+        let kind = match &error {
+            Error::Tls(_) | Error::Noise { source: NoiseError::Forged, .. } => FailureKind::Untrusted,
+            Error::Key { .. } => FailureKind::Malformed,
+            Error::Status { status, .. } => FailureKind::Status { code: status.as_u16(), retry_after: None },
+            Error::Resolve { .. } | Error::Connect { .. } | Error::TimedOut { .. } | Error::Setup(_) => {
+                FailureKind::Unreachable
+            }
+            Error::Http { .. } | Error::Noise { .. } | Error::Broken { .. } => FailureKind::Unreachable,
+        };
+        Self { kind, text: error.to_string() }
+    }
+}
+
 /// What a Noise connection is opened with.
 #[derive(Clone, Debug)]
 pub(super) struct Hello {
-    pub(super) server: ServerUrl,
-    /// The server's key.
-    pub(super) key: MachinePublic,
-    /// Who we are.
-    pub(super) machine: MachinePrivate,
-    /// Our capability version.
-    pub(super) version: u16,
+    pub(super) server: Server,
     /// Feeds what is random in it, and must be used for nothing else.
     pub(super) seed: Seed,
     pub(super) last: LastTry,
@@ -174,19 +187,15 @@ impl ControlDialer {
     ///
     /// # Errors
     /// When the server is not reached, or is none.
-    pub(super) async fn fetch_key(&self, server: &ServerUrl, version: u16) -> Result<MachinePublic, ControlError> {
-        let fetched = timeout(DIAL_TIMEOUT, self.ask_for_key(server, version)).await;
+    pub(super) async fn fetch_key(&self, server: &ControlUrl) -> Result<MachinePublic, ControlError> {
+        let fetched = timeout(DIAL_TIMEOUT, self.ask_for_key(server)).await;
         fetched.map_err(|_| ControlError::TimedOut { host: server.host().to_owned() })?
     }
 
-    async fn ask_for_key(&self, server: &ServerUrl, version: u16) -> Result<MachinePublic, ControlError> {
-        let (mut server, mut path) = (server.clone(), format!("/key?v={version}"));
+    async fn ask_for_key(&self, server: &ControlUrl) -> Result<MachinePublic, ControlError> {
+        let (mut server, mut path) = (server.clone(), format!("/key?v={CAPABILITY_VERSION}"));
         for _ in 0..=REDIRECTS {
-            let way = if server.is_https() { Way::Tls(server.port()) } else { Way::Plain(server.port()) };
-            let response = match self.connect(&server, way, Check::Certificate).await? {
-                Outer::Plain(stream) => get(stream, &server, &path).await?,
-                Outer::Tls(stream) => get(*stream, &server, &path).await?,
-            };
+            let response = self.exchange(&server, Method::GET, &path, Bytes::new()).await?;
             let host = server.host().to_owned();
             if response.status().is_redirection() {
                 let to = response.headers().get(LOCATION).and_then(|to| to.to_str().ok()).unwrap_or_default();
@@ -210,22 +219,40 @@ impl ControlDialer {
         Err(ControlError::Key { host: server.host().to_owned(), problem })
     }
 
+    /// Asks the outer HTTP server, whose certificate counts.
+    ///
+    /// # Errors
+    /// When it is not reached.
+    pub(super) async fn exchange(
+        &self,
+        server: &ControlUrl,
+        method: Method,
+        path: &str,
+        body: Bytes,
+    ) -> Result<Response<Incoming>, ControlError> {
+        let request = request(method, path, server, body);
+        match self.connect(server, web(server), Check::Certificate).await? {
+            Outer::Plain(stream) => ask(stream, server, request).await,
+            Outer::Tls(stream) => ask(*stream, server, request).await,
+        }
+    }
+
     /// A Noise connection, over the first way that leads to one.
     ///
     /// # Errors
     /// When none does.
     pub(super) async fn open(&self, hello: Hello) -> Result<Channel, ControlError> {
-        let host = hello.server.host().to_owned();
+        let host = hello.server.url.host().to_owned();
         let opened = timeout(DIAL_TIMEOUT, self.race(hello)).await;
         opened.map_err(|_| ControlError::TimedOut { host })?
     }
 
     async fn race(&self, hello: Hello) -> Result<Channel, ControlError> {
         let hello = Arc::new(hello);
-        let mut waiting: VecDeque<_> = hello.server.ways(hello.last).into_iter().zip(0_u64..).collect();
+        let mut waiting: VecDeque<_> = ways(&hello.server.url, hello.last).into_iter().zip(0_u64..).collect();
         let mut attempts = JoinSet::new();
         let mut next_at = Instant::now();
-        let mut failure = ControlError::TimedOut { host: hello.server.host().to_owned() };
+        let mut failure = ControlError::TimedOut { host: hello.server.url.host().to_owned() };
         loop {
             if waiting.is_empty() && attempts.is_empty() {
                 return Err(failure);
@@ -254,13 +281,13 @@ impl ControlDialer {
 
     async fn attempt(&self, hello: &Hello, way: Way, number: u64) -> Result<Channel, ControlError> {
         let mut rng = hello.seed.stream("noise", number);
-        match self.connect(&hello.server, way, Check::Nothing).await? {
+        match self.connect(&hello.server.url, way, Check::Nothing).await? {
             Outer::Plain(stream) => upgrade(stream, hello, &mut rng).await,
             Outer::Tls(stream) => upgrade(*stream, hello, &mut rng).await,
         }
     }
 
-    async fn connect(&self, server: &ServerUrl, way: Way, check: Check) -> Result<Outer, ControlError> {
+    async fn connect(&self, server: &ControlUrl, way: Way, check: Check) -> Result<Outer, ControlError> {
         let host = server.host();
         let (Way::Plain(port) | Way::Tls(port)) = way;
         let literal = host.parse().ok();
@@ -313,8 +340,8 @@ enum Outer {
     Tls(Box<tokio_rustls::client::TlsStream<TcpStream>>),
 }
 
-/// The head of the answer to a GET; the body follows.
-async fn get<S>(stream: S, server: &ServerUrl, path: &str) -> Result<Response<Incoming>, ControlError>
+/// The head of the answer to one request; the body follows.
+async fn ask<S>(stream: S, server: &ControlUrl, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, ControlError>
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
@@ -322,30 +349,29 @@ where
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
     // It ends with the answer, or with the sender.
     tokio::spawn(connection);
-    let request = request(Method::GET, path, server);
     sender.send_request(request).await.map_err(broken)
 }
 
-fn request(method: Method, path: &str, server: &ServerUrl) -> Request<Empty<Bytes>> {
-    let mut request = Request::new(Empty::<Bytes>::new());
+fn request(method: Method, path: &str, server: &ControlUrl, body: Bytes) -> Request<Full<Bytes>> {
+    let mut request = Request::new(Full::new(body));
     *request.method_mut() = method;
     // What is no path is the root, which no control server answers.
     *request.uri_mut() = path.parse().unwrap_or_default();
-    if let Ok(host) = server.authority().parse() {
+    if let Ok(host) = authority(server).parse() {
         request.headers_mut().insert(HOST, host);
     }
     request
 }
 
 /// Where a redirect leads: another server, or another path of this one.
-fn redirected(server: &ServerUrl, to: &str) -> Option<(ServerUrl, String)> {
+fn redirected(server: &ControlUrl, to: &str) -> Option<(ControlUrl, String)> {
     if to.starts_with('/') && !to.starts_with("//") {
         return Some((server.clone(), to.to_owned()));
     }
     let uri: hyper::Uri = to.parse().ok()?;
-    let next: ServerUrl = format!("{}://{}", uri.scheme_str()?, uri.authority()?).parse().ok()?;
+    let next: ControlUrl = format!("{}://{}", uri.scheme_str()?, uri.authority()?).parse().ok()?;
     // What began over TLS does not go on without.
-    let is_safe = next.is_https() || !server.is_https();
+    let is_safe = next.scheme() == Scheme::Https || server.scheme() == Scheme::Http;
     is_safe.then(|| (next, uri.path_and_query().map_or("/", |path| path.as_str()).to_owned()))
 }
 
@@ -370,15 +396,15 @@ async fn upgrade<S>(stream: S, hello: &Hello, rng: &mut Rng) -> Result<Channel, 
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
-    let host = hello.server.host();
+    let host = hello.server.url.host();
     let http = |source| ControlError::Http { host: host.to_owned(), source };
     let noise = |source| ControlError::Noise { host: host.to_owned(), source };
     let (initiator, initiation) =
-        Initiator::start(hello.version, &hello.machine, &hello.key, rng).map_err(noise)?;
+        Initiator::start(CAPABILITY_VERSION, &hello.server.machine, &hello.server.key, rng).map_err(noise)?;
 
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(http)?;
     tokio::spawn(connection.with_upgrades());
-    let mut request = request(Method::POST, "/ts2021", &hello.server);
+    let mut request = request(Method::POST, "/ts2021", &hello.server.url, Bytes::new());
     let headers = request.headers_mut();
     let header = |text: &str| text.parse().unwrap_or(hyper::header::HeaderValue::from_static(""));
     headers.insert(UPGRADE, header(PROTOCOL));
