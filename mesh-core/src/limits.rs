@@ -48,6 +48,9 @@ pub const PINGS: usize = 64;
 /// Commands that wait for a report about the network. At the bound: the command is refused.
 pub const REPORTS_WANTED: usize = 64;
 
+/// Commands that wait for the node to run. At the bound: the command is refused.
+pub const UPS_WAITING: usize = 64;
+
 /// Largest IP packet the node carries, and so the largest TUN MTU: a datagram of 65,507 bytes less 32 of
 /// WireGuard, rounded down to the padding of 16.
 pub const PACKET_BYTES: usize = 65_472;

@@ -318,6 +318,8 @@ impl<T: Tun> Basic<T> {
                     network.handle_relay_command(command);
                 }
             }
+            // A node without a control server says neither.
+            Output::Control(_) | Output::Save(_) => error!("a control server is not built in"),
             Output::Fetch(id, request) => {
                 if let Some(network) = &self.network {
                     network.fetch(id, request);
@@ -461,6 +463,11 @@ fn log(event: &Event) {
         Event::SessionEstablished { peer } => debug!(?peer, "session established"),
         Event::PathChanged { peer, path } => debug!(?peer, %path, "peer is answered at another address"),
         Event::HomeChanged(region) => info!(%region, "home relay"),
+        Event::State(state) => info!(%state, "state"),
+        Event::LoginUrl(url) => info!(url, "sign-in is needed"),
+        Event::Browse(url) => info!(url, "control has a page to show"),
+        Event::ControlProblem(problem) => warn!(problem, "control"),
+        Event::KeyChanged(key) => info!(?key, "node key"),
         Event::MapPartSkipped(what) => warn!(%what, "a part of the network map was left out"),
         Event::HandshakeGivenUp { peer } => debug!(?peer, "peer does not answer"),
     }
@@ -541,6 +548,7 @@ mod tests {
                 mtu_bytes: 1420,
                 listen_port: 0,
                 peers: vec![peer],
+                control: None,
                 seed: Seed::from_number(index.into()),
                 epoch: clock.anchor(),
             };

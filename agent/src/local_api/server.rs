@@ -241,9 +241,10 @@ async fn command(command: Command, context: &Context) -> Result<Reply, (StatusCo
 async fn paths(query: &str, context: &Context) -> Answered {
     let target = target(query).map_err(|failure| (StatusCode::BAD_REQUEST, failure))?;
     let snapshot = snapshot(context).await?;
-    let found = snapshot.status.peers.iter().find(|peer| match target {
-        PingTarget::Key(key) => peer.key == key,
-        PingTarget::Address(address) => peer.allowed_ips.iter().any(|prefix| prefix.contains(address)),
+    let found = snapshot.status.peers.iter().find(|peer| match &target {
+        PingTarget::Name(_) => false,
+        PingTarget::Key(key) => peer.key == *key,
+        PingTarget::Address(address) => peer.allowed_ips.iter().any(|prefix| prefix.contains(*address)),
     });
     let nobody = || {
         let failure = Failure::new(Exit::Refused, "no-peer", "no peer has this address or key");
@@ -276,7 +277,14 @@ fn value<'q>(query: &'q str, name: &str) -> Option<&'q str> {
 fn refused(error: &CommandError) -> (StatusCode, Failure) {
     let (status, code) = match error {
         CommandError::NoRoute(_) => (StatusCode::NOT_FOUND, "no-route"),
-        CommandError::UnknownPeer(_) => (StatusCode::NOT_FOUND, "no-peer"),
+        CommandError::UnknownPeer(_) | CommandError::UnknownName(_) => (StatusCode::NOT_FOUND, "no-peer"),
+        CommandError::AmbiguousName { .. } => (StatusCode::CONFLICT, "ambiguous-name"),
+        CommandError::NoControl => (StatusCode::BAD_REQUEST, "no-control"),
+        CommandError::NoServer => (StatusCode::BAD_REQUEST, "no-server"),
+        CommandError::Refused(_) => (StatusCode::FORBIDDEN, "refused"),
+        CommandError::Superseded(_) => (StatusCode::CONFLICT, "superseded"),
+        CommandError::LogoutUntold(_) => (StatusCode::BAD_GATEWAY, "logout-untold"),
+        CommandError::TooManyUps => (StatusCode::TOO_MANY_REQUESTS, "too-many-ups"),
         CommandError::NoAddress(_) => (StatusCode::BAD_REQUEST, "no-address"),
         CommandError::NoWay(_) => (StatusCode::BAD_GATEWAY, "no-way"),
         CommandError::NoSource(_) => (StatusCode::BAD_REQUEST, "no-source"),

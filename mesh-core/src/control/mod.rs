@@ -1,13 +1,22 @@
 //! The client side of the control protocol: the JSON objects that a node and its coordination server exchange, and
 //! the network map that a node makes of them.
 //!
+//! * [`link`]: what passes between a node and whoever owns its control connection
 //! * [`noise`]: the handshake and the records of the control connection, both ends
 //! * [`types`]: the objects, for both directions; the server encodes with what the node decodes with
 //! * [`netmap`]: [`NetMap`], the merged view, and what a message changed in it
 
+pub mod link;
 pub mod netmap;
 pub mod noise;
 pub mod types;
 
+pub use link::{
+    Answer, ControlEvent, ControlRequest, ControlUrl, Failure, FailureKind, RequestId, Route, Scheme, Server,
+};
 pub use netmap::{Change, Interner, NetMap};
 pub use types::{MapRequest, MapResponse, NodeId, PeerNode};
+
+/// The capability version that we announce, in the Noise handshake and in every request: what control may expect of us.
+/// 119 is the last before peer relays.
+pub const CAPABILITY_VERSION: u16 = 119;

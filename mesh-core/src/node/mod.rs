@@ -17,6 +17,7 @@ mod host;
 mod input;
 mod output;
 mod ping;
+mod state;
 mod status;
 mod table;
 mod timers;
@@ -50,11 +51,12 @@ use crate::{
     wireguard::{Identity, Local, cookie::Gatekeeper, index::IndexTable},
 };
 
-pub use config::{ConfigError, NodeConfig, PeerAddressing, PeerConfig, Whereabouts};
+pub use config::{ConfigError, ControlConfig, NodeConfig, PeerAddressing, PeerConfig, Whereabouts};
 pub use host::{HostConfig, SocketPlan};
-pub use input::{Command, CommandId, HostEvent, Input, LinkState, PingKind, PingTarget, RelayEvent};
+pub use input::{AuthKey, Command, CommandId, HostEvent, Input, LinkState, PingKind, PingTarget, RelayEvent, Up};
 pub use output::{CommandError, Event, FetchRequest, Output, RelayCommand, Reply, Transmit};
-pub use status::{PathsStatus, PeerStatus, RelayStatus, Status};
+pub use state::{BackendState, Prefs, Registration, SavedState};
+pub use status::{ControlStatus, PathsStatus, PeerStatus, RelayStatus, Status};
 
 use ping::{Pings, WaitingDisco};
 use table::{PeerTable, TableChange};
@@ -186,6 +188,12 @@ impl Node {
             addresses: self.addresses.iter().map(|(address, _)| *address).collect(),
             peers: self.peers.iter().map(|peer| self.peer_status(peer, now)).collect(),
             drops: self.drops.clone(),
+            state: BackendState::NoState,
+            prefs: Prefs::default(),
+            control: None,
+            health: Vec::new(),
+            users: self.netmap.users().clone(),
+            magic_dns_suffix: String::new(),
         }
     }
 
@@ -276,6 +284,7 @@ impl Node {
             },
             Command::Netcheck => return self.start_report(id, now),
             Command::ReplaceMap(map) => self.replace_map(*map, now),
+            Command::Up(_) | Command::Down | Command::Logout | Command::SetPrefs(_) => Err(CommandError::NoControl),
         };
         self.outbox.push_back(Output::Reply(id, result));
     }
@@ -296,6 +305,7 @@ impl Node {
                 let host = peer.config.allowed_ips.iter().find(|prefix| prefix.is_host());
                 host.ok_or(CommandError::NoAddress(key))?.address()
             }
+            PingTarget::Name(name) => return Err(CommandError::UnknownName(name)),
         };
         let peer = self.fib.routes().lookup(address).ok_or(CommandError::NoRoute(address))?.peer();
         let disco_peer = self.peers.get(peer).filter(|peer| peer.disco_key().is_some()).map(|peer| peer.config.key);
@@ -441,6 +451,7 @@ impl Machine for Node {
             Input::Punt(punt) => self.handle_punt(punt, now),
             Input::Notice(notice) => self.handle_notice(notice, now),
             Input::Relay(event) => self.handle_relay(event, now),
+            Input::Control(_) => {}
             Input::Fetched(id, result) => self.handle_fetched(id, result, now),
             Input::Resolved { host, result } => self.handle_resolved(&host, result, now),
             Input::Host(event) => self.handle_host_event(event, now),

@@ -283,7 +283,7 @@ impl Tailnet {
                         RelayCommand::Close { region } => {
                             member.connected.remove(region);
                         }
-                        RelayCommand::SetHome { .. } => {}
+                        RelayCommand::SetHome { .. } | RelayCommand::SetKey(_) => {}
                     }
                     member.commands.push((now, command));
                 }
@@ -292,6 +292,8 @@ impl Tailnet {
                 Output::TunWrite(_)
                 | Output::Sockets(_)
                 | Output::Configure(_)
+                | Output::Control(_)
+                | Output::Save(_)
                 | Output::Fetch(..)
                 | Output::Resolve { .. } => {}
             }
@@ -354,6 +356,7 @@ impl Member {
             mtu_bytes: MTU,
             listen_port: PORT,
             peers: Vec::new(),
+            control: None,
             seed: Seed::from_number(u64::from(number) << 8 | u64::from(boots)),
             epoch: WallAnchor { at: now, wall: EPOCH },
         };
