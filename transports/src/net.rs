@@ -97,13 +97,22 @@ impl Net {
 }
 
 /// A listener of either world.
-#[derive(Debug)]
 pub enum TcpListener {
     /// On the host's network.
     Host(HostListener),
     /// On a simulated one.
     #[cfg(feature = "turmoil")]
     Turmoil(turmoil::net::TcpListener),
+}
+
+impl core::fmt::Debug for TcpListener {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match self {
+            Self::Host(listener) => listener.fmt(f),
+            #[cfg(feature = "turmoil")]
+            Self::Turmoil(_) => f.write_str("TcpListener(turmoil)"),
+        }
+    }
 }
 
 impl TcpListener {
