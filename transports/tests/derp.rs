@@ -97,7 +97,8 @@ async fn without_a_pin_the_name_must_be_right_and_the_issuer_known() {
             take_in(stream, false, |_, _| {});
         })
     };
-    let with = |trust| RelayLinks::new(ours(), Seed::from_number(1), Dialer { net: Net::Host, trust, plain: Plain::Never });
+    let with =
+        |trust| RelayLinks::new(ours(), Seed::from_number(1), Dialer { net: Net::Host, trust, plain: Plain::Never });
     let known = || with(Trust::of(vec![certificate.der.to_vec()]));
     let named = |cert_name: &str| DerpNode { cert_name: cert_name.into(), ..certificate.node(serve()) };
     let mut right = known();

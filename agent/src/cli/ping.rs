@@ -2,7 +2,7 @@
 
 use core::time::Duration;
 
-use super::{peer_parameter, print};
+use super::{duration, peer_parameter, print};
 use crate::{
     failure::{Exit, Failure},
     local_api::{client::Client, types::PingResult},
@@ -95,20 +95,6 @@ fn line(result: &PingResult) -> String {
     format!("pong from {} ({}) via {via} in {millis}ms", result.node_name, result.node_ip)
 }
 
-/// A number with a unit: `ms`, `s`, `m`.
-fn duration(text: &str) -> Result<Duration, String> {
-    let split = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
-    let (digits, unit) = text.split_at(split);
-    let unit = match unit {
-        "ms" => 1,
-        "s" | "" => 1_000,
-        "m" => 60_000,
-        _ => return Err("expected a time such as 5s, 500ms or 1m".to_owned()),
-    };
-    let number: u32 = digits.parse().map_err(|_| "expected a time such as 5s, 500ms or 1m".to_owned())?;
-    Ok(Duration::from_millis(u64::from(number) * unit))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -128,15 +114,5 @@ mod tests {
         let relayed =
             PingResult { endpoint: None, derp_region_id: Some(900), derp_region_code: Some("mesh".into()), ..result };
         assert_eq!(line(&relayed), "pong from [abcde] (10.0.0.2) via DERP(mesh) in 3ms");
-    }
-
-    #[test]
-    fn times_have_units() {
-        assert_eq!(duration("500ms"), Ok(Duration::from_millis(500)));
-        assert_eq!(duration("5s"), Ok(Duration::from_secs(5)));
-        assert_eq!(duration("2"), Ok(Duration::from_secs(2)));
-        for text in ["", "s", "-1s", "1h", "1.5s", "99999999999s"] {
-            assert!(duration(text).is_err(), "{text}");
-        }
     }
 }

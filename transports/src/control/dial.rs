@@ -62,11 +62,8 @@ const HANDSHAKE: HeaderName = HeaderName::from_static("x-tailscale-handshake");
 const PROTOCOL: &str = "tailscale-control-protocol";
 
 /// As for relays, but a stream that is quiet for a minute is as it should be.
-const OPTIONS: TcpOptions = TcpOptions {
-    user_timeout: Duration::from_secs(15),
-    keepalive: Duration::from_secs(60),
-    not_sent_bytes: None,
-};
+const OPTIONS: TcpOptions =
+    TcpOptions { user_timeout: Duration::from_secs(15), keepalive: Duration::from_secs(60), not_sent_bytes: None };
 
 /// A byte stream to the server, as HTTP/2 wants it.
 pub(super) type Channel = NoiseIo<TokioIo<Upgraded>>;
@@ -292,13 +289,8 @@ impl ControlDialer {
         let (Way::Plain(port) | Way::Tls(port)) = way;
         let literal = host.parse().ok();
         let by_dns = literal.is_none();
-        let target = Target {
-            host,
-            port,
-            literals: literal.into_iter().collect(),
-            v4_by_dns: by_dns,
-            v6_by_dns: by_dns,
-        };
+        let target =
+            Target { host, port, literals: literal.into_iter().collect(), v4_by_dns: by_dns, v6_by_dns: by_dns };
         let stream = target.connect(self.net, Family::V4, OPTIONS).await.map_err(|error| {
             let host = host.to_owned();
             match error {
@@ -341,7 +333,11 @@ enum Outer {
 }
 
 /// The head of the answer to one request; the body follows.
-async fn ask<S>(stream: S, server: &ControlUrl, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, ControlError>
+async fn ask<S>(
+    stream: S,
+    server: &ControlUrl,
+    request: Request<Full<Bytes>>,
+) -> Result<Response<Incoming>, ControlError>
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {

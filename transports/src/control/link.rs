@@ -263,12 +263,7 @@ impl Call {
     }
 
     /// The answer, when it is 200.
-    async fn post(
-        &self,
-        path: &str,
-        body: &impl Serialize,
-        patience: Patience,
-    ) -> Result<Response<Incoming>, Failure> {
+    async fn post(&self, path: &str, body: &impl Serialize, patience: Patience) -> Result<Response<Incoming>, Failure> {
         let body = serde_json::to_vec(body).map_err(|error| malformed(&error))?;
         let request = request(Method::POST, &self.channel.authority(), path, body)?;
         let response = self.channel.send(request, patience).await?;

@@ -36,16 +36,7 @@ impl<T> NoiseIo<T> {
     /// A stream after the handshake.
     #[must_use]
     pub fn new(inner: T, sealer: Sealer, opener: Opener) -> Self {
-        Self {
-            inner,
-            sealer,
-            opener,
-            early: None,
-            plaintext: Vec::new(),
-            taken: 0,
-            unsent: Vec::new(),
-            written: 0,
-        }
+        Self { inner, sealer, opener, early: None, plaintext: Vec::new(), taken: 0, unsent: Vec::new(), written: 0 }
     }
 
     /// The node's end of one: an early payload is left out of what is read. `received` is what came behind the

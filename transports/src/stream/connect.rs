@@ -55,12 +55,7 @@ impl Target<'_> {
     ///
     /// # Errors
     /// When no address can be connected to.
-    pub(crate) async fn connect(
-        self,
-        net: Net,
-        first: Family,
-        options: TcpOptions,
-    ) -> Result<TcpStream, ConnectError> {
+    pub(crate) async fn connect(self, net: Net, first: Family, options: TcpOptions) -> Result<TcpStream, ConnectError> {
         let Self { host, port, literals, v4_by_dns, v6_by_dns } = self;
         let mut is_resolving = v4_by_dns || v6_by_dns;
         let lookup = resolve::addresses(host);
