@@ -158,12 +158,10 @@ impl From<ControlError> for Failure {
     fn from(error: ControlError) -> Self {
         use ControlError as Error;
         let kind = match &error {
-            Error::Tls(_) | Error::Noise { source: NoiseError::Forged, .. } => FailureKind::Untrusted,
+            Error::Tls(_) | Error::Setup(_) | Error::Noise { source: NoiseError::Forged, .. } => FailureKind::Untrusted,
             Error::Key { .. } => FailureKind::Malformed,
             Error::Status { status, .. } => FailureKind::Status { code: status.as_u16(), retry_after: None },
-            Error::Resolve { .. } | Error::Connect { .. } | Error::TimedOut { .. } | Error::Setup(_) => {
-                FailureKind::Unreachable
-            }
+            Error::Resolve { .. } | Error::Connect { .. } | Error::TimedOut { .. } => FailureKind::Unreachable,
             Error::Http { .. } | Error::Noise { .. } | Error::Broken { .. } => FailureKind::Unreachable,
         };
         Self { kind, text: error.to_string() }

@@ -297,11 +297,13 @@ fn request(method: Method, authority: &str, path: &str, body: Vec<u8>) -> Result
 async fn refused(response: Response<Incoming>) -> Failure {
     let code = response.status().as_u16();
     let retry_after = response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok()).and_then(relative);
-    let mut body = Limited::new(response.into_body(), ERROR_BYTES);
+    let mut body = response.into_body();
     let mut said = Vec::new();
     // One that goes on for ever, or breaks, has said enough.
     let read = timeout(DIAL_TIMEOUT, async {
-        while let Some(Ok(frame)) = body.frame().await {
+        while said.len() < ERROR_BYTES
+            && let Some(Ok(frame)) = body.frame().await
+        {
             said.extend_from_slice(frame.data_ref().map_or(&[], |bytes| bytes));
         }
     });
