@@ -5,16 +5,19 @@
 //! * [`noise`]: the handshake and the records of the control connection, both ends
 //! * [`types`]: the objects, for both directions; the server encodes with what the node decodes with
 //! * [`netmap`]: [`NetMap`], the merged view, and what a message changed in it
+//! * [`packet_filter`]: what the packet filters of a map mean
 
 pub mod link;
 pub mod netmap;
 pub mod noise;
+pub mod packet_filter;
 pub mod types;
 
 pub use link::{
     Answer, ControlEvent, ControlRequest, ControlUrl, Failure, FailureKind, RequestId, Route, Scheme, Server,
 };
 pub use netmap::{Change, Interner, NetMap};
+pub use packet_filter::PacketFilter;
 pub use types::{MapRequest, MapResponse, NodeId, PeerNode};
 
 /// The capability version that we announce, in the Noise handshake and in every request: what control may expect of us.

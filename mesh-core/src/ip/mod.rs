@@ -5,4 +5,8 @@ pub mod checksum;
 pub mod icmp;
 pub mod packet;
 pub mod prefix;
+<<<<<<< HEAD
 pub mod tsmp;
+=======
+pub mod set;
+>>>>>>> filter

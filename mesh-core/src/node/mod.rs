@@ -22,6 +22,7 @@ mod status;
 mod table;
 mod timers;
 mod wire_control;
+mod wire_filter;
 mod wire_net;
 mod wire_netcheck;
 mod wire_paths;
@@ -61,6 +62,7 @@ pub use status::{ControlStatus, PathsStatus, PeerStatus, RelayStatus, Status};
 use ping::{Pings, WaitingDisco};
 use table::{PeerTable, TableChange};
 use timers::TimerQueue;
+use wire_filter::Filtering;
 use wire_net::Region;
 
 /// A member of the network.
@@ -90,6 +92,7 @@ pub struct Node {
     /// What is wrong with a relay, for people.
     relay_problems: BTreeMap<RegionId, String>,
     fib: Fib,
+    filtering: Filtering,
     receivers: Arc<Receivers>,
     plane: DataPlane,
     pings: Pings,
@@ -137,6 +140,7 @@ impl Node {
             regions: BTreeMap::new(),
             relay_problems: BTreeMap::new(),
             plane: DataPlane::new(fib.clone()),
+            filtering: Filtering::new(&seed),
             fib,
             receivers,
             pings,

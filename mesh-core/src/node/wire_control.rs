@@ -34,12 +34,17 @@ impl Node {
             self.set_derp_map(&map, now);
         }
         if !change.self_node && change.peers.is_empty() {
+            if self.apply_filter(change) {
+                self.plane.publish(self.fib.clone());
+            }
             return Ok(());
         }
         let own = self.netmap.self_node().map(|node| node.addresses.iter().map(host_in_network).collect());
         let peers: Vec<_> = self.netmap.peers().values().map(|peer| config_of(peer)).collect();
         PeerTable::check(self.local.identity.public(), &peers)?;
         self.addresses = own.unwrap_or_default();
+        // Before the peers: they and the rules for them are published together.
+        self.apply_filter(change);
         self.set_peers(peers, now);
         Ok(())
     }

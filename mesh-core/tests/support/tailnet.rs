@@ -9,7 +9,7 @@ use std::{
 };
 
 use mesh_core::{
-    control::types::{MapResponse, PeerNode},
+    control::types::{FilterRule, MapResponse, PeerNode},
     dataplane::{DataPlane, DropCounts, Inbound, ReportBuffer},
     derp::{DerpMap, DerpNode, DerpRegion, RegionId},
     endpoints::LocalPorts,
@@ -122,7 +122,9 @@ impl Tailnet {
         let own = Arc::new(self.member(number).describe());
         let others = self.members.iter().filter(|member| member.number != number);
         let peers = others.map(|member| Arc::new(member.describe())).collect();
+        let packet_filter = Some(vec![FilterRule::allow_all()]);
         let map = MapResponse { node: Some(own), peers, derp_map: Some(derp_map()), ..MapResponse::default() };
+        let map = MapResponse { packet_filter, ..map };
         self.input(number, Input::Command(CommandId(0), Command::ReplaceMap(Box::new(map))));
         let reply = self.member(number).replies.pop();
         assert_eq!(reply, Some((CommandId(0), Ok(Reply::MapApplied))));
@@ -148,7 +150,9 @@ impl Tailnet {
 
     /// The host of one sends a packet to another; `tag` tells packets apart.
     pub fn send(&mut self, from: u8, to: u8, tag: u16) {
-        let bytes = packet(from, to, &tag.to_be_bytes());
+        // A UDP header: the packet filter wants to know the ports.
+        let [high, low] = tag.to_be_bytes();
+        let bytes = packet(from, to, &[0, 7, 0, 7, 0, 10, 0, 0, high, low]);
         let now = self.now;
         let member = self.member(from);
         let fib = member.plane.fib();
