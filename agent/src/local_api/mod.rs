@@ -7,7 +7,7 @@
 //! | request | answer | for |
 //! |---|---|---|
 //! | `GET /localapi/v0/status` | [`status::Status`] | everyone |
-//! | `POST /localapi/v0/ping?ip=ADDRESS` or `?peer=NODEKEY`, `&type=disco` or `ICMP`, `&timeout=MILLISECONDS` | [`types::PingResult`] | everyone |
+//! | `POST /localapi/v0/ping?ip=ADDRESS` or `?peer=NODEKEY`, `&type=disco`, `TSMP` or `ICMP`, `&timeout=MILLISECONDS` | [`types::PingResult`] | everyone |
 //! | `GET /localapi/v0/metrics` | Prometheus text | everyone |
 //! | `GET /localapi/v0/debug-paths?peer=NODEKEY` | [`types::PeerPaths`] | everyone |
 //! | `GET /localapi/v0/debug-self` | our node as control would show it to peers | everyone |

@@ -268,9 +268,10 @@ async fn ping(query: &str, context: &Context) -> Answered {
     let kind = match value(query, "type") {
         None | Some("disco") => PingKind::Disco,
         Some("ICMP") => PingKind::Icmp,
+        Some("TSMP") => PingKind::Tsmp,
         Some(other) => {
             let failure = Failure::new(Exit::Usage, "bad-type", format!("there is no ping of type \"{other}\""));
-            return Err(bad(failure.hint("the types are disco and ICMP")));
+            return Err(bad(failure.hint("the types are disco, TSMP and ICMP")));
         }
     };
     let reply = command(Command::Ping { target, kind, timeout }, context).await?;

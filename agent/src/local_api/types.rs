@@ -34,6 +34,9 @@ pub struct PingResult {
     /// Where the answer came from, unless it came over a relay.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub endpoint: Option<String>,
+    /// It was a TSMP ping, answered by the peer itself inside the tunnel. Not in stock objects.
+    #[serde(rename = "IsTSMP", default, skip_serializing_if = "core::ops::Not::not")]
+    pub is_tsmp: bool,
     /// It was a disco ping, which shows the way of all packets. Not in stock objects.
     #[serde(default)]
     pub is_disco: bool,
@@ -209,6 +212,7 @@ impl PingResult {
             node_name: name.filter(|name| !name.is_empty()).unwrap_or_else(|| format!("{peer:?}")),
             latency_seconds: round_trip.as_secs_f64(),
             endpoint: via.filter(|_| region.is_none()).map(|via| via.to_string()),
+            is_tsmp: *kind == PingKind::Tsmp,
             is_disco: *kind == PingKind::Disco,
             derp_region_id: region.map(RegionId::number),
             derp_region_code: region.map(|region| code(&status.relays, Some(region))),

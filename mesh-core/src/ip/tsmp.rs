@@ -6,10 +6,10 @@
 
 use core::net::IpAddr;
 
-use super::{build, packet::IpPacket};
-
-/// Its number among IP protocols.
-pub const PROTOCOL: u8 = 99;
+use super::{
+    build,
+    packet::{IpPacket, protocol},
+};
 
 /// What a ping is known by.
 pub const PING_DATA: usize = 8;
@@ -37,7 +37,7 @@ impl Tsmp {
     /// The message in `packet`, if it holds one.
     #[must_use]
     pub fn parse(packet: &IpPacket<'_>) -> Option<Self> {
-        if packet.protocol() != PROTOCOL || packet.is_later_fragment() {
+        if packet.protocol() != protocol::TSMP || packet.is_later_fragment() {
             return None;
         }
         let (kind, rest) = packet.payload().split_first()?;
@@ -59,7 +59,7 @@ impl Tsmp {
             Self::Pong { data, peer_api_port } => [b"o".as_slice(), data, &peer_api_port.to_be_bytes()].concat(),
             Self::Other => return None,
         };
-        build::packet(PROTOCOL, source, destination, &payload)
+        build::packet(protocol::TSMP, source, destination, &payload)
     }
 }
 
@@ -86,11 +86,11 @@ mod tests {
             let bytes = build::packet(protocol, [100, 64, 0, 1].into(), [100, 64, 0, 2].into(), payload).unwrap();
             Tsmp::parse(&IpPacket::parse(&bytes).unwrap())
         };
-        assert_eq!(parse(b"o12345678", PROTOCOL), Some(Tsmp::Pong { data: *b"12345678", peer_api_port: 0 }));
+        assert_eq!(parse(b"o12345678", protocol::TSMP), Some(Tsmp::Pong { data: *b"12345678", peer_api_port: 0 }));
         for other in [&b"p1234567"[..], b"o", b"!\x06A\xc3\x50\x00\x16", b"a", b"?"] {
-            assert_eq!(parse(other, PROTOCOL), Some(Tsmp::Other), "{other:?}");
+            assert_eq!(parse(other, protocol::TSMP), Some(Tsmp::Other), "{other:?}");
         }
-        assert_eq!(parse(b"", PROTOCOL), None);
+        assert_eq!(parse(b"", protocol::TSMP), None);
         assert_eq!(parse(b"p12345678", 17), None);
     }
 }
