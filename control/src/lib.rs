@@ -8,6 +8,12 @@
 //! Of the pure half the [`policy`] stands; the program holds no more than its shape yet: nodes are configured with static
 //! peers (`meshd --static`), and it says so.
 
+pub mod coordinator;
+pub mod ipam;
+pub mod limits;
+pub mod names;
 pub mod policy;
+pub mod render;
 #[cfg(feature = "serve")]
 pub mod serve;
+pub mod store;

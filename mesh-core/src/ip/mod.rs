@@ -5,8 +5,5 @@ pub mod checksum;
 pub mod icmp;
 pub mod packet;
 pub mod prefix;
-<<<<<<< HEAD
-pub mod tsmp;
-=======
 pub mod set;
->>>>>>> filter
+pub mod tsmp;

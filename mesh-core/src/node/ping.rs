@@ -63,7 +63,14 @@ pub(super) struct Ended {
 impl Pings {
     pub(super) fn new(mut rng: Rng) -> Self {
         let id = rng.u32() as u16;
-        Self { rng, id, next_sequence: 0, waiting: BTreeMap::new(), waiting_tsmp: BTreeMap::new(), waiting_disco: BTreeMap::new() }
+        Self {
+            rng,
+            id,
+            next_sequence: 0,
+            waiting: BTreeMap::new(),
+            waiting_tsmp: BTreeMap::new(),
+            waiting_disco: BTreeMap::new(),
+        }
     }
 
     pub(super) fn is_full(&self) -> bool {

@@ -85,12 +85,12 @@ pub(super) fn serve(addresses: &Addresses, shop: &Arc<Shop>, reload: impl Fn(&Sh
     let cores = thread::available_parallelism().map_or(1, usize::from);
     // Listeners that share a port would share it with another relay too: find out first.
     drop(StdTcpListener::bind(addresses.derp).map_err(|error| in_use(addresses.derp, &error))?);
-    let first = tcp(addresses.derp)?;
+    let first = shared_tcp(addresses.derp)?;
     // Port 0 stands for one that is free: the others take the same.
     let derp = first.local_addr().map_err(|error| bug(&error))?;
     let mut listeners = vec![first];
     for _ in 1..cores {
-        listeners.push(tcp(derp)?);
+        listeners.push(shared_tcp(derp)?);
     }
     let stun = udp(addresses.stun)?;
     let metrics = addresses.metrics.map(tcp).transpose()?;
@@ -294,12 +294,25 @@ fn metrics(hub: &Hub) -> String {
     hub.stats.to_prometheus() + &now
 }
 
-fn tcp(address: SocketAddr) -> Result<StdTcpListener, Failure> {
+/// A listener that has its port to itself.
+///
+/// # Errors
+/// When the address is in use, or may not be used.
+pub fn tcp(address: SocketAddr) -> Result<StdTcpListener, Failure> {
+    bind(address, |_| Ok(()))
+}
+
+/// A listener that shares its port with others of this process.
+fn shared_tcp(address: SocketAddr) -> Result<StdTcpListener, Failure> {
+    bind(address, |socket| socket.set_reuse_port(true))
+}
+
+fn bind(address: SocketAddr, prepare: impl Fn(&Socket) -> io::Result<()>) -> Result<StdTcpListener, Failure> {
     let bind = || {
         let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
         socket.set_reuse_address(true)?;
-        socket.set_reuse_port(true)?;
         socket.set_nonblocking(true)?;
+        prepare(&socket)?;
         take_both_families(&socket, address)?;
         socket.bind(&address.into())?;
         socket.listen(BACKLOG)?;
@@ -327,7 +340,7 @@ fn take_both_families(socket: &Socket, address: SocketAddr) -> io::Result<()> {
 fn in_use(address: SocketAddr, error: &io::Error) -> Failure {
     let exit = if error.kind() == io::ErrorKind::PermissionDenied { Exit::NotPermitted } else { Exit::Refused };
     Failure::new(exit, "cannot-listen", format!("cannot listen on {address}: {error}"))
-        .hint("give another address with --listen and --stun-listen, or end what listens there")
+        .hint("give another address, or end what listens there")
 }
 
 fn bug(error: &io::Error) -> Failure {

@@ -6,11 +6,12 @@
 #![allow(clippy::disallowed_types, clippy::disallowed_methods, reason = "shell")]
 
 mod config;
-mod failure;
+pub mod failure;
 mod http;
 mod identity;
 mod link;
 mod listen;
+pub mod source;
 mod stream;
 mod verify;
 
@@ -33,10 +34,13 @@ use crate::{
     admission::Policy,
     hub::{self, Hub},
 };
-use config::{Admit, Config, LogFormat, Settings, Tls};
+pub use config::LogFormat;
+use config::{Admit, Config, Settings, Tls};
 use failure::{Exit, Failure};
 use identity::Certificate;
+pub use identity::write_secret;
 use listen::Shop;
+pub use listen::tcp;
 use verify::Verifier;
 
 const NAME: &str = "mesh-relay";
@@ -48,7 +52,7 @@ pub fn run() -> ExitCode {
     let json = std::env::args_os().any(|argument| argument == "--json");
     match std::panic::catch_unwind(AssertUnwindSafe(|| act(Arguments::try_parse()))) {
         Ok(Ok(())) => ExitCode::SUCCESS,
-        Ok(Err(failure)) => failure.report(json),
+        Ok(Err(failure)) => failure.report(NAME, json),
         // The panic has said on stderr what and where.
         Err(_) => ExitCode::from(Exit::Bug as u8),
     }
@@ -220,7 +224,11 @@ fn addresses_of(host: &str) -> Vec<IpAddr> {
     (host, 0).to_socket_addrs().map(|found| found.map(|address| address.ip()).collect()).unwrap_or_default()
 }
 
-fn log(level: &str, format: LogFormat) -> Result<(), Failure> {
+/// Sends what is traced at `level` and above to stderr.
+///
+/// # Errors
+/// When `level` is neither a level nor a list of them.
+pub fn log(level: &str, format: LogFormat) -> Result<(), Failure> {
     let filter = tracing_subscriber::EnvFilter::builder().parse(level).map_err(|error| {
         Failure::new(Exit::Usage, "bad-log-level", format!("\"{level}\" is not a log level: {error}"))
             .hint("use error, warn, info, debug or trace, or a list such as info,relay::conn=debug")
@@ -233,7 +241,7 @@ fn log(level: &str, format: LogFormat) -> Result<(), Failure> {
     .map_err(|error| Failure::new(Exit::Bug, "logging", format!("cannot log: {error}")))
 }
 
-/// What the program has to say. Whoever reads may have closed the pipe.
-fn print(line: &str) {
+/// Prints a line of what a program has to say. Whoever reads may have closed the pipe.
+pub fn print(line: &str) {
     let _ = writeln!(std::io::stdout(), "{line}");
 }

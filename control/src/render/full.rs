@@ -1,0 +1,74 @@
+//! Full maps: the first message of a stream, and what a stream gets that was left too far behind.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use mesh_core::{
+    control::types::{DnsConfig, FilterRule, MapResponse, NodeId},
+    time::WallTime,
+};
+use serde_json::json;
+
+use super::{Kind, Message, node};
+use crate::store::{node::Member, snapshot::Snapshot};
+
+impl Snapshot {
+    pub(super) fn full_map(&self, viewer: NodeId) -> Message {
+        let Some(own) = self.members.get(&viewer) else { return Message::default() };
+        let mut message = Message::default();
+        let mut profiles = BTreeMap::new();
+        let mut add_profile = |member: &Member| {
+            let profile = self.profile(member);
+            profiles.insert(profile.id, profile);
+        };
+        add_profile(own);
+        for id in self.rulebook.peers(viewer) {
+            let Some(peer) = self.members.get(&id).filter(|peer| peer.row.announced) else { continue };
+            add_profile(peer);
+            message.peers.push(self.peer(viewer, peer, Kind::Full));
+        }
+        message.response = MapResponse {
+            node: Some(Arc::new(self.own_node(own))),
+            derp_map: Some(self.derp_map.as_ref().clone()),
+            dns_config: Some(self.dns_config()),
+            domain: self.base_domain.to_string(),
+            collect_services: Some(false),
+            packet_filters: Some(self.filters(viewer)),
+            user_profiles: profiles.into_values().collect(),
+            health: Some(self.health()),
+            ssh_policy: Some(json!({ "rules": [] })),
+            ..MapResponse::default()
+        };
+        message
+    }
+
+    /// The last words to a node that was deleted.
+    pub(super) fn farewell(&self, member: &Arc<Member>, now: WallTime) -> Message {
+        let own = node::expired_since(self.own_node(member), now);
+        let response = MapResponse { node: Some(Arc::new(own)), ..MapResponse::default() };
+        Message { response, ..Message::default() }
+    }
+
+    /// Names of peers are resolved by the node itself; all else goes where the host sends it.
+    fn dns_config(&self) -> DnsConfig {
+        DnsConfig {
+            routes: [(self.base_domain.to_string(), Vec::new())].into(),
+            domains: vec![self.base_domain.to_string()],
+            proxied: true,
+            ..DnsConfig::default()
+        }
+    }
+
+    /// The packet filter, by name.
+    pub(super) fn filters(&self, viewer: NodeId) -> BTreeMap<String, Option<Vec<FilterRule>>> {
+        let filters = self.rulebook.packet_filters(viewer);
+        filters.into_iter().map(|(name, rules)| (name, Some(rules))).collect()
+    }
+
+    /// What is wrong, in words.
+    pub(super) fn health(&self) -> Vec<String> {
+        if self.has_policy {
+            return Vec::new();
+        }
+        vec!["no policy is stored on the server: nodes do not see each other (mesh-control policy set FILE)".to_owned()]
+    }
+}

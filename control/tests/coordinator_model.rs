@@ -1,0 +1,282 @@
+//! Whatever happens, what a node has merged from its messages is what it would be told were it told everything.
+#![allow(clippy::unwrap_used, reason = "helpers of tests too")]
+
+mod support;
+
+use core::time::Duration;
+use std::{collections::BTreeMap, sync::Arc};
+
+use control::coordinator::{Command, Input, Request};
+use mesh_core::{
+    control::{
+        NetMap,
+        types::{RegisterRequest, Service},
+    },
+    key::DiscoPublic,
+};
+use proptest::prelude::*;
+use support::World;
+
+const CLIENTS: u32 = 7;
+
+/// What may happen.
+#[derive(Clone, Debug)]
+enum Event {
+    Join(u32, usize),
+    Update(u32),
+    Restarted(u32),
+    Rename(u32, u8),
+    Serve(u32, u16),
+    Routes(u32, u8),
+    Policy(usize),
+    Tag(u32, u8),
+    Name(u32, u8),
+    Expire(u32),
+    Delete(u32),
+    HangUp(u32),
+    Open(u32),
+    Stall(u32),
+    Rotate(u32, u8),
+    LogOut(u32),
+    Relays(u8),
+    Wait(u64),
+    Crash,
+}
+
+const POLICIES: [&str; 6] = [
+    support::ALL,
+    r#"{"acls": []}"#,
+    r#"{"tagOwners": {"tag:a": [], "tag:b": []}, "acls": [{"action": "accept", "src": ["tag:a"], "dst": ["tag:b:22"]}]}"#,
+    r#"{"acls": [{"action": "accept", "src": ["autogroup:member"], "dst": ["autogroup:self:*"]}]}"#,
+    r#"{"tagOwners": {"tag:a": []}, "autoApprovers": {"routes": {"10.0.0.0/8": ["tag:a", "alice@example.com"]}},
+        "acls": [{"action": "accept", "src": ["alice@example.com"], "dst": ["tag:a:*", "10.1.0.0/16:80"]},
+                 {"action": "accept", "src": ["10.2.0.0/16"], "dst": ["bob@example.com:22"]}]}"#,
+    r#"{"tagOwners": {"tag:a": [], "tag:b": []}, "autoApprovers": {"exitNode": ["tag:b"]},
+        "acls": [{"action": "accept", "src": ["bob@example.com"], "dst": ["autogroup:internet:*", "tag:b:53"]},
+                 {"action": "accept", "src": ["100.64.0.2"], "dst": ["*:*"]}]}"#,
+];
+
+fn event() -> impl Strategy<Value = Event> {
+    let client = 1..=CLIENTS;
+    prop_oneof![
+        6 => (client.clone(), 0..5usize).prop_map(|(client, key)| Event::Join(client, key)),
+        5 => client.clone().prop_map(Event::Update),
+        2 => client.clone().prop_map(Event::Restarted),
+        1 => (client.clone(), any::<u8>()).prop_map(|(client, name)| Event::Rename(client, name % 3)),
+        1 => (client.clone(), any::<u16>()).prop_map(|(client, port)| Event::Serve(client, port)),
+        3 => (client.clone(), any::<u8>()).prop_map(|(client, routes)| Event::Routes(client, routes)),
+        4 => (0..POLICIES.len()).prop_map(Event::Policy),
+        2 => (client.clone(), any::<u8>()).prop_map(|(client, tags)| Event::Tag(client, tags)),
+        1 => (client.clone(), any::<u8>()).prop_map(|(client, name)| Event::Name(client, name % 3)),
+        1 => client.clone().prop_map(Event::Expire),
+        1 => client.clone().prop_map(Event::Delete),
+        2 => client.clone().prop_map(Event::HangUp),
+        4 => client.clone().prop_map(Event::Open),
+        2 => client.clone().prop_map(Event::Stall),
+        2 => (client.clone(), any::<u8>()).prop_map(|(client, key)| Event::Rotate(client, key % 40)),
+        1 => client.prop_map(Event::LogOut),
+        1 => any::<u8>().prop_map(|region| Event::Relays(region % 3)),
+        6 => prop_oneof![Just(1), Just(60), Just(300), Just(12_000), Just(400_000)].prop_map(Event::Wait),
+        1 => Just(Event::Crash),
+    ]
+}
+
+struct Model {
+    world: World,
+    keys: Vec<String>,
+    /// Counts, so that every address is new.
+    next: u16,
+}
+
+impl Model {
+    fn new() -> Self {
+        let mut world = World::new();
+        for login in ["alice@example.com", "bob@example.com"] {
+            world.admin(Command::CreateUser { login: login.into() }).unwrap();
+        }
+        let keys = vec![
+            world.key(true, false, &[]),
+            world.key_of("bob@example.com", true, false, Default::default()),
+            world.key(true, false, &["tag:a"]),
+            world.key(true, false, &["tag:a", "tag:b"]),
+            world.key(true, true, &[]),
+        ];
+        Self { world, keys, next: 0 }
+    }
+
+    fn is_in(&self, client: u32) -> bool {
+        let key = self.world.clients.get(&client).map(|client| client.key);
+        key.is_some_and(|key| self.world.rows.nodes.values().any(|row| row.key == key))
+    }
+
+    fn endpoint(&mut self) -> String {
+        self.next += 1;
+        let [high, low] = self.next.to_be_bytes();
+        format!("203.0.{high}.{low}:41641")
+    }
+
+    fn update(&mut self, client: u32) {
+        let endpoint = self.endpoint();
+        self.world.update(client, &[&endpoint]);
+    }
+
+    fn name(&self, client: u32) -> String {
+        self.world.row(client).stable_id.clone()
+    }
+
+    fn happen(&mut self, event: Event) {
+        let world = &mut self.world;
+        match event {
+            Event::Join(client, key) => {
+                if !world.clients.contains_key(&client) {
+                    world.client(client);
+                }
+                let response = world.register(client, Some(&self.keys[key]));
+                if response.error.is_empty() {
+                    world.stream(client);
+                    self.update(client);
+                }
+            }
+            Event::Relays(region) => {
+                let regions: Vec<_> = (900..=900 + i64::from(region)).collect();
+                world.input(Input::Relays(Arc::new(support::derp_map(&regions))));
+            }
+            Event::Policy(policy) => {
+                world.admin(Command::SetPolicy { text: POLICIES[policy].into() }).unwrap();
+            }
+            Event::Wait(millis) => world.advance(Duration::from_millis(millis)),
+            Event::Crash => world.crash(),
+            Event::HangUp(client) if world.clients.contains_key(&client) => world.hang_up(client),
+            Event::Stall(client) => {
+                if let Some(client) = world.clients.get_mut(&client) {
+                    client.stalled = true;
+                }
+            }
+            Event::Open(client)
+            | Event::Update(client)
+            | Event::Restarted(client)
+            | Event::Rename(client, _)
+            | Event::Serve(client, _)
+            | Event::Routes(client, _)
+            | Event::Tag(client, _)
+            | Event::Name(client, _)
+            | Event::Expire(client)
+            | Event::Delete(client)
+            | Event::Rotate(client, _)
+            | Event::LogOut(client)
+                if self.is_in(client) =>
+            {
+                self.happen_to(client, event);
+            }
+            _ => {}
+        }
+    }
+
+    fn happen_to(&mut self, client: u32, event: Event) {
+        let name = self.name(client);
+        let world = &mut self.world;
+        let one = world.clients.get_mut(&client).unwrap();
+        let command = match event {
+            Event::Open(_) => return world.stream(client),
+            Event::Update(_) => return self.update(client),
+            Event::Restarted(_) => {
+                self.next += 1;
+                one.disco = Some(DiscoPublic::from_bytes(support::bytes(u32::from(self.next), 77)));
+                return self.update(client);
+            }
+            Event::Rename(_, name) => {
+                one.hostinfo.hostname = format!("name{name}");
+                return self.update(client);
+            }
+            Event::Serve(_, port) => {
+                one.hostinfo.services = vec![Service { proto: "tcp".into(), port, description: "a & b".into() }];
+                return self.update(client);
+            }
+            Event::Routes(_, routes) => {
+                let all = ["10.1.0.0/16", "10.2.0.0/16", "0.0.0.0/0", "::/0", "100.64.0.0/24"];
+                let routes = all.iter().enumerate().filter(|(bit, _)| routes & (1 << bit) != 0);
+                let routes: Vec<_> = routes.map(|(_, route)| route.parse().unwrap()).collect();
+                one.hostinfo.routable_ips = routes.clone();
+                self.update(client);
+                if client % 2 == 0 {
+                    return;
+                }
+                Command::ApproveRoutes { node: name, routes: routes.into_iter().collect() }
+            }
+            Event::Tag(_, tags) => {
+                let tags = if tags % 2 == 0 { vec!["tag:a"] } else { vec!["tag:a", "tag:b"] };
+                Command::TagNode { node: name, tags: tags.into_iter().map(str::to_owned).collect() }
+            }
+            Event::Name(_, number) => Command::RenameNode { node: name, name: format!("name{number}") },
+            Event::Expire(_) => Command::ExpireNode { node: name },
+            Event::Delete(_) => Command::DeleteNode { node: name },
+            Event::Rotate(_, generation) => {
+                let old = one.change_key(generation);
+                let request = RegisterRequest { old_node_key: Some(old), ..one.registration(None) };
+                let new = one.key;
+                let response = world.register_with(client, request);
+                if !response.is_ok_and(|response| response.machine_authorized) {
+                    let one = world.clients.get_mut(&client).unwrap();
+                    if !world.rows.nodes.values().any(|row| row.key == new) {
+                        one.key = old;
+                    }
+                }
+                return;
+            }
+            Event::LogOut(_) => {
+                let request = RegisterRequest { expiry: Some(support::BEGIN), ..one.registration(None) };
+                world.ask(client, Request::Register(Box::new(request)));
+                return;
+            }
+            _ => return,
+        };
+        // A name that is taken is refused.
+        let _ = self.world.admin(command);
+    }
+
+    /// All that have their map open know what they would be told.
+    fn check(&mut self) {
+        let clients: Vec<_> = self.world.clients.keys().copied().collect();
+        for client in &clients {
+            self.world.unstall(*client);
+        }
+        self.world.settle();
+        for client in clients {
+            if self.world.clients[&client].stream.is_none() {
+                continue;
+            }
+            let fresh = self.world.fresh(client);
+            let known = &self.world.clients[&client].map;
+            assert_eq!(known.self_node(), fresh.self_node(), "client {client}");
+            let ids = |map: &NetMap| map.peers().keys().copied().collect::<Vec<_>>();
+            assert_eq!(ids(known), ids(&fresh), "the peers of client {client}");
+            for (id, peer) in fresh.peers() {
+                assert_eq!(known.peer(*id), Some(peer), "client {client}");
+            }
+            assert_eq!(known.filters(), fresh.filters(), "client {client}");
+            assert_eq!(parts(known), parts(&fresh), "client {client}");
+            let users: BTreeMap<_, _> = known.users().iter().filter(|(id, _)| fresh.user(**id).is_some()).collect();
+            assert_eq!(users, fresh.users().iter().collect(), "client {client}");
+        }
+    }
+}
+
+fn parts(map: &NetMap) -> impl PartialEq + core::fmt::Debug + '_ {
+    (map.derp_map(), map.dns(), map.domain(), map.health(), map.ssh_policy())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn merged_maps_are_full_maps(events in prop::collection::vec(event(), 1..60), every in 1..20usize) {
+        let mut model = Model::new();
+        for (number, event) in events.into_iter().enumerate() {
+            model.happen(event);
+            if number % every == 0 {
+                model.check();
+            }
+        }
+        model.check();
+    }
+}
