@@ -3,6 +3,7 @@
 //!
 //! * [`link`]: what passes between a node and whoever owns its control connection
 //! * [`noise`]: the handshake and the records of the control connection, both ends
+//! * [`session`]: [`Session`], a node's conversation with its server
 //! * [`types`]: the objects, for both directions; the server encodes with what the node decodes with
 //! * [`netmap`]: [`NetMap`], the merged view, and what a message changed in it
 //! * [`packet_filter`]: what the packet filters of a map mean
@@ -11,6 +12,7 @@ pub mod link;
 pub mod netmap;
 pub mod noise;
 pub mod packet_filter;
+pub mod session;
 pub mod types;
 
 pub use link::{
@@ -18,6 +20,7 @@ pub use link::{
 };
 pub use netmap::{Change, Interner, NetMap};
 pub use packet_filter::PacketFilter;
+pub use session::{AuthKey, Registration, Session};
 pub use types::{MapRequest, MapResponse, NodeId, PeerNode};
 
 /// The capability version that we announce, in the Noise handshake and in every request: what control may expect of us.

@@ -1,13 +1,12 @@
 //! What happens to a node.
 
 use core::{
-    fmt,
     net::{IpAddr, SocketAddr},
     time::Duration,
 };
 
 use crate::{
-    control::{ControlEvent, types::MapResponse},
+    control::{AuthKey, ControlEvent, types::MapResponse},
     dataplane::{Notice, Punt},
     derp::RegionId,
     endpoints::LocalPorts,
@@ -157,16 +156,6 @@ pub struct Up {
     pub auth_key: Option<AuthKey>,
     /// Sign in anew, with a new node key, even where that is not needed.
     pub force_reauth: bool,
-}
-
-/// A key that a user was given for registering nodes. Never printed.
-#[derive(Clone, PartialEq, Eq)]
-pub struct AuthKey(pub String);
-
-impl fmt::Debug for AuthKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("AuthKey([private])")
-    }
 }
 
 /// What a ping is made of.

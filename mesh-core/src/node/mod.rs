@@ -53,11 +53,12 @@ use crate::{
     wireguard::{Identity, Local, cookie::Gatekeeper, index::IndexTable},
 };
 
+pub use crate::control::{AuthKey, Registration};
 pub use config::{ConfigError, ControlConfig, NodeConfig, PeerAddressing, PeerConfig, Whereabouts};
 pub use host::{HostConfig, SocketPlan};
-pub use input::{AuthKey, Command, CommandId, HostEvent, Input, LinkState, PingKind, PingTarget, RelayEvent, Up};
+pub use input::{Command, CommandId, HostEvent, Input, LinkState, PingKind, PingTarget, RelayEvent, Up};
 pub use output::{CommandError, Event, FetchRequest, Output, RelayCommand, Reply, Transmit};
-pub use state::{BackendState, Prefs, Registration, SavedState};
+pub use state::{BackendState, Prefs, SavedState};
 pub use status::{ControlStatus, PathsStatus, PeerStatus, RelayStatus, Status};
 
 use ping::{Pings, WaitingDisco};

@@ -9,12 +9,9 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    control::{
-        ControlUrl,
-        types::{Login, MapResponse, User},
-    },
+    control::{ControlUrl, Registration, types::MapResponse},
     ip::prefix::Prefix,
-    key::{MachinePrivate, MachinePublic, NodePrivate},
+    key::{MachinePrivate, NodePrivate},
     rng::Rng,
 };
 
@@ -81,6 +78,9 @@ pub struct SavedState {
     /// Who the node is to its peers.
     #[serde(with = "node_key")]
     pub node_key: NodePrivate,
+    /// A key that is being registered in the place of `node_key`: control may know it already.
+    #[serde(default, with = "next_node_key", skip_serializing_if = "Option::is_none")]
+    pub next_node_key: Option<NodePrivate>,
     /// What the user wants.
     #[serde(default)]
     pub prefs: Prefs,
@@ -92,22 +92,6 @@ pub struct SavedState {
     pub map: Option<Arc<MapResponse>>,
 }
 
-/// A registration that succeeded.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "PascalCase")]
-pub struct Registration {
-    /// With whom.
-    pub server: ControlUrl,
-    /// The server's Noise key.
-    pub server_key: MachinePublic,
-    /// Whose the node is.
-    #[serde(default)]
-    pub user: User,
-    /// How they signed in.
-    #[serde(default)]
-    pub login: Login,
-}
-
 impl SavedState {
     /// The state of a node that has never run.
     #[must_use]
@@ -115,6 +99,7 @@ impl SavedState {
         Self {
             machine_key: MachinePrivate::generate(rng),
             node_key: NodePrivate::generate(rng),
+            next_node_key: None,
             prefs: Prefs::default(),
             registration: None,
             map: None,
@@ -143,10 +128,32 @@ macro_rules! secret_text {
 secret_text!(machine_key, MachinePrivate);
 secret_text!(node_key, NodePrivate);
 
+/// A key that there may not be.
+mod next_node_key {
+    use serde::{Deserializer, Serializer};
+
+    use super::node_key;
+    use crate::key::NodePrivate;
+
+    pub(super) fn serialize<S: Serializer>(key: &Option<NodePrivate>, serializer: S) -> Result<S::Ok, S::Error> {
+        match key {
+            Some(key) => node_key::serialize(key, serializer),
+            None => serializer.serialize_none(),
+        }
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<NodePrivate>, D::Error> {
+        node_key::deserialize(deserializer).map(Some)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rng::Seed;
+    use crate::{
+        control::types::{Login, User},
+        rng::Seed,
+    };
 
     #[test]
     fn what_is_saved_comes_back() {
