@@ -5,8 +5,11 @@ use core::net::{IpAddr, SocketAddr};
 use http_body_util::{BodyExt, Limited};
 use hyper::{Request, StatusCode, body::Incoming};
 use mesh_core::{
-    control::types::{PeerNode, UserProfile},
-    node::{AuthKey, Command, Prefs, Reply, Up},
+    control::{
+        AuthKey,
+        types::{PeerNode, UserProfile},
+    },
+    node::{Command, Prefs, Reply, Up},
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
