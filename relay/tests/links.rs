@@ -18,6 +18,7 @@ use support::{Running, directory, run};
 use transports::{
     derp::{Arrival, Dialer, Plain, RelayLinks, Trust},
     fetch,
+    net::Net,
     udp::Family,
 };
 
