@@ -31,6 +31,7 @@ pub mod dataplane;
 pub mod derp;
 pub mod disco;
 pub mod endpoints;
+pub mod filter;
 pub mod invariant;
 pub mod ip;
 pub mod key;

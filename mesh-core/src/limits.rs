@@ -48,6 +48,9 @@ pub const PINGS: usize = 64;
 /// Commands that wait for a report about the network. At the bound: the command is refused.
 pub const REPORTS_WANTED: usize = 64;
 
+/// Commands that wait for the node to run. At the bound: the command is refused.
+pub const UPS_WAITING: usize = 64;
+
 /// Largest IP packet the node carries, and so the largest TUN MTU: a datagram of 65,507 bytes less 32 of
 /// WireGuard, rounded down to the padding of 16.
 pub const PACKET_BYTES: usize = 65_472;
@@ -102,3 +105,16 @@ pub const NETCHECK_HISTORY: usize = 32;
 
 /// Runs of netcheck that begin within 4 s. For links that flap. At the bound: the next one waits.
 pub const NETCHECK_RUNS: usize = 4;
+
+/// Entries in the tables of a packet filter of one address family, at four bytes each. A thousand rules of ten thousand
+/// different sources take a few thousand; only rules that cross each other take more than their number. At the bound:
+/// the last rules are left out, counted, and admit nothing.
+pub const FILTER_CELLS: usize = 4 << 20;
+
+/// Flows of one peer that replies are awaited on. In steps that are taken when the one before is full: an idle peer
+/// costs nothing, a busy resolver has room for sixteen thousand. Stock nodes: 512 of all peers together. At the last one:
+/// the flow that would end first is forgotten, counted.
+pub const FLOWS_PER_PEER: [usize; 3] = [64, 1_024, 16_384];
+
+/// Flows of all peers together, at 16 bytes each. At the bound: peers take no further steps of [`FLOWS_PER_PEER`].
+pub const FLOWS: usize = 1 << 20;

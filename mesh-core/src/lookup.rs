@@ -22,7 +22,7 @@ impl<K: Hash + Eq, V> Lookup<K, V> {
     /// An empty map, keyed from `rng`.
     #[must_use]
     pub fn new(rng: &mut Rng) -> Self {
-        Self { map: HashMap::with_hasher(Keys(rng.u64(), rng.u64())) }
+        Self { map: HashMap::with_hasher(Keys::new(rng)) }
     }
 
     /// The value at `key`.
@@ -72,7 +72,23 @@ impl<K, V> fmt::Debug for Lookup<K, V> {
     }
 }
 
-struct Keys(u64, u64);
+/// A keyed hash: whoever does not know the keys cannot choose values that collide, nor find the hash of one.
+#[derive(Clone, Copy)]
+pub struct Keys(u64, u64);
+
+impl Keys {
+    /// Keys from `rng`.
+    #[must_use]
+    pub fn new(rng: &mut Rng) -> Self {
+        Self(rng.u64(), rng.u64())
+    }
+}
+
+impl fmt::Debug for Keys {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Keys([private])")
+    }
+}
 
 impl BuildHasher for Keys {
     type Hasher = SipHasher;

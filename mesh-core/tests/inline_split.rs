@@ -172,6 +172,8 @@ impl Driver {
                 Output::Transmit(transmit) => self.sent.push(transmit.payload),
                 Output::TunWrite(packet) => self.delivered.push(packet),
                 Output::Relay(_)
+                | Output::Control(_)
+                | Output::Save(_)
                 | Output::Fetch(..)
                 | Output::Resolve { .. }
                 | Output::Sockets(_)

@@ -132,6 +132,7 @@ pub struct Initiator {
 
 /// How far the answer to an initiation has come.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "moved once for a connection")]
 pub enum Progress {
     /// More bytes are needed.
     Waiting(Initiator),

@@ -4,6 +4,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
 
 use crate::{
+    filter::FlowTable,
     path::SendPath,
     published::Published,
     wireguard::{Sealer, timers::Activity},
@@ -53,6 +54,7 @@ pub struct Adjacency {
     tx: Published<TxState>,
     activity: Arc<Activity>,
     counters: PeerCounters,
+    flows: FlowTable,
 }
 
 impl Adjacency {
@@ -65,6 +67,7 @@ impl Adjacency {
             tx: Published::new(TxState { sealer: None, path }),
             activity: Arc::default(),
             counters: PeerCounters::default(),
+            flows: FlowTable::default(),
         }
     }
 
@@ -101,6 +104,12 @@ impl Adjacency {
     #[must_use]
     pub fn counters(&self) -> &PeerCounters {
         &self.counters
+    }
+
+    /// What was sent to the peer and may be replied to.
+    #[must_use]
+    pub fn flows(&self) -> &FlowTable {
+        &self.flows
     }
 }
 

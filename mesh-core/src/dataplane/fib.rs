@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::{published::Published, routes::RouteTable, wireguard::Identity};
+use crate::{filter::Filter, published::Published, routes::RouteTable, wireguard::Identity};
 
 use super::{Adjacency, DiscoKeys, Receivers};
 
@@ -15,7 +15,7 @@ pub struct LocalAddrs {
     pub ping_id: u16,
 }
 
-/// What the fast path forwards by. Replaced as a whole when routes or the set of peers change; clones share
+/// What the fast path forwards by. Replaced as a whole when routes, filter or the set of peers change; clones share
 /// their tables.
 #[derive(Clone, Debug)]
 pub struct Fib {
@@ -24,13 +24,14 @@ pub struct Fib {
     pub(super) disco_keys: Arc<DiscoKeys>,
     pub(super) identity: Arc<Identity>,
     pub(super) local: LocalAddrs,
+    pub(super) filter: Option<Arc<Filter>>,
 }
 
 impl Fib {
-    /// A snapshot without routes.
+    /// A snapshot without routes and without filter.
     #[must_use]
     pub fn new(identity: Arc<Identity>, receivers: Arc<Receivers>, local: LocalAddrs) -> Self {
-        Self { routes: RouteTable::new(), receivers, disco_keys: Arc::default(), identity, local }
+        Self { routes: RouteTable::new(), receivers, disco_keys: Arc::default(), identity, local, filter: None }
     }
 
     /// Overlay prefix → peer.
@@ -50,6 +51,11 @@ impl Fib {
         &self.receivers
     }
 
+    /// We are somebody else from now on.
+    pub fn set_identity(&mut self, identity: Arc<Identity>) {
+        self.identity = identity;
+    }
+
     /// Whose disco packets are looked at.
     #[must_use]
     pub fn disco_keys(&self) -> &Arc<DiscoKeys> {
@@ -60,6 +66,17 @@ impl Fib {
     #[must_use]
     pub fn local(&self) -> &LocalAddrs {
         &self.local
+    }
+
+    /// What peers may open; `None` is everything: nobody made rules for this node.
+    #[must_use]
+    pub fn filter(&self) -> Option<&Arc<Filter>> {
+        self.filter.as_ref()
+    }
+
+    /// Sets what peers may open, before publishing.
+    pub fn set_filter(&mut self, filter: Arc<Filter>) {
+        self.filter = Some(filter);
     }
 }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use crate::{
     disco,
+    filter::{Filter, Headers, Refusal},
     ip::{
         icmp::{Echo, EchoKind},
         packet::{IpPacket, protocol},
@@ -57,6 +58,8 @@ struct SessionRun {
     send_path: Option<SendPath>,
     /// An inner source address that was found to be the peer's.
     allowed: Option<IpAddr>,
+    /// Headers that the filter admitted: neighbours mostly are of one flow.
+    admitted: Option<Headers>,
     noted: Noted,
     packets: u64,
     bytes: u64,
@@ -172,11 +175,19 @@ impl InboundRun<'_> {
             }
             run.allowed = Some(inner.source());
         }
+        if inner.protocol() == protocol::TSMP {
+            // Never for the host, and no filter speaks of it.
+            reports.punt(Punt::Tsmp { peer, packet: inner.bytes().to_vec() });
+            return Ok(Inbound::Consumed);
+        }
         if matches!(inner.protocol(), protocol::ICMP | protocol::ICMPV6)
             && Echo::parse(&inner).is_some_and(|e| e.kind == EchoKind::Reply && e.id == self.fib.local.ping_id)
         {
             reports.punt(Punt::EchoReply { peer, packet: inner.bytes().to_vec() });
             return Ok(Inbound::Consumed);
+        }
+        if let Some(filter) = &self.fib.filter {
+            run.admit(filter, &inner, self.now)?;
         }
         let length = inner.bytes().len();
         Ok(Inbound::Deliver { peer, packet: &mut packet[..length] })
@@ -186,7 +197,17 @@ impl InboundRun<'_> {
 impl SessionRun {
     fn new(session: Arc<ReceiveSession>) -> Self {
         let send_path = session.adjacency.tx().path;
-        Self { session, send_path, allowed: None, noted: Noted::Nothing, packets: 0, bytes: 0 }
+        Self { session, send_path, allowed: None, admitted: None, noted: Noted::Nothing, packets: 0, bytes: 0 }
+    }
+
+    #[inline]
+    fn admit(&mut self, filter: &Filter, packet: &IpPacket<'_>, now: Instant) -> Result<(), Refusal> {
+        let headers = Headers::of(packet)?;
+        if self.admitted != Some(headers) {
+            filter.admit(&headers, self.session.adjacency.flows(), now)?;
+            self.admitted = Some(headers);
+        }
+        Ok(())
     }
 
     #[inline]

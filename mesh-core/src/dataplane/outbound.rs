@@ -4,6 +4,7 @@ use core::net::IpAddr;
 use std::sync::Arc;
 
 use crate::{
+    filter::{Filter, Headers, Refusal},
     ip::packet::IpPacket,
     limits,
     time::Instant,
@@ -57,6 +58,12 @@ impl Fib {
             };
             run = Some(current);
             if let Some(run) = &mut run {
+                if let Some(filter) = &self.filter
+                    && let Err(refusal) = run.release(filter, &packet, now)
+                {
+                    reports.dropped(refusal.into());
+                    continue;
+                }
                 run.send(packet.bytes(), self.local.mtu_bytes, now, sink, reports);
             }
         }
@@ -71,13 +78,25 @@ struct OutboundRun<'f> {
     destination: IpAddr,
     adjacency: &'f Arc<Adjacency>,
     tx: Arc<TxState>,
+    /// Headers that the filter released: neighbours mostly are of one flow.
+    released: Option<Headers>,
     packets: u64,
     bytes: u64,
 }
 
 impl<'f> OutboundRun<'f> {
     fn new(adjacency: &'f Arc<Adjacency>, destination: IpAddr) -> Self {
-        Self { destination, adjacency, tx: adjacency.tx(), packets: 0, bytes: 0 }
+        Self { destination, adjacency, tx: adjacency.tx(), released: None, packets: 0, bytes: 0 }
+    }
+
+    #[inline]
+    fn release(&mut self, filter: &Filter, packet: &IpPacket<'_>, now: Instant) -> Result<(), Refusal> {
+        let headers = Headers::of(packet)?;
+        if self.released != Some(headers) {
+            filter.release(&headers, self.adjacency.flows(), now)?;
+            self.released = Some(headers);
+        }
+        Ok(())
     }
 
     #[inline]

@@ -2,7 +2,12 @@
 
 use core::{fmt, net::SocketAddr};
 
-use crate::{limits, path::PathAddr, wireguard::timers::Edge};
+use crate::{
+    filter::{HeadersError, Refusal},
+    limits,
+    path::PathAddr,
+    wireguard::timers::Edge,
+};
 
 use super::PeerId;
 
@@ -36,6 +41,13 @@ pub enum Punt {
         source: SocketAddr,
         /// The whole datagram.
         datagram: Vec<u8>,
+    },
+    /// What a node says to the other, not to its host.
+    Tsmp {
+        /// Who sent it.
+        peer: PeerId,
+        /// The IP packet.
+        packet: Vec<u8>,
     },
     /// An ICMP echo reply that may belong to one of the node's own pings.
     EchoReply {
@@ -121,6 +133,18 @@ drop_reasons! {
     MalformedInner = "malformed_inner",
     /// From the network: well sealed, but the source address is not among the peer's allowed IPs.
     SourceNotAllowed = "source_not_allowed",
+    /// From a peer: no rule of the packet filter allows it.
+    FilterDenied = "filter_denied",
+    /// From a peer: for an address that is neither ours nor routed to us.
+    FilterNotLocal = "filter_not_local",
+    /// From a peer or for one: for a multicast address.
+    FilterMulticast = "filter_multicast",
+    /// From a peer or for one: for a link-local address.
+    FilterLinkLocal = "filter_link_local",
+    /// From a peer or for one: a fragment that hides or could overwrite its transport header.
+    FilterFragment = "filter_fragment",
+    /// From a peer or for one: a header that is cut off or not understood, so that nobody can judge it.
+    FilterUnknown = "filter_unknown",
     /// From the network: a handshake message whose first MAC is wrong.
     WrongMac1 = "wrong_mac1",
     /// From the network: a handshake message that could not be opened.
@@ -143,9 +167,28 @@ drop_reasons! {
     PuntsFull = "punts_full",
 }
 
+impl From<Refusal> for DropReason {
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::Headers(HeadersError::Fragment) => Self::FilterFragment,
+            Refusal::Headers(HeadersError::Unknown) => Self::FilterUnknown,
+            Refusal::Multicast => Self::FilterMulticast,
+            Refusal::LinkLocal => Self::FilterLinkLocal,
+            Refusal::NotLocal => Self::FilterNotLocal,
+            Refusal::Denied => Self::FilterDenied,
+        }
+    }
+}
+
 /// How often packets ended, by reason.
-#[derive(Clone, Default, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct DropCounts([u64; DropReason::ALL.len()]);
+
+impl Default for DropCounts {
+    fn default() -> Self {
+        Self([0; DropReason::ALL.len()])
+    }
+}
 
 impl DropCounts {
     /// One more packet ended for `reason`.

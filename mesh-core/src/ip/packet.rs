@@ -14,6 +14,10 @@ pub mod protocol {
     pub const UDP: u8 = 17;
     /// ICMP for IPv6.
     pub const ICMPV6: u8 = 58;
+    /// Tailscale's small messages inside the tunnel.
+    pub const TSMP: u8 = 99;
+    /// SCTP.
+    pub const SCTP: u8 = 132;
 }
 
 /// Why bytes are not an IP packet.

@@ -3,6 +3,7 @@
 use core::{net::SocketAddr, time::Duration};
 
 use crate::{
+    control::types::Hostinfo,
     dataplane::Addressing,
     derp::RegionId,
     ip::prefix::Prefix,
@@ -11,10 +12,12 @@ use crate::{
     time::WallAnchor,
 };
 
+use super::SavedState;
+
 /// What a node starts with.
 #[derive(Debug)]
 pub struct NodeConfig {
-    /// Who we are.
+    /// Who we are. With a control server [`SavedState::node_key`] counts instead.
     pub key: NodePrivate,
     /// What our disco messages are sealed with.
     pub disco_key: DiscoPrivate,
@@ -24,12 +27,23 @@ pub struct NodeConfig {
     pub mtu_bytes: usize,
     /// UDP port to listen on; 0 lets the host choose.
     pub listen_port: u16,
-    /// The other nodes.
+    /// The other nodes. With a control server they come from it.
     pub peers: Vec<PeerConfig>,
+    /// With a control server: what an earlier run kept, and what we say of ourselves.
+    pub control: Option<ControlConfig>,
     /// The root of the node's randomness.
     pub seed: Seed,
     /// What the calendar says when the node starts.
     pub epoch: WallAnchor,
+}
+
+/// What a node with a control server starts with.
+#[derive(Clone, Debug)]
+pub struct ControlConfig {
+    /// What an earlier run asked to keep; [`SavedState::new`] when there was none.
+    pub saved: SavedState,
+    /// What is known of the host. Name, routes and tags of the preferences come on top.
+    pub hostinfo: Hostinfo,
 }
 
 /// Another node.

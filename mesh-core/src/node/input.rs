@@ -6,7 +6,7 @@ use core::{
 };
 
 use crate::{
-    control::types::MapResponse,
+    control::{AuthKey, ControlEvent, types::MapResponse},
     dataplane::{Notice, Punt},
     derp::RegionId,
     endpoints::LocalPorts,
@@ -15,7 +15,7 @@ use crate::{
     time::WallAnchor,
 };
 
-use super::PeerConfig;
+use super::{PeerConfig, Prefs};
 
 /// One thing that happened.
 #[derive(Clone, Debug)]
@@ -26,6 +26,8 @@ pub enum Input {
     Notice(Notice),
     /// Something at a relay.
     Relay(RelayEvent),
+    /// Something was heard of control.
+    Control(ControlEvent),
     /// The answer to [`Output::Fetch`](super::Output::Fetch).
     Fetched(FetchId, Result<Fetched, FetchFailed>),
     /// The answer to [`Output::Resolve`](super::Output::Resolve).
@@ -111,6 +113,14 @@ pub struct LinkState {
     pub has_default_v6: bool,
 }
 
+impl LinkState {
+    /// Whether anything can be reached.
+    #[must_use]
+    pub fn has_network(&self) -> bool {
+        self.has_default_v4 || self.has_default_v6 || !self.addresses.is_empty()
+    }
+}
+
 /// Names a command until its reply. Chosen by the driver.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct CommandId(pub u64);
@@ -133,6 +143,27 @@ pub enum Command {
     Netcheck,
     /// This is the whole network map from now on. What stays the same is left alone.
     ReplaceMap(Box<MapResponse>),
+    /// Be connected; sign in if need be. Answered by [`Reply::Up`](super::Reply::Up) once the node runs, or waits for an
+    /// administrator, and with an error when control refuses. While somebody has to sign in, or control cannot be
+    /// reached, there is no answer: [`Event::LoginUrl`](super::Event::LoginUrl) and the status say what is waited for.
+    Up(Box<Up>),
+    /// Be disconnected, and stay signed in.
+    Down,
+    /// Sign out: this node is no more. Answered when control has heard it, or could not be reached.
+    Logout,
+    /// These are the preferences from now on. Another control server: the node signs out of nothing and is new there.
+    SetPrefs(Box<Prefs>),
+}
+
+/// How to be connected.
+#[derive(Clone, Debug, Default)]
+pub struct Up {
+    /// These are the preferences from now on, with `want_running`.
+    pub prefs: Prefs,
+    /// A key to register with, where registering is needed.
+    pub auth_key: Option<AuthKey>,
+    /// Sign in anew, with a new node key, even where that is not needed.
+    pub force_reauth: bool,
 }
 
 /// What a ping is made of.
@@ -142,13 +173,17 @@ pub enum PingKind {
     Disco,
     /// An ICMP echo inside the tunnel, answered by the peer's host.
     Icmp,
+    /// A TSMP ping inside the tunnel, answered by the peer itself.
+    Tsmp,
 }
 
 /// How a ping names its peer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PingTarget {
     /// By an overlay address.
     Address(IpAddr),
     /// By key; the first of its allowed addresses is pinged.
     Key(NodePublic),
+    /// By its name in the tailnet, whole or only the first label.
+    Name(String),
 }

@@ -4,17 +4,20 @@ use core::{net::IpAddr, time::Duration};
 use std::sync::Arc;
 
 use crate::{
-    control::netmap::{NetMapError, Skipped},
+    control::{
+        ControlRequest,
+        netmap::{NetMapError, Skipped},
+    },
     derp::{DerpNode, RegionId, relays::Home},
-    key::NodePublic,
+    key::{NodePrivate, NodePublic},
     netcheck::{FetchId, Report},
     path::{PathAddr, Selection},
 };
 
-use super::{CommandId, ConfigError, HostConfig, PingKind, SocketPlan};
+use super::{BackendState, CommandId, ConfigError, HostConfig, PingKind, SavedState, SocketPlan};
 
 /// One thing that the driver should do. An output may fail later; failure is not reported back for datagrams.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Output {
     /// A datagram of the owner's own: handshake, keepalive, packets that had waited for a session.
     Transmit(Transmit),
@@ -22,6 +25,11 @@ pub enum Output {
     TunWrite(Vec<u8>),
     /// What to do with the connection to a relay.
     Relay(RelayCommand),
+    /// What to do about control.
+    Control(ControlRequest),
+    /// Keep this for the next run, whole and instead of what was kept before. It is to be on disk before outputs after
+    /// it are carried out: a key that control knows must not be lost.
+    Save(Box<SavedState>),
     /// A small exchange over HTTPS, answered by [`Input::Fetched`](super::Input::Fetched).
     Fetch(FetchId, FetchRequest),
     /// Ask DNS for the addresses of a name, of both families; answered by [`Input::Resolved`](super::Input::Resolved).
@@ -63,6 +71,8 @@ pub enum FetchRequest {
 /// What to do with the connection to a relay.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RelayCommand {
+    /// Connections that are made from now on are made as this node. In the beginning that is who the node was made as.
+    SetKey(NodePrivate),
     /// Connect to the first of these relays that takes us in, and say how it ended: [`RelayEvent::Connected`] or
     /// [`RelayEvent::Failed`]. After `Connected` there is a `Failed` when the connection breaks. Packets that are sent
     /// meanwhile wait, as many as the driver's bound allows.
@@ -111,6 +121,14 @@ pub enum Reply {
     MapApplied,
     /// What the network is like.
     Report(Arc<Report>),
+    /// The node is connected, or waits for an administrator.
+    Up(BackendState),
+    /// The node is disconnected.
+    Down,
+    /// The node is signed out.
+    LoggedOut,
+    /// The preferences are as wanted.
+    PrefsSet,
 }
 
 /// A command that was not done, and what to do about it.
@@ -145,6 +163,35 @@ pub enum CommandError {
         /// How long it was waited for.
         waited: Duration,
     },
+    /// No peer has the name.
+    #[error("no peer is called {0:?}")]
+    UnknownName(String),
+    /// The name is the first label of several peers.
+    #[error("{name:?} is the name of several peers: {}", names.join(", "))]
+    AmbiguousName {
+        /// What was asked for.
+        name: String,
+        /// Whole names.
+        names: Vec<String>,
+    },
+    /// The node was made without a control server.
+    #[error("this node gets its peers from a file; it cannot join a control server")]
+    NoControl,
+    /// No control server was ever named.
+    #[error("which control server? Name it with --login-server")]
+    NoServer,
+    /// Control said no; its own words.
+    #[error("{0}")]
+    Refused(String),
+    /// Something else was wanted meanwhile.
+    #[error("given up: {0}")]
+    Superseded(&'static str),
+    /// Control could not be told; the node has forgotten its sign-in all the same.
+    #[error("signed out here, but control could not be told: {0}")]
+    LogoutUntold(String),
+    /// Too many wait for the node to run.
+    #[error("{limit} wait for the node to run already", limit = crate::limits::UPS_WAITING)]
+    TooManyUps,
     /// The configuration is not usable.
     #[error(transparent)]
     Config(#[from] ConfigError),
@@ -170,6 +217,16 @@ pub enum Event {
     },
     /// Our home relay is in this region now.
     HomeChanged(RegionId),
+    /// What the node is doing is this now.
+    State(BackendState),
+    /// Somebody has to go to this page to sign in. Also in the status as long as it holds.
+    LoginUrl(String),
+    /// Control wants this page to be shown to the user.
+    Browse(String),
+    /// Control cannot be reached or refuses, for people; it is tried again.
+    ControlProblem(String),
+    /// Our own node key is this one now.
+    KeyChanged(NodePublic),
     /// A part of a network map was left out; the rest counts.
     MapPartSkipped(Skipped),
     /// A peer did not answer any initiation of an attempt.

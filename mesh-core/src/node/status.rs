@@ -1,7 +1,10 @@
 //! A plain snapshot for the local API, the simulator and tests.
 
 use crate::{
-    control::types::PeerNode,
+    control::{
+        ControlUrl,
+        types::{PeerNode, UserId, UserProfile},
+    },
     dataplane::DropCounts,
     derp::RegionId,
     endpoints::Endpoint,
@@ -12,7 +15,9 @@ use crate::{
 };
 
 use core::{net::IpAddr, time::Duration};
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
+
+use super::{BackendState, CommandError, PingTarget, Prefs, wire_control::named};
 
 /// A node at one point in time.
 #[derive(Clone, Debug, PartialEq)]
@@ -33,8 +38,35 @@ pub struct Status {
     pub addresses: Vec<IpAddr>,
     /// All peers, in the order of their keys.
     pub peers: Vec<PeerStatus>,
+    /// What the node is doing.
+    pub state: BackendState,
+    /// What the user wants.
+    pub prefs: Prefs,
+    /// How the conversation with control stands; `None` without one.
+    pub control: Option<ControlStatus>,
+    /// What is wrong, for people; empty when all is well.
+    pub health: Vec<String>,
+    /// Whose the nodes are.
+    pub users: BTreeMap<UserId, UserProfile>,
+    /// What the names of all nodes end in, without dots at its ends; empty when that is not known.
+    pub magic_dns_suffix: String,
     /// Packets that ended in the node, by reason. The driver has counts of its own for the fast path.
     pub drops: DropCounts,
+}
+
+/// The conversation with control at one point in time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ControlStatus {
+    /// With whom.
+    pub server: Option<ControlUrl>,
+    /// Where somebody has to go to sign in; empty is nowhere.
+    pub auth_url: String,
+    /// Whether the map is being streamed.
+    pub is_streaming: bool,
+    /// Why control does not answer as it should, for people.
+    pub problem: Option<String>,
+    /// The sign-in name that the node is registered with.
+    pub login_name: Option<String>,
 }
 
 /// A region of the relay map at one point in time.
@@ -91,6 +123,29 @@ pub struct PathsStatus {
 }
 
 impl Status {
+    /// The peer that is meant: by its name, by its key, or by an address that is sent to it.
+    ///
+    /// # Errors
+    /// When nobody is meant, or several peers are.
+    pub fn peer(&self, target: &PingTarget) -> Result<&PeerStatus, CommandError> {
+        let by_key = |key: &NodePublic| self.peers.iter().find(|peer| peer.key == *key);
+        match target {
+            PingTarget::Key(key) => by_key(key).ok_or(CommandError::UnknownPeer(*key)),
+            PingTarget::Name(name) => {
+                let node = named(self.peers.iter().filter_map(|peer| peer.node.as_deref()), name)?;
+                by_key(&node.key).ok_or(CommandError::UnknownPeer(node.key))
+            }
+            PingTarget::Address(address) => {
+                let length = |peer: &&PeerStatus| {
+                    let prefixes = peer.allowed_ips.iter().filter(|prefix| prefix.contains(*address));
+                    prefixes.map(|prefix| prefix.length()).max()
+                };
+                let having = self.peers.iter().filter(|peer| length(peer).is_some());
+                having.max_by_key(length).ok_or(CommandError::NoRoute(*address))
+            }
+        }
+    }
+
     /// This node as control would show it to peers: what the map says of us, with what we know better.
     #[must_use]
     pub fn self_node(&self) -> PeerNode {

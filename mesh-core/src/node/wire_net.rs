@@ -160,7 +160,7 @@ impl Node {
         }
         let before = self.links.replace(links);
         let links = self.links.clone().unwrap_or_default();
-        let has_network = links.has_default_v4 || links.has_default_v6 || !links.addresses.is_empty();
+        let has_network = links.has_network();
         self.endpoints.set_interfaces(&links.addresses, self.ports, now);
         self.drain_endpoints(now);
         self.tell_families(now);
@@ -187,6 +187,7 @@ impl Node {
         self.drain_relays();
         self.with_all_paths(now, |paths| paths.note_network_change(now));
         self.with_netcheck(now, |netcheck| netcheck.note_network_change(now));
+        self.with_session(now, |session| session.note_network_change(now));
     }
 
     /// Which families there are: an address, and a socket that is open.
@@ -202,6 +203,7 @@ impl Node {
             self.own_endpoints = endpoints.iter().map(|endpoint| endpoint.address).collect();
             let own = self.own_endpoints.clone();
             self.with_all_paths(now, |paths| paths.set_own_endpoints(&own, now));
+            self.tell_endpoints(now);
         }
     }
 }

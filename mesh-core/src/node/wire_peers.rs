@@ -40,6 +40,7 @@ impl Node {
                 }
             }
             Punt::Stun { source, datagram } => self.handle_stun(source, &datagram, now),
+            Punt::Tsmp { peer, packet } => self.handle_tsmp(peer, &packet, now),
             Punt::EchoReply { peer, packet } => self.handle_echo_reply(peer, packet, now),
         }
     }

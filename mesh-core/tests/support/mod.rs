@@ -70,6 +70,7 @@ pub fn config(number: u8, peers: Vec<PeerConfig>) -> NodeConfig {
         mtu_bytes: MTU,
         listen_port: 51820,
         peers,
+        control: None,
         seed: Seed::from_number(u64::from(number)),
         epoch: WallAnchor { at: Instant::ZERO, wall: EPOCH },
     }

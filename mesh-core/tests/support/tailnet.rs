@@ -9,7 +9,7 @@ use std::{
 };
 
 use mesh_core::{
-    control::types::{MapResponse, PeerNode},
+    control::types::{FilterRule, MapResponse, PeerNode},
     dataplane::{DataPlane, DropCounts, Inbound, ReportBuffer},
     derp::{DerpMap, DerpNode, DerpRegion, RegionId},
     endpoints::LocalPorts,
@@ -122,7 +122,9 @@ impl Tailnet {
         let own = Arc::new(self.member(number).describe());
         let others = self.members.iter().filter(|member| member.number != number);
         let peers = others.map(|member| Arc::new(member.describe())).collect();
+        let packet_filter = Some(vec![FilterRule::allow_all()]);
         let map = MapResponse { node: Some(own), peers, derp_map: Some(derp_map()), ..MapResponse::default() };
+        let map = MapResponse { packet_filter, ..map };
         self.input(number, Input::Command(CommandId(0), Command::ReplaceMap(Box::new(map))));
         let reply = self.member(number).replies.pop();
         assert_eq!(reply, Some((CommandId(0), Ok(Reply::MapApplied))));
@@ -148,7 +150,9 @@ impl Tailnet {
 
     /// The host of one sends a packet to another; `tag` tells packets apart.
     pub fn send(&mut self, from: u8, to: u8, tag: u16) {
-        let bytes = packet(from, to, &tag.to_be_bytes());
+        // A UDP header: the packet filter wants to know the ports.
+        let [high, low] = tag.to_be_bytes();
+        let bytes = packet(from, to, &[0, 7, 0, 7, 0, 10, 0, 0, high, low]);
         let now = self.now;
         let member = self.member(from);
         let fib = member.plane.fib();
@@ -283,7 +287,7 @@ impl Tailnet {
                         RelayCommand::Close { region } => {
                             member.connected.remove(region);
                         }
-                        RelayCommand::SetHome { .. } => {}
+                        RelayCommand::SetHome { .. } | RelayCommand::SetKey(_) => {}
                     }
                     member.commands.push((now, command));
                 }
@@ -292,6 +296,8 @@ impl Tailnet {
                 Output::TunWrite(_)
                 | Output::Sockets(_)
                 | Output::Configure(_)
+                | Output::Control(_)
+                | Output::Save(_)
                 | Output::Fetch(..)
                 | Output::Resolve { .. } => {}
             }
@@ -354,6 +360,7 @@ impl Member {
             mtu_bytes: MTU,
             listen_port: PORT,
             peers: Vec::new(),
+            control: None,
             seed: Seed::from_number(u64::from(number) << 8 | u64::from(boots)),
             epoch: WallAnchor { at: now, wall: EPOCH },
         };

@@ -109,6 +109,7 @@ impl Links {
     /// The node wants something done.
     pub fn handle_command(&mut self, command: RelayCommand, host: &mut Net<'_>, now: Instant) {
         match command {
+            RelayCommand::SetKey(key) => self.key = key,
             RelayCommand::Connect { region, nodes } => {
                 self.close(region, host, now);
                 let link = Link {

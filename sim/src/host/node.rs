@@ -169,6 +169,7 @@ impl NodeHost {
             mtu_bytes: MTU_BYTES,
             listen_port: self.setup.port,
             peers: self.setup.peers.iter().map(PeerSetup::config).collect(),
+            control: None,
             // Another seed each time, as entropy is after a restart: with the old one ephemeral keys would repeat.
             seed: self.setup.seed.child("boot", self.boots),
             epoch: self.clock.anchor(),
@@ -464,6 +465,7 @@ impl NodeHost {
                     self.transmit(to, ttl, payload, false, now, effects);
                 }
                 Output::Relay(command) => self.command(command, now),
+                Output::Control(_) | Output::Save(_) => unreachable!("nodes of a world have no control server"),
                 Output::Fetch(id, request) => {
                     self.with_asks(|asks, net| asks.fetch(id, request, net, now));
                 }
@@ -563,7 +565,12 @@ fn node_event(event: Event, peers: &BTreeMap<NodePublic, HostId>) -> Option<Node
         Event::HandshakeGivenUp { peer } => NodeEvent::HandshakeGivenUp { peer: id(peer)? },
         Event::HomeChanged(region) => NodeEvent::HomeChanged { region },
         // Maps of worlds make sense.
-        Event::MapPartSkipped(_) => return None,
+        Event::MapPartSkipped(_)
+        | Event::State(_)
+        | Event::LoginUrl(_)
+        | Event::Browse(_)
+        | Event::ControlProblem(_)
+        | Event::KeyChanged(_) => return None,
     })
 }
 

@@ -16,6 +16,7 @@ use mesh_core::{
         frame::{HEADER_BYTES, PACKET_BYTES},
         relays::Home,
     },
+    key::NodePrivate,
     node::RelayEvent,
     time::Instant,
 };
@@ -40,14 +41,22 @@ const AROUND: usize = HEADER_BYTES + 32;
 pub(super) struct Link {
     region: RegionId,
     link: u64,
+    key: NodePrivate,
     shared: Arc<Shared>,
     outbox: Arc<Outbox>,
     first: Family,
 }
 
 impl Link {
-    pub(super) fn new(region: RegionId, link: u64, shared: Arc<Shared>, outbox: Arc<Outbox>, first: Family) -> Self {
-        Self { region, link, shared, outbox, first }
+    pub(super) fn new(
+        region: RegionId,
+        link: u64,
+        key: NodePrivate,
+        shared: Arc<Shared>,
+        outbox: Arc<Outbox>,
+        first: Family,
+    ) -> Self {
+        Self { region, link, key, shared, outbox, first }
     }
 
     /// Connects to the first relay that takes us in, serves until the connection breaks, and says so.
@@ -93,11 +102,11 @@ impl Link {
         let dialer = &self.shared.dialer;
         let stream = dialer.open(node, self.first).await.map_err(|error| error.to_string())?;
         let opened = dialer.upgrade(stream, node, ideal).await.map_err(|error| error.to_string())?;
-        let clock = Clock::new();
-        let timer = Timer::new().map_err(|error| format!("this host has no timer left: {error}"))?;
+        let clock = dialer.net.clock();
+        let timer = dialer.net.timer().map_err(|error| format!("this host has no timer left: {error}"))?;
         // Every connection has randomness of its own.
         let rng = self.shared.seed.child("relay link", self.link).stream("node", index as u64);
-        let mut client = Client::new(self.shared.key.clone(), opened.start, rng, clock.now());
+        let mut client = Client::new(self.key.clone(), opened.start, rng, clock.now());
         client.handle_bytes(&opened.rest, clock.now());
         let mut connection = Connection {
             link: self,

@@ -96,7 +96,6 @@ struct Counters {
 /// What all links share.
 #[derive(Debug)]
 struct Shared {
-    key: NodePrivate,
     seed: Seed,
     dialer: Dialer,
     counters: Counters,
@@ -114,6 +113,7 @@ struct Report {
 /// Connections to relays, one a region.
 #[derive(Debug)]
 pub struct RelayLinks {
+    key: NodePrivate,
     shared: Arc<Shared>,
     links: BTreeMap<RegionId, Handle>,
     reports: mpsc::Receiver<Report>,
@@ -138,13 +138,14 @@ impl Drop for Handle {
 }
 
 impl RelayLinks {
-    /// No links yet. `key` is who we are to relays; `seed` feeds what is random in links, and must be used for nothing
+    /// No links yet. `key` is who we are to relays at first; `seed` feeds what is random in links, and must be used for nothing
     /// else.
     #[must_use]
     pub fn new(key: NodePrivate, seed: Seed, dialer: Dialer) -> Self {
         let (sender, reports) = mpsc::channel(READS);
-        let shared = Shared { key, seed, dialer, counters: Counters::default(), reports: sender };
+        let shared = Shared { seed, dialer, counters: Counters::default(), reports: sender };
         Self {
+            key,
             shared: Arc::new(shared),
             links: BTreeMap::new(),
             reports,
@@ -168,11 +169,12 @@ impl RelayLinks {
     /// Does what the node says. Needs a tokio runtime with I/O and time.
     pub fn handle_command(&mut self, command: RelayCommand) {
         match command {
+            RelayCommand::SetKey(key) => self.key = key,
             RelayCommand::Connect { region, nodes } => {
                 self.last_link += 1;
                 let outbox = Arc::new(Outbox::default());
                 let (shared, own) = (Arc::clone(&self.shared), Arc::clone(&outbox));
-                let link = Link::new(region, self.last_link, shared, own, self.first);
+                let link = Link::new(region, self.last_link, self.key.clone(), shared, own, self.first);
                 let task = tokio::spawn(link.run(nodes)).abort_handle();
                 self.links.insert(region, Handle { link: self.last_link, outbox, task });
             }

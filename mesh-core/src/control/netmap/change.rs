@@ -4,7 +4,7 @@ use core::fmt;
 use std::collections::BTreeSet;
 
 use super::super::types::{ClientVersion, ControlDialPlan, Debug, NodeId, PingRequest, UserId};
-use crate::{derp::RegionId, time::WallTime};
+use crate::{derp::RegionId, filter::RuleName, time::WallTime};
 
 /// What a message changed in a [`NetMap`](super::NetMap), and what it said besides. Numbers are in ascending order.
 ///
@@ -103,6 +103,12 @@ pub enum Skipped {
     User(UserId),
     /// A name of a filter or a message past [`crate::limits::NETMAP_NAMES`].
     Name(String),
+    /// Sources or destinations of a rule of the packet filter that are no addresses.
+    FilterAddress(RuleName, String),
+    /// The whole packet filter, for the obsolete fields of this rule.
+    Filters(RuleName),
+    /// So many destinations of the packet filter, past [`crate::limits::FILTER_CELLS`].
+    Destinations(usize),
 }
 
 impl fmt::Display for Skipped {
@@ -118,6 +124,15 @@ impl fmt::Display for Skipped {
             Self::Region(number) => write!(f, "region {number} of the DERPMap is null or has no usable number"),
             Self::User(id) => write!(f, "user {} is one too many", id.0),
             Self::Name(name) => write!(f, "the name {name:?} is one too many"),
+            Self::FilterAddress(rule, text) => {
+                write!(f, "rule {rule} of the packet filter has {text:?}, which is no address")
+            }
+            Self::Filters(rule) => {
+                write!(f, "rule {rule} has an obsolete field, so the packet filter admits nothing")
+            }
+            Self::Destinations(count) => {
+                write!(f, "the packet filter is too large: {count} destinations with their ports are left out")
+            }
         }
     }
 }

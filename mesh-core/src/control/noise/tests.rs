@@ -67,7 +67,7 @@ fn records_may_arrive_byte_by_byte() {
 #[test]
 fn a_record_without_plaintext_says_nothing() {
     let mut pair = pair();
-    let mut wire = vec![TYPE_RECORD, 0, TAG as u8];
+    let mut wire = vec![TYPE_RECORD, 0, 16];
     wire.resize(HEADER + TAG, 0);
     pair.to_node.key_for_tests().seal(crate::crypto::aead::nonce_be(0), &[], &mut wire[HEADER..]);
     let mut heard = Vec::new();

@@ -32,6 +32,15 @@ pub struct FilterRule {
     pub cap_grant: Vec<CapGrant>,
 }
 
+impl FilterRule {
+    /// Everybody may open everything of the usual protocols.
+    #[must_use]
+    pub fn allow_all() -> Self {
+        let everything = NetPortRange { ip: "*".to_owned(), bits: None, ports: PortRange::ALL };
+        Self { src_ips: vec!["*".to_owned()], dst_ports: vec![everything], ..Self::default() }
+    }
+}
+
 /// Destinations and their ports.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, rename_all = "PascalCase")]

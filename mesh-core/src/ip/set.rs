@@ -4,7 +4,7 @@
 
 use core::{fmt, net::IpAddr, str::FromStr};
 
-use mesh_core::ip::prefix::Prefix;
+use super::prefix::Prefix;
 
 /// Addresses from one to another of the same family, both included.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -223,7 +223,7 @@ impl<T: Into<Span>> FromIterator<T> for IpSet {
 mod tests {
     use std::collections::BTreeSet;
 
-    use mesh_core::rng::Seed;
+    use crate::rng::Seed;
 
     use super::*;
 

@@ -1,0 +1,246 @@
+//! Replies to what we sent.
+//!
+//! A UDP or SCTP packet that leaves opens the way back for packets of the same flow: the same addresses and ports, the
+//! other way round, by the same peer. Each peer has a [`FlowTable`] of its own, so one with many flows costs the others
+//! nothing, and a table is there only once something was sent.
+//!
+//! A table holds, for each flow, a keyed 64-bit hash of addresses, ports and protocol, and until when the flow lasts.
+//! Nobody who lacks the keys can find another flow with the same hash. Slots are read and written without a lock: a
+//! reader who meets a slot that is just being given to another flow may miss it for this one packet, and can at worst
+//! let a flow last as long as its neighbour.
+//!
+//! Unlike stock nodes, whose flows end only when 512 others came, flows here end by time, and as many fit as are
+//! needed, within [`limits`].
+
+use core::{
+    fmt,
+    hash::BuildHasher,
+    net::IpAddr,
+    sync::atomic::{AtomicU64, AtomicUsize, Ordering},
+    time::Duration,
+};
+use std::sync::{Arc, OnceLock};
+
+use crate::{ip::packet::protocol, limits, lookup::Keys, rng::Rng, time::Instant};
+
+use super::headers::{Headers, Ports};
+
+/// A flow nobody has answered yet. RFC 4787 allows NATs two minutes at least; Linux has 30 s, and so has whatever else is
+/// on the way.
+pub const UNANSWERED_FOR: Duration = Duration::from_secs(30);
+/// A flow with packets both ways. Linux: 120 s.
+pub const ANSWERED_FOR: Duration = Duration::from_secs(180);
+/// An SCTP association with packets both ways; RFC 9260 §15 sends a heartbeat every 30 s, and Linux has 210 s.
+pub const ASSOCIATED_FOR: Duration = Duration::from_secs(900);
+
+/// A stamp is written again when it moves by this much: not for every packet.
+const STAMP_STEP: Duration = Duration::from_secs(1);
+/// Slots in which a flow may stand.
+const WAYS: usize = 8;
+/// Of a stamp: somebody answered.
+const ANSWERED: u64 = 1;
+
+/// What the flow tables of a node share: the keys of their hash, and how much they may hold together.
+pub struct FlowPool {
+    keys: Keys,
+    /// Slots that may still be taken.
+    free: AtomicUsize,
+    evicted: AtomicU64,
+}
+
+impl FlowPool {
+    /// Keys from `rng`, and [`limits::FLOWS`] slots.
+    #[must_use]
+    pub fn new(rng: &mut Rng) -> Self {
+        Self { keys: Keys::new(rng), free: AtomicUsize::new(limits::FLOWS), evicted: AtomicU64::new(0) }
+    }
+
+    /// Flows that were forgotten before their time, because there was no room.
+    #[must_use]
+    pub fn evicted(&self) -> u64 {
+        self.evicted.load(Ordering::Relaxed)
+    }
+
+    /// The hash of a flow, which is not 0.
+    fn hash(&self, flow: &Flow) -> u64 {
+        self.keys.hash_one(flow) | 1
+    }
+
+    fn take(&self, slots: usize) -> bool {
+        self.free.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |free| free.checked_sub(slots)).is_ok()
+    }
+}
+
+impl fmt::Debug for FlowPool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "FlowPool({} slots free)", self.free.load(Ordering::Relaxed))
+    }
+}
+
+/// A flow, seen from here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Flow {
+    ours: IpAddr,
+    our_port: u16,
+    theirs: IpAddr,
+    their_port: u16,
+    protocol: u8,
+}
+
+impl Flow {
+    /// Of a packet that leaves.
+    pub(super) fn outbound(headers: &Headers, ports: Ports) -> Self {
+        Self {
+            ours: headers.source,
+            our_port: ports.source,
+            theirs: headers.destination,
+            their_port: ports.destination,
+            protocol: headers.protocol,
+        }
+    }
+
+    /// Of a packet that came.
+    pub(super) fn inbound(headers: &Headers, ports: Ports) -> Self {
+        Self {
+            ours: headers.destination,
+            our_port: ports.destination,
+            theirs: headers.source,
+            their_port: ports.source,
+            protocol: headers.protocol,
+        }
+    }
+
+    fn lasts(&self, is_answered: bool) -> Duration {
+        match (is_answered, self.protocol) {
+            (false, _) => UNANSWERED_FOR,
+            (true, protocol::SCTP) => ASSOCIATED_FOR,
+            (true, _) => ANSWERED_FOR,
+        }
+    }
+}
+
+/// The flows of one peer.
+#[derive(Debug, Default)]
+pub struct FlowTable {
+    /// Each is taken when a flow finds no room in those before.
+    steps: [OnceLock<Step>; limits::FLOWS_PER_PEER.len()],
+}
+
+impl FlowTable {
+    /// A packet of this flow leaves.
+    pub(super) fn note_sent(&self, flow: &Flow, pool: &Arc<FlowPool>, now: Instant) {
+        let hash = pool.hash(flow);
+        if let Some(slot) = self.find(hash) {
+            slot.extend(flow, slot.is_answered() && slot.is_live(now), now);
+            return;
+        }
+        let mut last = None;
+        for (step, slots) in self.steps.iter().zip(limits::FLOWS_PER_PEER) {
+            let step = match step.get() {
+                Some(step) => step,
+                None if !pool.take(slots) => break,
+                // If another thread was faster, its step counts, and dropping ours gives the slots back.
+                None => {
+                    let _ = step.set(Step::new(slots, Arc::clone(pool)));
+                    let Some(step) = step.get() else { break };
+                    step
+                }
+            };
+            if let Some(slot) = step.ways(hash).iter().find(|slot| !slot.is_live(now)) {
+                slot.begin(hash, flow, now);
+                return;
+            }
+            last = Some(step);
+        }
+        let first_to_end = last.and_then(|step| step.ways(hash).iter().min_by_key(|slot| slot.until()));
+        pool.evicted.fetch_add(1, Ordering::Relaxed);
+        if let Some(slot) = first_to_end {
+            slot.begin(hash, flow, now);
+        }
+    }
+
+    /// A packet of this flow came; whether it is a reply to what we sent.
+    pub(super) fn note_received(&self, flow: &Flow, pool: &FlowPool, now: Instant) -> bool {
+        match self.find(pool.hash(flow)) {
+            Some(slot) if slot.is_live(now) => {
+                slot.extend(flow, true, now);
+                true
+            }
+            Some(_) | None => false,
+        }
+    }
+
+    /// Whether a packet of this flow would be a reply to what we sent.
+    pub(super) fn is_open(&self, flow: &Flow, pool: &FlowPool, now: Instant) -> bool {
+        self.find(pool.hash(flow)).is_some_and(|slot| slot.is_live(now))
+    }
+
+    fn find(&self, hash: u64) -> Option<&Slot> {
+        let taken = self.steps.iter().map_while(OnceLock::get);
+        taken.flat_map(|step| step.ways(hash)).find(|slot| slot.hash.load(Ordering::Relaxed) == hash)
+    }
+}
+
+/// Slots that were taken from the pool together, and go back together.
+#[derive(Debug)]
+struct Step {
+    slots: Box<[Slot]>,
+    pool: Arc<FlowPool>,
+}
+
+impl Step {
+    fn new(slots: usize, pool: Arc<FlowPool>) -> Self {
+        Self { slots: (0..slots).map(|_| Slot::default()).collect(), pool }
+    }
+
+    /// The slots in which a flow may stand.
+    fn ways(&self, hash: u64) -> &[Slot] {
+        // The lowest bit is always set.
+        let place = (hash >> 1) as usize % (self.slots.len() / WAYS);
+        &self.slots[place * WAYS..][..WAYS]
+    }
+}
+
+impl Drop for Step {
+    fn drop(&mut self) {
+        self.pool.free.fetch_add(self.slots.len(), Ordering::Relaxed);
+    }
+}
+
+/// One flow, or none.
+#[derive(Debug, Default)]
+struct Slot {
+    /// 0 is none.
+    hash: AtomicU64,
+    /// Until when, in nanoseconds; the lowest bit is [`ANSWERED`].
+    until: AtomicU64,
+}
+
+impl Slot {
+    fn begin(&self, hash: u64, flow: &Flow, now: Instant) {
+        // Over before it is another's: whoever reads between the two finds a flow that has ended.
+        self.until.store(0, Ordering::Relaxed);
+        self.hash.store(hash, Ordering::Release);
+        self.until.store((now + flow.lasts(false)).as_nanos() & !ANSWERED, Ordering::Release);
+    }
+
+    fn extend(&self, flow: &Flow, is_answered: bool, now: Instant) {
+        let until = now + flow.lasts(is_answered);
+        let is_news = is_answered && !self.is_answered();
+        if is_news || until.since(self.until()) >= STAMP_STEP {
+            self.until.store(until.as_nanos() & !ANSWERED | u64::from(is_answered), Ordering::Relaxed);
+        }
+    }
+
+    fn until(&self) -> Instant {
+        Instant::from_nanos(self.until.load(Ordering::Acquire))
+    }
+
+    fn is_live(&self, now: Instant) -> bool {
+        self.until() > now
+    }
+
+    fn is_answered(&self) -> bool {
+        self.until.load(Ordering::Relaxed) & ANSWERED != 0
+    }
+}
