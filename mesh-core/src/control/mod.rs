@@ -1,6 +1,8 @@
 //! The client side of the control protocol: the JSON objects that a node and its coordination server exchange, and
 //! the network map that a node makes of them.
 //!
+//! * [`c2n`]: what control asks of a node
+//! * [`codec`]: framing of the map stream
 //! * [`link`]: what passes between a node and whoever owns its control connection
 //! * [`noise`]: the handshake and the records of the control connection, both ends
 //! * [`session`]: [`Session`], a node's conversation with its server
@@ -8,10 +10,12 @@
 //! * [`netmap`]: [`NetMap`], the merged view, and what a message changed in it
 //! * [`packet_filter`]: what the packet filters of a map mean
 
+pub mod c2n;
+pub mod codec;
 pub mod link;
 pub mod netmap;
-pub mod packet_filter;
 pub mod noise;
+pub mod packet_filter;
 pub mod session;
 pub mod types;
 

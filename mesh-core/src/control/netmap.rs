@@ -261,6 +261,30 @@ impl NetMap {
         &self.view.other.audit_log_id
     }
 
+    /// The whole map as the first message of a stream would tell it; `None` before there was one.
+    #[must_use]
+    pub fn snapshot(&self) -> Option<MapResponse> {
+        let (view, other) = (&self.view, &self.view.other);
+        let messages = other.display_messages.iter().map(|(name, message)| (name.clone(), Some(message.clone())));
+        let filters = view.filters.iter().map(|(name, rules)| (name.clone(), Some(rules.clone())));
+        Some(MapResponse {
+            node: Some(Arc::clone(view.node.as_ref()?)),
+            derp_map: Some(view.derp_map.clone()),
+            peers: self.peers().values().cloned().collect(),
+            dns_config: Some(view.dns.clone()),
+            domain: other.domain.clone(),
+            collect_services: other.collect_services,
+            packet_filters: Some(filters.collect()),
+            user_profiles: view.users.values().cloned().collect(),
+            health: Some(other.health.clone()),
+            display_messages: Some(messages.collect()),
+            ssh_policy: view.ssh_policy.clone(),
+            tka_info: other.tka_info.clone(),
+            domain_data_plane_audit_log_id: other.audit_log_id.clone(),
+            ..MapResponse::default()
+        })
+    }
+
     /// What has happened.
     #[must_use]
     pub fn stats(&self) -> NetMapStats {

@@ -122,6 +122,8 @@ pub enum Output {
     Save,
     /// The node's key is this one from now on.
     KeyChanged(NodePrivate),
+    /// The node is new: what was known of its tailnet counts no more.
+    Forgotten,
     /// A message of the map. With `is_first` it tells everything.
     Map {
         /// Whether it is the first of a stream.
@@ -391,6 +393,12 @@ impl Session {
     #[must_use]
     pub fn is_signing_in(&self) -> bool {
         self.login.as_ref().is_some_and(|login| login.followup().is_none())
+    }
+
+    /// Whether a sign-in is under way that the user asked for.
+    #[must_use]
+    pub fn awaits_sign_in(&self) -> bool {
+        self.login.as_ref().is_some_and(Login::is_sign_in)
     }
 
     /// Where somebody has to go.

@@ -51,6 +51,11 @@ impl Fib {
         &self.receivers
     }
 
+    /// We are somebody else from now on.
+    pub fn set_identity(&mut self, identity: Arc<Identity>) {
+        self.identity = identity;
+    }
+
     /// Whose disco packets are looked at.
     #[must_use]
     pub fn disco_keys(&self) -> &Arc<DiscoKeys> {

@@ -113,6 +113,14 @@ pub struct LinkState {
     pub has_default_v6: bool,
 }
 
+impl LinkState {
+    /// Whether anything can be reached.
+    #[must_use]
+    pub fn has_network(&self) -> bool {
+        self.has_default_v4 || self.has_default_v6 || !self.addresses.is_empty()
+    }
+}
+
 /// Names a command until its reply. Chosen by the driver.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct CommandId(pub u64);
@@ -165,6 +173,8 @@ pub enum PingKind {
     Disco,
     /// An ICMP echo inside the tunnel, answered by the peer's host.
     Icmp,
+    /// A TSMP ping inside the tunnel, answered by the peer itself.
+    Tsmp,
 }
 
 /// How a ping names its peer.

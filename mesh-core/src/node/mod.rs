@@ -10,7 +10,8 @@
 //! for peers with traffic; an idle peer is its entry in the table and its rows among the routes.
 //!
 //! `wire_*.rs` is where the parts meet: `wire_peers` tunnels and packets, `wire_paths` disco and paths, `wire_net`
-//! links, own endpoints and relays, `wire_netcheck` what the network lets us do, `wire_control` the network map. Each has the only function that consumes a part's outputs.
+//! links, own endpoints and relays, `wire_netcheck` what the network lets us do, `wire_session` the conversation with
+//! control, `wire_control` the network map. Each has the only function that consumes a part's outputs.
 
 mod config;
 mod host;
@@ -21,12 +22,14 @@ mod state;
 mod status;
 mod table;
 mod timers;
+mod tsmp;
 mod wire_control;
 mod wire_filter;
 mod wire_net;
 mod wire_netcheck;
 mod wire_paths;
 mod wire_peers;
+mod wire_session;
 
 use core::{
     net::{IpAddr, SocketAddr},
@@ -38,7 +41,7 @@ use std::{
 };
 
 use crate::{
-    control::netmap::NetMap,
+    control::NetMap,
     dataplane::{DataPlane, DropCounts, Fib, LocalAddrs, PeerId, Receivers},
     derp::{RegionId, Relays, relays::Network},
     disco::Disco,
@@ -65,6 +68,7 @@ use table::{PeerTable, TableChange};
 use timers::TimerQueue;
 use wire_filter::Filtering;
 use wire_net::Region;
+use wire_session::Control;
 
 /// A member of the network.
 #[derive(Debug)]
@@ -80,6 +84,8 @@ pub struct Node {
     /// The same of paths.
     paths_made: u64,
     netmap: NetMap,
+    /// The conversation with a control server, where there is one.
+    control: Option<Control>,
     disco: Disco,
     links: Option<LinkState>,
     ports: LocalPorts,
@@ -109,14 +115,18 @@ impl Node {
     ///
     /// # Errors
     /// When the configuration contradicts itself or is beyond a limit.
-    pub fn new(config: NodeConfig, now: Instant) -> Result<Self, ConfigError> {
-        let identity = Arc::new(Identity::new(config.key));
+    pub fn new(mut config: NodeConfig, now: Instant) -> Result<Self, ConfigError> {
+        let saved_map = config.control.as_mut().and_then(|control| control.saved.map.take());
+        let key = config.control.as_ref().map_or(config.key, |control| control.saved.node_key.clone());
+        let identity = Arc::new(Identity::new(key));
         if !(576..=limits::PACKET_BYTES).contains(&config.mtu_bytes) {
             return Err(ConfigError::Mtu(config.mtu_bytes));
         }
         PeerTable::check(identity.public(), &config.peers)?;
 
         let seed = config.seed;
+        let (disco, session) = (config.disco_key.public(), seed.child("session", 0));
+        let control = config.control.as_mut().map(|control| Control::new(control, disco, session));
         let pings = Pings::new(seed.stream("ping", 0));
         let receivers = Arc::new(Receivers::new(&mut seed.stream("receivers", 0)));
         let addresses = LocalAddrs { mtu_bytes: config.mtu_bytes, ping_id: pings.id };
@@ -133,6 +143,7 @@ impl Node {
             tunnels_made: 0,
             paths_made: 0,
             netmap: NetMap::new(),
+            control,
             links: None,
             ports: LocalPorts::default(),
             reports_wanted: Vec::new(),
@@ -153,6 +164,7 @@ impl Node {
         };
         node.outbox.push_back(Output::Sockets(SocketPlan { port: config.listen_port }));
         node.set_peers(config.peers, now);
+        node.start_control(saved_map, now);
         Ok(node)
     }
 
@@ -193,12 +205,12 @@ impl Node {
             addresses: self.addresses.iter().map(|(address, _)| *address).collect(),
             peers: self.peers.iter().map(|peer| self.peer_status(peer, now)).collect(),
             drops: self.drops.clone(),
-            state: BackendState::NoState,
-            prefs: Prefs::default(),
-            control: None,
-            health: Vec::new(),
+            state: self.control.as_ref().map(|control| control.state).unwrap_or_default(),
+            prefs: self.control.as_ref().map(|control| control.prefs.clone()).unwrap_or_default(),
+            control: self.control.as_ref().map(Control::status),
+            health: self.health(now),
             users: self.netmap.users().clone(),
-            magic_dns_suffix: String::new(),
+            magic_dns_suffix: self.netmap.self_node().map(|node| suffix(&node.name)).unwrap_or_default(),
         }
     }
 
@@ -289,7 +301,16 @@ impl Node {
             },
             Command::Netcheck => return self.start_report(id, now),
             Command::ReplaceMap(map) => self.replace_map(*map, now),
-            Command::Up(_) | Command::Down | Command::Logout | Command::SetPrefs(_) => Err(CommandError::NoControl),
+            Command::Up(up) => match self.up(id, *up, now) {
+                Ok(()) => return,
+                Err(error) => Err(error),
+            },
+            Command::Down => self.down(now),
+            Command::Logout => match self.log_out(id, now) {
+                Ok(()) => return,
+                Err(error) => Err(error),
+            },
+            Command::SetPrefs(prefs) => self.set_prefs(*prefs, now),
         };
         self.outbox.push_back(Output::Reply(id, result));
     }
@@ -302,7 +323,12 @@ impl Node {
         timeout: Duration,
         now: Instant,
     ) -> Result<(), CommandError> {
+        let target = match target {
+            PingTarget::Name(name) => PingTarget::Key(self.peer_named(&name)?),
+            PingTarget::Address(_) | PingTarget::Key(_) => target,
+        };
         let address = match target {
+            PingTarget::Name(name) => return Err(CommandError::UnknownName(name)),
             PingTarget::Address(address) => address,
             PingTarget::Key(key) => {
                 let peer = self.peers.by_key(&key).and_then(|id| self.peers.get(id));
@@ -310,7 +336,6 @@ impl Node {
                 let host = peer.config.allowed_ips.iter().find(|prefix| prefix.is_host());
                 host.ok_or(CommandError::NoAddress(key))?.address()
             }
-            PingTarget::Name(name) => return Err(CommandError::UnknownName(name)),
         };
         let peer = self.fib.routes().lookup(address).ok_or(CommandError::NoRoute(address))?.peer();
         let disco_peer = self.peers.get(peer).filter(|peer| peer.disco_key().is_some()).map(|peer| peer.config.key);
@@ -329,7 +354,10 @@ impl Node {
         if self.pings.is_full() {
             return Err(CommandError::TooManyPings);
         }
-        let packet = self.pings.start(id, *source, address, timeout, now);
+        let packet = match kind {
+            PingKind::Disco | PingKind::Icmp => self.pings.start(id, *source, address, timeout, now),
+            PingKind::Tsmp => self.pings.start_tsmp(id, *source, address, timeout, now),
+        };
         self.send_packet(peer, packet.ok_or(CommandError::NoSource(address))?, now);
         Ok(())
     }
@@ -433,6 +461,7 @@ impl Node {
             self.endpoints.handle_timeout(now);
             self.drain_endpoints(now);
         }
+        self.handle_control_due(now);
         while let Some(ended) = self.pings.pop_timed_out(now) {
             let error = CommandError::TimedOut { address: ended.address, waited: ended.elapsed };
             self.outbox.push_back(Output::Reply(ended.command, Err(error)));
@@ -446,6 +475,11 @@ impl Node {
     }
 }
 
+/// What a name in the tailnet ends in after its first label, without dots at its ends.
+fn suffix(name: &str) -> String {
+    name.trim_end_matches('.').split_once('.').map(|(_, suffix)| suffix.to_owned()).unwrap_or_default()
+}
+
 impl Machine for Node {
     type Input<'a> = Input;
     type Output = Output;
@@ -456,7 +490,7 @@ impl Machine for Node {
             Input::Punt(punt) => self.handle_punt(punt, now),
             Input::Notice(notice) => self.handle_notice(notice, now),
             Input::Relay(event) => self.handle_relay(event, now),
-            Input::Control(_) => {}
+            Input::Control(event) => self.handle_control(event, now),
             Input::Fetched(id, result) => self.handle_fetched(id, result, now),
             Input::Resolved { host, result } => self.handle_resolved(&host, result, now),
             Input::Host(event) => self.handle_host_event(event, now),
@@ -480,6 +514,7 @@ impl Machine for Node {
             self.relays.poll_timeout(),
             self.endpoints.poll_timeout(),
             self.netcheck.poll_timeout(),
+            self.control_deadline(self.now),
         ];
         others.into_iter().fold(self.timers.next(), earliest)
     }

@@ -17,7 +17,7 @@ use crate::{
 use core::{net::IpAddr, time::Duration};
 use std::{collections::BTreeMap, sync::Arc};
 
-use super::{BackendState, Prefs};
+use super::{BackendState, CommandError, PingTarget, Prefs, wire_control::named};
 
 /// A node at one point in time.
 #[derive(Clone, Debug, PartialEq)]
@@ -123,6 +123,29 @@ pub struct PathsStatus {
 }
 
 impl Status {
+    /// The peer that is meant: by its name, by its key, or by an address that is sent to it.
+    ///
+    /// # Errors
+    /// When nobody is meant, or several peers are.
+    pub fn peer(&self, target: &PingTarget) -> Result<&PeerStatus, CommandError> {
+        let by_key = |key: &NodePublic| self.peers.iter().find(|peer| peer.key == *key);
+        match target {
+            PingTarget::Key(key) => by_key(key).ok_or(CommandError::UnknownPeer(*key)),
+            PingTarget::Name(name) => {
+                let node = named(self.peers.iter().filter_map(|peer| peer.node.as_deref()), name)?;
+                by_key(&node.key).ok_or(CommandError::UnknownPeer(node.key))
+            }
+            PingTarget::Address(address) => {
+                let length = |peer: &&PeerStatus| {
+                    let prefixes = peer.allowed_ips.iter().filter(|prefix| prefix.contains(*address));
+                    prefixes.map(|prefix| prefix.length()).max()
+                };
+                let having = self.peers.iter().filter(|peer| length(peer).is_some());
+                having.max_by_key(length).ok_or(CommandError::NoRoute(*address))
+            }
+        }
+    }
+
     /// This node as control would show it to peers: what the map says of us, with what we know better.
     #[must_use]
     pub fn self_node(&self) -> PeerNode {

@@ -10,7 +10,8 @@ use crate::{
         types::{MapResponse, PeerNode},
     },
     ip::prefix::Prefix,
-    time::Instant,
+    key::NodePublic,
+    time::{Instant, WallTime},
 };
 
 use super::{CommandError, Event, Node, Output, PeerAddressing, PeerConfig, Reply, Whereabouts, table::PeerTable};
@@ -25,7 +26,7 @@ impl Node {
     }
 
     /// Makes the node what the map says now.
-    fn apply_map(&mut self, change: &Change, now: Instant) -> Result<(), CommandError> {
+    pub(super) fn apply_map(&mut self, change: &Change, now: Instant) -> Result<(), CommandError> {
         for skipped in &change.skipped {
             self.outbox.push_back(Output::Event(Event::MapPartSkipped(skipped.clone())));
         }
@@ -39,14 +40,87 @@ impl Node {
             }
             return Ok(());
         }
-        let own = self.netmap.self_node().map(|node| node.addresses.iter().map(host_in_network).collect());
-        let peers: Vec<_> = self.netmap.peers().values().map(|peer| config_of(peer)).collect();
-        PeerTable::check(self.local.identity.public(), &peers)?;
-        self.addresses = own.unwrap_or_default();
         // Before the peers: they and the rules for them are published together.
         self.apply_filter(change);
+        self.apply_peers(now)
+    }
+
+    /// The same map means other peers now: time has passed, or the node is wanted to run or not.
+    pub(super) fn apply_peers_of_map(&mut self, now: Instant) {
+        if let Err(error) = self.apply_peers(now) {
+            self.outbox.push_back(Output::Event(Event::ControlProblem(error.to_string())));
+        }
+    }
+
+    /// Makes peers, addresses and routes those of the map; none while the node does not run.
+    fn apply_peers(&mut self, now: Instant) -> Result<(), CommandError> {
+        let (mut own, mut peers) = (Vec::new(), Vec::new());
+        if let Some(node) = self.netmap.self_node().filter(|_| self.carries()) {
+            own.extend(node.addresses.iter().map(host_in_network));
+            let (wall, routes) = (self.control_wall(now), self.routes_taken());
+            peers.extend(self.netmap.peers().values().map(|peer| config_of(peer, routes, wall)));
+        }
+        PeerTable::check(self.local.identity.public(), &peers)?;
+        self.addresses = own;
         self.set_peers(peers, now);
+        self.plan_expiry(now);
         Ok(())
+    }
+
+    fn routes_taken(&self) -> Routes {
+        match &self.control {
+            None => Routes::All,
+            Some(control) if control.prefs.accept_routes => Routes::Subnets,
+            Some(_) => Routes::Addresses,
+        }
+    }
+
+    /// The peer that a name means.
+    pub(super) fn peer_named(&self, name: &str) -> Result<NodePublic, CommandError> {
+        named(self.netmap.peers().values().map(|peer| &**peer), name).map(|peer| peer.key)
+    }
+}
+
+/// Which of the prefixes that the map gives a peer are used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Routes {
+    /// All: whoever made the map has said what it wants.
+    All,
+    /// All but default routes.
+    Subnets,
+    /// Single addresses only.
+    Addresses,
+}
+
+impl Routes {
+    fn takes(self, prefix: &Prefix, peer: &PeerNode) -> bool {
+        match self {
+            Self::All => true,
+            Self::Subnets => prefix.length() > 0,
+            Self::Addresses => prefix.is_host() || peer.addresses.contains(prefix),
+        }
+    }
+}
+
+/// The node that a name means: the whole name, with or without the dot at its end, or only its first label.
+pub(super) fn named<'n>(
+    nodes: impl Iterator<Item = &'n PeerNode> + Clone,
+    name: &str,
+) -> Result<&'n PeerNode, CommandError> {
+    let wanted = name.trim_end_matches('.').to_ascii_lowercase();
+    let whole = |node: &PeerNode| node.name.trim_end_matches('.').to_ascii_lowercase();
+    if let Some(node) = nodes.clone().find(|node| !wanted.is_empty() && whole(node) == wanted) {
+        return Ok(node);
+    }
+    let is_first_label = |node: &&PeerNode| whole(node).split('.').next() == Some(&wanted) && !wanted.is_empty();
+    let found: Vec<_> = nodes.filter(is_first_label).collect();
+    match found[..] {
+        [] => Err(CommandError::UnknownName(name.to_owned())),
+        [node] => Ok(node),
+        [..] => {
+            let names = found.into_iter().map(whole).collect();
+            Err(CommandError::AmbiguousName { name: name.to_owned(), names })
+        }
     }
 }
 
@@ -55,9 +129,10 @@ fn host_in_network(prefix: &Prefix) -> (IpAddr, u8) {
     (prefix.address(), prefix.length())
 }
 
-/// A peer as the map describes it.
-fn config_of(peer: &PeerNode) -> PeerConfig {
-    let is_reachable = !peer.expired;
+/// A peer as the map describes it. Nobody is talked to whose key has expired.
+fn config_of(peer: &PeerNode, routes: Routes, wall: WallTime) -> PeerConfig {
+    let is_reachable = !peer.expired && peer.key_expiry.is_none_or(|expiry| expiry > wall);
+    let allowed_ips = peer.allowed_ips().iter().filter(|prefix| is_reachable && routes.takes(prefix, peer));
     let addressing = if peer.is_wire_guard_only {
         PeerAddressing::Roaming { endpoint: peer.endpoints.first().copied() }
     } else {
@@ -70,7 +145,7 @@ fn config_of(peer: &PeerNode) -> PeerConfig {
     PeerConfig {
         key: peer.key,
         preshared_key: None,
-        allowed_ips: if is_reachable { peer.allowed_ips().to_vec() } else { Vec::new() },
+        allowed_ips: allowed_ips.copied().collect(),
         addressing,
         persistent_keepalive: None,
     }

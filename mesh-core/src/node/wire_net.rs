@@ -19,6 +19,8 @@ use super::{LinkState, Node, Output, RelayCommand, RelayEvent, Transmit};
 /// Between the tries of a handshake with a peer that its relay does not have (yet).
 const RETRY_MIN: Duration = Duration::from_millis(100);
 const RETRY_MAX: Duration = Duration::from_secs(2);
+/// So many, which take nine seconds. A peer that is not there then is away, and WireGuard's own pace is enough.
+const RETRIES_MAX: u32 = 8;
 
 /// What is known of a region.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -119,10 +121,10 @@ impl Node {
     fn plan_relay_retry(&mut self, id: PeerId, region: RegionId, now: Instant) {
         let Some(peer) = self.peers.get_mut(id) else { return };
         let is_initiating = peer.tunnel.as_ref().is_some_and(|tunnel| tunnel.is_initiating());
-        if is_initiating && peer.selection().relay() == Some(region) && peer.watch.retry_at.is_none() {
-            let attempts = peer.watch.retries;
-            peer.watch.retries = attempts.saturating_add(1);
-            let pause = (RETRY_MIN * 2u32.pow(attempts.min(8))).min(RETRY_MAX);
+        let is_due = peer.watch.retry_at.is_none() && peer.watch.retries < RETRIES_MAX;
+        if is_initiating && peer.selection().relay() == Some(region) && is_due {
+            let pause = (RETRY_MIN * 2u32.pow(peer.watch.retries)).min(RETRY_MAX);
+            peer.watch.retries += 1;
             peer.watch.retry_at = Some(now + pause);
             self.rearm(id);
         }
@@ -131,7 +133,6 @@ impl Node {
     /// Tries a peer again that its relay did not have.
     pub(super) fn retry_relay(&mut self, id: PeerId, now: Instant) {
         self.with_tunnel_if_any(id, now, |tunnel, local| tunnel.retry(RETRY_MIN, local, now));
-        self.with_active_paths(id, now, |paths| paths.note_relay_connected(now));
         // The relay does not say again and again that it does not have the peer.
         if let Some(region) = self.peers.get(id).and_then(|peer| peer.selection().relay()) {
             self.plan_relay_retry(id, region, now);
@@ -159,7 +160,7 @@ impl Node {
         }
         let before = self.links.replace(links);
         let links = self.links.clone().unwrap_or_default();
-        let has_network = links.has_default_v4 || links.has_default_v6 || !links.addresses.is_empty();
+        let has_network = links.has_network();
         self.endpoints.set_interfaces(&links.addresses, self.ports, now);
         self.drain_endpoints(now);
         self.tell_families(now);
@@ -186,6 +187,7 @@ impl Node {
         self.drain_relays();
         self.with_all_paths(now, |paths| paths.note_network_change(now));
         self.with_netcheck(now, |netcheck| netcheck.note_network_change(now));
+        self.with_session(now, |session| session.note_network_change(now));
     }
 
     /// Which families there are: an address, and a socket that is open.
@@ -201,6 +203,7 @@ impl Node {
             self.own_endpoints = endpoints.iter().map(|endpoint| endpoint.address).collect();
             let own = self.own_endpoints.clone();
             self.with_all_paths(now, |paths| paths.set_own_endpoints(&own, now));
+            self.tell_endpoints(now);
         }
     }
 }

@@ -59,8 +59,11 @@ impl Node {
                     self.relays.set_home(Some(region), now);
                     self.drain_relays();
                     self.outbox.push_back(Output::Event(Event::HomeChanged(region)));
+                    self.tell_network(None, Some(region), now);
                 }
                 NetcheckOutput::Report(report) => {
+                    let home = self.relays.home();
+                    self.tell_network(Some(&report.net_info(home)), home, now);
                     for id in self.reports_wanted.drain(..) {
                         self.outbox.push_back(Output::Reply(id, Ok(Reply::Report(report.clone()))));
                     }

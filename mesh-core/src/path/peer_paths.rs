@@ -11,6 +11,7 @@ use tracing::debug;
 use crate::{
     derp::RegionId,
     disco::{Message, Ping, Pong, TxId},
+    key::NodePublic,
     machine::Deadline,
     rng::Rng,
     time::{Instant, earliest},
@@ -180,9 +181,12 @@ impl PeerPaths {
 
     /// Our own network is another, or the host slept: nothing that was measured counts.
     pub fn note_network_change(&mut self, now: Instant) {
-        let now = self.tick(now);
-        self.start_over(now);
-        self.finish(now);
+        self.note_restart(now);
+    }
+
+    /// Our own node key is this one from now on.
+    pub fn set_node(&mut self, node: NodePublic) {
+        self.config.node = node;
     }
 
     /// The operating system refused to send to an address.

@@ -213,6 +213,13 @@ impl Tunnel {
         }
     }
 
+    /// We are somebody else from now on: `remote` is the peer as `local` sees it. Sessions stay, and whoever has one gets
+    /// another soon.
+    pub fn set_remote(&mut self, remote: Remote, local: &mut Local, now: Instant) {
+        self.remote = remote;
+        self.note_restart(local, now);
+    }
+
     /// The peer has restarted, so nobody opens what is sealed with the session in use: wants another at once.
     pub fn note_restart(&mut self, local: &mut Local, now: Instant) {
         if self.sessions.current().is_some() || self.pending.is_some() {

@@ -17,7 +17,7 @@ use rustls::ServerConfig;
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::{
     io::AsyncWriteExt,
-    net::{TcpListener, TcpStream, UdpSocket},
+    net::{TcpListener as HostListener, UdpSocket},
     runtime::{Builder, Runtime},
     signal::unix::{Signal, SignalKind, signal},
     sync::{Notify, watch},
@@ -25,7 +25,10 @@ use tokio::{
     time::timeout,
 };
 use tracing::{error, info, warn};
-use transports::notify;
+use transports::{
+    net::{Net, TcpListener, TcpStream},
+    notify,
+};
 
 use super::{
     failure::{Exit, Failure},
@@ -58,6 +61,8 @@ pub(super) struct Addresses {
 
 /// What every connection of a daemon needs.
 pub(super) struct Shop {
+    /// Whose clock counts.
+    pub(super) net: Net,
     pub(super) hub: Arc<Hub>,
     pub(super) tls: RwLock<Option<Arc<ServerConfig>>>,
     pub(super) verifier: Option<Verifier>,
@@ -98,7 +103,13 @@ pub(super) fn serve(addresses: &Addresses, shop: &Arc<Shop>, reload: impl Fn(&Sh
     let (ids, lost) = (Arc::new(AtomicU64::new(0)), Arc::new(Notify::new()));
     let mut threads = Vec::new();
     for listener in listeners {
-        let accept = accept(listener, Arc::clone(shop), Arc::clone(&ids), closing.clone());
+        let (shop, ids, until) = (Arc::clone(shop), Arc::clone(&ids), closing.clone());
+        let accept = async move {
+            match HostListener::from_std(listener) {
+                Ok(listener) => accept(TcpListener::Host(listener), shop, ids, until).await,
+                Err(error) => error!(%error, "cannot listen"),
+            }
+        };
         let (runtime, closing, lost) = (runtime()?, closing.clone(), Arc::clone(&lost));
         threads.push(thread::spawn(move || {
             let ended = std::panic::catch_unwind(AssertUnwindSafe(|| runtime.block_on(accept)));
@@ -111,7 +122,7 @@ pub(super) fn serve(addresses: &Addresses, shop: &Arc<Shop>, reload: impl Fn(&Sh
         let signals = Signals::new()?;
         tokio::spawn(answer_stun(UdpSocket::from_std(stun).map_err(|error| bug(&error))?, Arc::clone(&shop.hub)));
         if let Some(metrics) = metrics {
-            let metrics = TcpListener::from_std(metrics).map_err(|error| bug(&error))?;
+            let metrics = HostListener::from_std(metrics).map_err(|error| bug(&error))?;
             tokio::spawn(serve_metrics(metrics, Arc::clone(&shop.hub)));
         }
         super::print(&ready);
@@ -162,11 +173,12 @@ impl Signals {
 }
 
 /// Runs one core until the daemon ends, and a little longer for last words.
-async fn accept(listener: StdTcpListener, shop: Arc<Shop>, ids: Arc<AtomicU64>, mut closing: watch::Receiver<bool>) {
-    let listener = match TcpListener::from_std(listener) {
-        Ok(listener) => listener,
-        Err(error) => return error!(%error, "cannot listen"),
-    };
+pub(super) async fn accept(
+    listener: TcpListener,
+    shop: Arc<Shop>,
+    ids: Arc<AtomicU64>,
+    mut closing: watch::Receiver<bool>,
+) {
     let mut tasks = JoinSet::new();
     let mut refused = 0_u64;
     loop {
@@ -220,6 +232,7 @@ fn note_end(ended: Result<(), JoinError>) {
 }
 
 fn prepare(socket: &TcpStream) -> io::Result<()> {
+    let Some(socket) = socket.host() else { return Ok(()) };
     socket.set_nodelay(true)?;
     let socket = SockRef::from(socket);
     // What waits in the kernel can grow old there unseen; the mailbox drops what is too old.
@@ -241,7 +254,7 @@ async fn answer_stun(socket: UdpSocket, hub: Arc<Hub>) {
 }
 
 /// One request at a time: whoever asks here is the operator.
-async fn serve_metrics(listener: TcpListener, hub: Arc<Hub>) {
+async fn serve_metrics(listener: HostListener, hub: Arc<Hub>) {
     loop {
         let Ok((mut socket, _)) = listener.accept().await else {
             tokio::time::sleep(ACCEPT_PAUSE).await;

@@ -26,7 +26,9 @@ use std::{
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
+use tokio::sync::watch;
 use tracing::{info, warn};
+use transports::net::{Net, TcpListener};
 
 use crate::{
     admission::Policy,
@@ -151,13 +153,20 @@ fn serve(flags: &Flags) -> Result<(), Failure> {
     // Each client is an open file.
     let _ = rlimit::increase_nofile_limit(u64::MAX);
     let addresses = listen::Addresses { derp: config.listen, stun: config.stun_listen, metrics: config.metrics_listen };
-    let shop = Shop { hub, tls: RwLock::new(tls), verifier };
+    let shop = Shop { net: Net::Host, hub, tls: RwLock::new(tls), verifier };
     listen::serve(&addresses, &Arc::new(shop), |shop| match reload(flags, &config, shop) {
         Ok(()) => info!("configuration read again"),
         Err(failure) => {
             warn!(error = failure.message(), "configuration not read again; everything stays as it is");
         }
     })
+}
+
+/// One core's share of a relay without TLS: serves the clients of one listener until `closing` becomes true. For whoever
+/// brings a network of their own.
+pub async fn serve_clients(listener: TcpListener, net: Net, hub: Arc<Hub>, closing: watch::Receiver<bool>) {
+    let shop = Shop { net, hub, tls: RwLock::new(None), verifier: None };
+    listen::accept(listener, Arc::new(shop), Arc::default(), closing).await;
 }
 
 /// Reads the configuration again and takes over what can change under way: the certificate, when others take care of it,

@@ -76,6 +76,10 @@ impl Login {
         self.pending
     }
 
+    pub(super) fn is_sign_in(&self) -> bool {
+        self.purpose == Purpose::SignIn
+    }
+
     pub(super) fn followup(&self) -> Option<&str> {
         self.followup.as_deref()
     }
@@ -379,8 +383,9 @@ impl Session {
         self.problem = None;
         self.node_key = NodePrivate::generate(&mut self.keys);
         self.next_node_key = None;
-        self.outputs.push_back(Output::Save);
+        self.outputs.push_back(Output::Forgotten);
         self.outputs.push_back(Output::KeyChanged(self.node_key.clone()));
+        self.outputs.push_back(Output::Save);
     }
 
     fn cancel_login(&mut self) {

@@ -30,6 +30,7 @@ impl Model {
             }
             Output::Request(request) => self.take_request(request, now),
             Output::KeyChanged(_)
+            | Output::Forgotten
             | Output::Map { .. }
             | Output::Registered
             | Output::LoginUrl(_)
