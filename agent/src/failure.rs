@@ -17,6 +17,8 @@ pub enum Exit {
     Unreachable = 3,
     /// Not permitted.
     NotPermitted = 4,
+    /// Somebody has to sign in, or the key that was shown is not taken.
+    SignIn = 5,
     /// A bug of ours.
     Bug = 70,
 }

@@ -11,10 +11,7 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use mesh_core::{
-    key::{DiscoPrivate, NodePrivate},
-    rng::Seed,
-};
+use mesh_core::{key::DiscoPrivate, node::SavedState, rng::Seed};
 use serde::{Deserialize, Serialize};
 
 use crate::failure::{Exit, Failure};
@@ -22,26 +19,32 @@ use crate::failure::{Exit, Failure};
 /// The file's name.
 const NAME: &str = "state.json";
 
-/// What survives a restart.
+/// Largest state file that is read: several times what the largest network map needs.
+const FILE_BYTES: u64 = 256 << 20;
+
+/// The version of the form on disk.
+const VERSION: u32 = 1;
+
+/// What survives a restart, and where it is kept.
 #[derive(Clone, Debug)]
 pub struct State {
-    /// Who we are.
-    pub node_key: NodePrivate,
-    /// What our disco messages are sealed with.
+    /// Keys, preferences, registration, and the last network map.
+    pub saved: SavedState,
+    /// What disco messages are sealed with where the network map comes from a file. A node with a control server has a
+    /// new one for each run.
     pub disco_key: DiscoPrivate,
+    directory: PathBuf,
 }
 
 /// The form on disk.
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase")]
-struct Stored {
+struct Stored<S> {
     version: u32,
-    node_key: String,
     disco_key: String,
+    #[serde(flatten)]
+    saved: S,
 }
-
-/// The version of the form on disk.
-const VERSION: u32 = 1;
 
 impl State {
     /// Reads the state, or makes one with new keys and writes it.
@@ -51,50 +54,63 @@ impl State {
     /// `state.json.bad-<time>`.
     pub fn open(directory: &Path, seed: &Seed) -> Result<Self, Failure> {
         let path = directory.join(NAME);
-        match fs::read_to_string(&path) {
-            Ok(text) => Self::parse(&text).map_err(|problem| set_aside(&path, &problem)),
+        match read(&path) {
+            Ok(text) => Self::parse(&text, directory, seed).map_err(|problem| set_aside(&path, &problem)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 let state = Self {
-                    node_key: NodePrivate::generate(&mut seed.stream("node-key", 0)),
+                    saved: SavedState::new(&mut seed.stream("saved-keys", 0)),
                     disco_key: DiscoPrivate::generate(&mut seed.stream("disco-key", 0)),
+                    directory: directory.to_owned(),
                 };
-                state.save(directory)?;
+                state.write()?;
                 Ok(state)
             }
             Err(error) => Err(cannot("read", &path, &error)),
         }
     }
 
-    /// Writes the state.
+    /// Keeps what the node says is to be kept.
     ///
     /// # Errors
     /// When the file cannot be written; the one before is still there then.
-    pub fn save(&self, directory: &Path) -> Result<(), Failure> {
-        let path = directory.join(NAME);
-        write(directory, &path, &self.text()).map_err(|error| cannot("write", &path, &error))
+    pub fn save(&mut self, saved: SavedState) -> Result<(), Failure> {
+        self.saved = saved;
+        self.write()
     }
 
-    fn text(&self) -> String {
-        let stored = Stored {
-            version: VERSION,
-            node_key: self.node_key.to_secret_text(),
-            disco_key: self.disco_key.to_secret_text(),
-        };
-        // Strings and a number: this cannot fail.
-        serde_json::to_string_pretty(&stored).unwrap_or_default() + "\n"
+    fn write(&self) -> Result<(), Failure> {
+        let path = self.directory.join(NAME);
+        let stored = Stored { version: VERSION, disco_key: self.disco_key.to_secret_text(), saved: &self.saved };
+        let text = serde_json::to_string(&stored).map_err(|error| cannot("write", &path, &error.into()))? + "\n";
+        write(&self.directory, &path, &text).map_err(|error| cannot("write", &path, &error))
     }
 
-    fn parse(text: &str) -> Result<Self, String> {
-        let stored: Stored = serde_json::from_str(text).map_err(|error| error.to_string())?;
-        if stored.version != VERSION {
-            return Err(format!("version {} is not known to this program, which writes {VERSION}", stored.version));
+    fn parse(text: &str, directory: &Path, seed: &Seed) -> Result<Self, String> {
+        let mut stored: serde_json::Value = serde_json::from_str(text).map_err(|error| error.to_string())?;
+        match stored.get("Version").and_then(serde_json::Value::as_u64) {
+            Some(version) if version == u64::from(VERSION) => {}
+            Some(version) => {
+                return Err(format!("version {version} is not known to this program, which writes {VERSION}"));
+            }
+            None => return Err("it has no version".to_owned()),
         }
-        Ok(Self {
-            node_key: NodePrivate::from_secret_text(&stored.node_key).map_err(|error| format!("NodeKey: {error}"))?,
-            disco_key: DiscoPrivate::from_secret_text(&stored.disco_key)
-                .map_err(|error| format!("DiscoKey: {error}"))?,
-        })
+        if stored.get("MachineKey").is_none() {
+            // Before there were control servers there was no need for one.
+            let fresh = SavedState::new(&mut seed.stream("saved-keys", 0));
+            stored["MachineKey"] = fresh.machine_key.to_secret_text().into();
+        }
+        let stored: Stored<SavedState> = serde_json::from_value(stored).map_err(|error| error.to_string())?;
+        let disco_key =
+            DiscoPrivate::from_secret_text(&stored.disco_key).map_err(|error| format!("DiscoKey: {error}"))?;
+        Ok(Self { saved: stored.saved, disco_key, directory: directory.to_owned() })
     }
+}
+
+fn read(path: &Path) -> io::Result<String> {
+    if fs::metadata(path)?.len() > FILE_BYTES {
+        return Err(io::ErrorKind::FileTooLarge.into());
+    }
+    fs::read_to_string(path)
 }
 
 fn write(directory: &Path, path: &Path, text: &str) -> io::Result<()> {
@@ -133,7 +149,9 @@ fn cannot(what: &str, path: &Path, error: &io::Error) -> Failure {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt;
+    use std::{os::unix::fs::PermissionsExt, sync::Arc};
+
+    use mesh_core::control::types::MapResponse;
 
     use super::*;
 
@@ -142,7 +160,7 @@ mod tests {
         let directory = scratch("once");
         let first = State::open(&directory, &Seed::from_number(1)).unwrap();
         let second = State::open(&directory, &Seed::from_number(2)).unwrap();
-        assert_eq!(first.node_key.public(), second.node_key.public());
+        assert_eq!(first.saved, second.saved);
         assert_eq!(first.disco_key.public(), second.disco_key.public());
         let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
         assert_eq!((mode(&directory), mode(&directory.join(NAME))), (0o700, 0o600));
@@ -160,6 +178,31 @@ mod tests {
             assert!(failure.hint.contains("state.json.bad-"), "{}", failure.hint);
             assert!(!directory.join(NAME).exists());
         }
+        fs::remove_dir_all(directory).unwrap();
+    }
+
+    #[test]
+    fn what_the_node_keeps_comes_back() {
+        let directory = scratch("keep");
+        let mut state = State::open(&directory, &Seed::from_number(1)).unwrap();
+        let mut saved = state.saved.clone();
+        saved.prefs.hostname = "alice".to_owned();
+        saved.map = Some(Arc::new(MapResponse { domain: "example.com".to_owned(), ..MapResponse::default() }));
+        state.save(saved.clone()).unwrap();
+        assert_eq!(State::open(&directory, &Seed::from_number(2)).unwrap().saved, saved);
+        fs::remove_dir_all(directory).unwrap();
+    }
+
+    #[test]
+    fn keys_from_before_there_were_control_servers_are_kept() {
+        let directory = scratch("old");
+        let first = State::open(&directory, &Seed::from_number(1)).unwrap();
+        let (node, disco) = (first.saved.node_key.to_secret_text(), first.disco_key.to_secret_text());
+        let text = format!(r#"{{"Version":1,"NodeKey":"{node}","DiscoKey":"{disco}"}}"#);
+        fs::write(directory.join(NAME), text).unwrap();
+        let second = State::open(&directory, &Seed::from_number(2)).unwrap();
+        assert_eq!(second.saved.node_key.public(), first.saved.node_key.public());
+        assert_ne!(second.saved.machine_key.public(), first.saved.machine_key.public());
         fs::remove_dir_all(directory).unwrap();
     }
 

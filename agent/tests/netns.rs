@@ -4,8 +4,10 @@
 
 mod netns {
     pub(crate) mod agents;
+    pub(crate) mod control;
     pub(crate) mod flood;
     pub(crate) mod homes;
+    pub(crate) mod joined;
     pub(crate) mod lab;
     pub(crate) mod life;
     pub(crate) mod paths;
@@ -16,7 +18,7 @@ mod netns {
 use std::process::ExitCode;
 
 use libtest_mimic::{Arguments, Failed, Trial};
-use netns::{flood, lab, life, paths, refusals, traffic};
+use netns::{control, flood, lab, life, paths, refusals, traffic};
 
 /// A test: its name as a sentence, and what it does.
 type Test = (&'static str, fn() -> anyhow::Result<()>);
@@ -29,7 +31,7 @@ fn main() -> ExitCode {
     {
         return flood::main(rest);
     }
-    let tests = [traffic::TESTS, paths::TESTS, life::TESTS, refusals::TESTS, flood::TESTS].concat();
+    let tests = [control::TESTS, traffic::TESTS, paths::TESTS, life::TESTS, refusals::TESTS, flood::TESTS].concat();
     let missing = lab::missing();
     let trials = tests.into_iter().map(|(name, test): Test| {
         let trial = Trial::test(name, move || test().map_err(|error| Failed::from(format!("{error:#}"))));

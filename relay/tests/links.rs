@@ -18,6 +18,7 @@ use support::{Running, directory, run};
 use transports::{
     derp::{Arrival, Dialer, Plain, RelayLinks, Trust},
     fetch,
+    net::Net,
     udp::Family,
 };
 
@@ -103,7 +104,7 @@ fn entry(name: &str, flags: &[&str], relay: &Running) -> DerpNode {
 }
 
 fn links(number: u8) -> RelayLinks {
-    let dialer = Dialer { trust: Trust::system(), plain: Plain::WhereInsecure };
+    let dialer = Dialer { net: Net::Host, trust: Trust::system(), plain: Plain::WhereInsecure };
     RelayLinks::new(NodePrivate::from_bytes([number; 32]), Seed::from_number(number.into()), dialer)
 }
 

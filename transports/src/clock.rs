@@ -25,6 +25,9 @@ const NOTICEABLE: Duration = Duration::from_secs(1);
 /// Reads the host's clocks and notices when it slept or its calendar was stepped.
 #[derive(Debug)]
 pub struct Clock {
+    /// It is the clock of a simulation instead, which never sleeps.
+    #[cfg(feature = "turmoil")]
+    is_simulated: bool,
     /// Boot time less monotonic time: what the host has slept since it started.
     asleep: Duration,
     anchor: WallAnchor,
@@ -34,13 +37,30 @@ impl Clock {
     /// A clock that takes sleep and calendar from now on as the base for [`Self::observe`].
     #[must_use]
     pub fn new() -> Self {
-        Self { asleep: asleep(), anchor: anchor() }
+        Self {
+            #[cfg(feature = "turmoil")]
+            is_simulated: false,
+            asleep: asleep(),
+            anchor: anchor(),
+        }
+    }
+
+    /// The clock of the simulation that the caller runs in.
+    #[cfg(feature = "turmoil")]
+    #[must_use]
+    pub fn simulated() -> Self {
+        let anchor = WallAnchor { at: simulated_now(), wall: WallTime::from_unix_secs(SIMULATED_EPOCH) };
+        Self { is_simulated: true, asleep: Duration::ZERO, anchor }
     }
 
     /// Nanoseconds since the host started, sleep included.
     #[inline]
     #[must_use]
     pub fn now(&self) -> Instant {
+        #[cfg(feature = "turmoil")]
+        if self.is_simulated {
+            return simulated_now();
+        }
         Instant::from_nanos(read(libc::CLOCK_BOOTTIME))
     }
 
@@ -53,6 +73,10 @@ impl Clock {
     /// What happened to the clocks since the last call: the host slept, or the calendar was stepped. Cheap enough for
     /// every wake-up.
     pub fn observe(&mut self) -> [Option<HostEvent>; 2] {
+        #[cfg(feature = "turmoil")]
+        if self.is_simulated {
+            return [None, None];
+        }
         let asleep = asleep();
         let slept = asleep.saturating_sub(self.asleep);
         let resumed = (slept >= NOTICEABLE).then(|| {
@@ -74,6 +98,16 @@ impl Default for Clock {
     fn default() -> Self {
         Self::new()
     }
+}
+
+/// When simulations begin: 2026-01-01.
+#[cfg(feature = "turmoil")]
+const SIMULATED_EPOCH: u64 = 1_767_225_600;
+
+/// The time of the simulation that the caller runs in; it does not begin at zero, which some take for "never".
+#[cfg(feature = "turmoil")]
+fn simulated_now() -> Instant {
+    Instant::from_secs(1) + turmoil::sim_elapsed().unwrap_or_default()
 }
 
 fn asleep() -> Duration {
@@ -102,7 +136,8 @@ fn read(clock: libc::clockid_t) -> u64 {
 /// Wakes a task at a point in time on the clock of [`Clock`].
 #[derive(Debug)]
 pub struct Timer {
-    fd: Watched<OwnedFd>,
+    /// `None` where time is simulated.
+    fd: Option<Watched<OwnedFd>>,
     armed: Option<Instant>,
 }
 
@@ -112,7 +147,14 @@ impl Timer {
     /// # Errors
     /// When the process has too many files open.
     pub fn new() -> io::Result<Self> {
-        Ok(Self { fd: watch(timerfd()?, Interest::READABLE)?, armed: None })
+        Ok(Self { fd: Some(watch(timerfd()?, Interest::READABLE)?), armed: None })
+    }
+
+    /// A timer on the clock of the simulation that the caller runs in.
+    #[cfg(feature = "turmoil")]
+    #[must_use]
+    pub fn simulated() -> Self {
+        Self { fd: None, armed: None }
     }
 
     /// Waits until `deadline`, or for ever. Setting the deadline that is set already costs nothing.
@@ -120,12 +162,20 @@ impl Timer {
     /// # Errors
     /// When the kernel refuses, which it does not for valid times.
     pub async fn sleep_until(&mut self, deadline: Option<Instant>) -> io::Result<()> {
+        let Some(fd) = &self.fd else {
+            #[cfg(feature = "turmoil")]
+            if let Some(deadline) = deadline {
+                tokio::time::sleep(deadline.since(simulated_now())).await;
+                return Ok(());
+            }
+            return core::future::pending().await;
+        };
         if self.armed != deadline {
-            arm(&self.fd, deadline)?;
+            arm(fd, deadline)?;
             self.armed = deadline;
         }
         loop {
-            let mut ready = self.fd.readable().await?;
+            let mut ready = fd.readable().await?;
             match ready.try_io(|fd| read_count(&fd.get_ref().0)) {
                 // Fired; it is not armed any longer, and the next call will set it anew.
                 Ok(fired) => {

@@ -4,10 +4,12 @@
 //! This crate translates and moves; it decides nothing. Retry, choice and timeouts that matter to a protocol
 //! live in the machines of `mesh-core`. What plugs in where:
 //!
+//! * [`net`]: where TCP connections lead: the host's network, or a simulated one
 //! * [`clock`]: the monotonic clock that counts sleep, and a timer on it, for `now` arguments and deadlines
 //! * [`batch`]: [`batch::SendBatch`], where the fast path seals into, and [`batch::RecvBatch`], which it opens in place
 //! * [`udp`]: sockets of both families behind one port; sends a `SendBatch`, fills a `RecvBatch`
 //! * [`derp`]: [`derp::RelayLinks`], connections to relays
+//! * [`control`]: [`control::ControlLink`], the connection to the control server
 //! * [`fetch`]: small requests over HTTPS, to probe relays
 //! * [`resolve`]: host names to addresses
 //! * [`roots`]: the certificates that this host trusts
@@ -21,10 +23,12 @@
 
 pub mod batch;
 pub mod clock;
+pub mod control;
 pub mod derp;
 pub mod entropy;
 pub mod fetch;
 pub mod host;
+pub mod net;
 pub mod notify;
 pub mod resolve;
 pub mod roots;

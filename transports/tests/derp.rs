@@ -27,6 +27,7 @@ use mesh_core::{
 use transports::{
     derp::{Arrival, Dialer, Plain, RelayLinks, Trust},
     fetch,
+    net::Net,
     udp::Family,
 };
 
@@ -96,7 +97,8 @@ async fn without_a_pin_the_name_must_be_right_and_the_issuer_known() {
             take_in(stream, false, |_, _| {});
         })
     };
-    let with = |trust| RelayLinks::new(ours(), Seed::from_number(1), Dialer { trust, plain: Plain::Never });
+    let with =
+        |trust| RelayLinks::new(ours(), Seed::from_number(1), Dialer { net: Net::Host, trust, plain: Plain::Never });
     let known = || with(Trust::of(vec![certificate.der.to_vec()]));
     let named = |cert_name: &str| DerpNode { cert_name: cert_name.into(), ..certificate.node(serve()) };
     let mut right = known();
@@ -302,7 +304,7 @@ async fn a_relay_that_asks_for_less_is_sent_less() {
 
 #[tokio::test(flavor = "current_thread")]
 async fn a_fetch_is_bounded_in_size_and_time_and_measures_the_answer_alone() {
-    let dialer = Dialer { trust: Trust::system(), plain: Plain::WhereInsecure };
+    let dialer = Dialer { net: Net::Host, trust: Trust::system(), plain: Plain::WhereInsecure };
     let get = async |node: &DerpNode, within| fetch::get(&dialer, node, "/x", &["X-Own: 1"], Family::V4, within).await;
     let certificate = Certificate::new("localhost");
     let serve = || {
@@ -470,7 +472,7 @@ fn say(stream: &mut impl Write, frame: &Frame<'_>) {
 }
 
 fn links(plain: Plain) -> RelayLinks {
-    RelayLinks::new(ours(), Seed::from_number(1), Dialer { trust: Trust::system(), plain })
+    RelayLinks::new(ours(), Seed::from_number(1), Dialer { net: Net::Host, trust: Trust::system(), plain })
 }
 
 fn connect(links: &mut RelayLinks, nodes: Vec<DerpNode>) {

@@ -3,7 +3,7 @@
 use clap::Subcommand;
 use serde_json::json;
 
-use super::{not_built, peer_parameter, print};
+use super::{peer_parameter, print};
 use crate::{
     failure::Failure,
     local_api::{client::Client, types::PeerPaths},
@@ -24,7 +24,7 @@ pub enum What {
     Metrics,
     /// Have meshd read its static file or map file again
     Reload,
-    /// The network map (not available in this build)
+    /// The network map that the control server sent, as it was kept last
     Map,
 }
 
@@ -42,7 +42,10 @@ pub(super) async fn run(client: &Client, json: bool, what: &What) -> Result<(), 
         What::Reload => {
             let _done: serde_json::Value = client.post("reload-config").await?;
         }
-        What::Map => return Err(not_built("debug map")),
+        What::Map => {
+            let map: serde_json::Value = client.get("debug-map").await?;
+            print(if json { map.to_string() } else { format!("{map:#}") });
+        }
     }
     Ok(())
 }

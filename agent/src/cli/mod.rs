@@ -1,16 +1,19 @@
 //! The command line `mesh`.
 //!
-//! Verbs and their output are those of the stock client. A verb that this build does not have says so rather than
-//! being unknown, so that scripts see the difference between "not yet" and a typo.
+//! Verbs and their output are those of the stock client. Names of peers are looked up among those that the daemon
+//! knows, here.
 
 mod debug;
 mod netcheck;
 mod ping;
 mod status;
+mod up;
+mod whois;
 
+use core::time::Duration;
 use std::path::PathBuf;
 
-use clap::{Args, CommandFactory, Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 use mesh_core::key::NodePublic;
 
 use crate::{
@@ -18,7 +21,7 @@ use crate::{
     local_api::{
         SOCKET,
         client::Client,
-        types::{Peer, Status},
+        status::{Member, Status},
     },
 };
 
@@ -68,25 +71,21 @@ pub enum Verb {
         /// For which shell
         shell: clap_complete::Shell,
     },
-    /// Sign in to a control server (not available in this build)
-    Up(Anything),
-    /// Change preferences (not available in this build)
-    Set(Anything),
-    /// Disconnect (not available in this build)
-    Down(Anything),
-    /// Sign out (not available in this build)
-    Logout(Anything),
+    /// Connect this host to the network of a control server
+    Up(up::Arguments),
+    /// Change preferences; those that are not given stay
+    Set(up::Flags),
+    /// Disconnect, and stay signed in
+    Down,
+    /// Disconnect and sign out: this node is no more
+    Logout,
     /// Look at the network around this host: NAT, addresses, relays
     Netcheck(netcheck::Arguments),
-    /// Say who has an overlay address (not available in this build)
-    Whois(Anything),
-}
-
-/// Arguments that are not looked at.
-#[derive(Debug, Args)]
-pub struct Anything {
-    #[arg(trailing_var_arg = true, allow_hyphen_values = true, hide = true)]
-    ignored: Vec<String>,
+    /// Say who has an overlay address
+    Whois {
+        /// Overlay address, with or without a port
+        address: String,
+    },
 }
 
 /// Reads the arguments; help and version are printed at once.
@@ -114,7 +113,11 @@ pub async fn run(arguments: Arguments) -> Result<(), Failure> {
         Verb::Debug { what } => debug::run(&client, json, &what).await,
         Verb::Version => {
             if json {
-                print(serde_json::json!({"short": env!("CARGO_PKG_VERSION"), "long": crate::VERSION}));
+                let short = env!("CARGO_PKG_VERSION");
+                let cap = mesh_core::control::CAPABILITY_VERSION;
+                print(
+                    serde_json::json!({"majorMinorPatch": short, "short": short, "long": crate::VERSION, "cap": cap}),
+                );
             } else {
                 print(crate::VERSION);
             }
@@ -124,19 +127,13 @@ pub async fn run(arguments: Arguments) -> Result<(), Failure> {
             clap_complete::generate(shell, &mut Arguments::command(), "mesh", &mut std::io::stdout());
             Ok(())
         }
-        Verb::Up(_) => Err(not_built("up")),
-        Verb::Set(_) => Err(not_built("set")),
-        Verb::Down(_) => Err(not_built("down")),
-        Verb::Logout(_) => Err(not_built("logout")),
+        Verb::Up(arguments) => up::up(&client, json, &arguments).await,
+        Verb::Set(flags) => up::set(&client, &flags).await,
+        Verb::Down => client.post::<serde_json::Value>("down").await.map(drop),
+        Verb::Logout => client.post::<serde_json::Value>("logout").await.map(drop),
         Verb::Netcheck(netcheck) => netcheck::run(&client, json, &netcheck).await,
-        Verb::Whois(_) => Err(not_built("whois")),
+        Verb::Whois { address } => whois::run(&client, json, &address).await,
     }
-}
-
-/// For verbs that later builds have.
-fn not_built(verb: &str) -> Failure {
-    Failure::new(Exit::Usage, "not-built", format!("\"mesh {verb}\" is not available in this build"))
-        .hint("this build runs without a control server: meshd --static FILE or meshd --map FILE")
 }
 
 async fn ip(client: &Client, json: bool, [four, six]: [bool; 2], peer: Option<&str>) -> Result<(), Failure> {
@@ -157,30 +154,33 @@ async fn ip(client: &Client, json: bool, [four, six]: [bool; 2], peer: Option<&s
     Ok(())
 }
 
-/// The peer that `name` names: a MagicDNS name or its first label, an overlay address, or a public key.
-fn find<'s>(status: &'s Status, name: &str) -> Result<&'s Peer, Failure> {
-    let address = name.parse().ok();
-    let key = key(name);
-    let is_named = |peer: &Peer| {
+/// The peer that `name` names: a MagicDNS name or its first label, the name that it gives itself, an overlay address, or
+/// a public key.
+fn find<'s>(status: &'s Status, name: &str) -> Result<&'s Member, Failure> {
+    let (address, key) = (name.parse().ok(), key(name));
+    let dotless = name.trim_end_matches('.');
+    let by_dns = |peer: &&Member| {
         let full = peer.dns_name.trim_end_matches('.');
-        !full.is_empty()
-            && (peer.host_name.eq_ignore_ascii_case(name) || full.eq_ignore_ascii_case(name.trim_end_matches('.')))
+        !full.is_empty() && (full.eq_ignore_ascii_case(dotless) || peer.short_name().eq_ignore_ascii_case(name))
     };
-    let mut found = status.peer.values().filter(|peer| {
+    let by_number = |peer: &&Member| {
         Some(peer.public_key) == key
             || address.is_some_and(|address| peer.allowed_ips.iter().any(|prefix| prefix.contains(address)))
-            || is_named(peer)
-    });
-    match (found.next(), found.next()) {
-        (Some(peer), None) => Ok(peer),
-        (Some(one), Some(other)) => {
+    };
+    let peers = || status.peer.values();
+    let mut found: Vec<_> = peers().filter(|peer| by_dns(peer) || by_number(peer)).collect();
+    if found.is_empty() && !name.is_empty() {
+        // What nodes call themselves is theirs to choose, so it counts last.
+        found = peers().filter(|peer| peer.host_name.eq_ignore_ascii_case(name)).collect();
+    }
+    match found.as_slice() {
+        [peer] => Ok(peer),
+        [one, other, ..] => {
             let message = format!("{name} may be {} or {}", one.dns_name, other.dns_name);
             Err(Failure::new(Exit::Refused, "ambiguous", message).hint("say the whole name"))
         }
-        (None, _) => {
-            Err(Failure::new(Exit::Refused, "no-peer", format!("no peer has the name, address or key {name}"))
-                .hint("mesh status lists all peers"))
-        }
+        [] => Err(Failure::new(Exit::Refused, "no-peer", format!("no peer has the name, address or key {name}"))
+            .hint("mesh status lists all peers")),
     }
 }
 
@@ -201,10 +201,39 @@ async fn peer_parameter(client: &Client, name: &str) -> Result<String, Failure> 
     Ok(format!("peer={}", find(&status, name)?.public_key))
 }
 
+/// A number with a unit: `ms`, `s`, `m`.
+fn duration(text: &str) -> Result<Duration, String> {
+    let split = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (digits, unit) = text.split_at(split);
+    let unit = match unit {
+        "ms" => 1,
+        "s" | "" => 1_000,
+        "m" => 60_000,
+        _ => return Err("expected a time such as 5s, 500ms or 1m".to_owned()),
+    };
+    let number: u32 = digits.parse().map_err(|_| "expected a time such as 5s, 500ms or 1m".to_owned())?;
+    Ok(Duration::from_millis(u64::from(number) * unit))
+}
+
 /// One line on stdout. A reader that is gone ends the program quietly, as it does with other tools.
 fn print(line: impl core::fmt::Display) {
     use std::io::Write;
     if writeln!(std::io::stdout().lock(), "{line}").is_err() {
         std::process::exit(0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_have_units() {
+        assert_eq!(duration("500ms"), Ok(Duration::from_millis(500)));
+        assert_eq!(duration("5s"), Ok(Duration::from_secs(5)));
+        assert_eq!(duration("2"), Ok(Duration::from_secs(2)));
+        for text in ["", "s", "-1s", "1h", "1.5s", "99999999999s"] {
+            assert!(duration(text).is_err(), "{text}");
+        }
     }
 }

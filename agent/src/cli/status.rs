@@ -1,13 +1,11 @@
 //! `mesh status`.
 
-use mesh_core::key::NodePublic;
-
 use super::print;
 use crate::{
     failure::{Exit, Failure},
     local_api::{
         client::Client,
-        types::{Peer, Status},
+        status::{Member, Status},
     },
 };
 
@@ -16,60 +14,174 @@ pub(super) async fn run(client: &Client, json: bool) -> Result<(), Failure> {
     if json {
         let text = serde_json::to_string_pretty(&status);
         print(text.map_err(|error| Failure::new(Exit::Bug, "json", error))?);
-    } else {
-        lines(&status).iter().for_each(print);
+        return Ok(());
     }
+    if let Some(failure) = not_running(&status) {
+        health(&status).iter().for_each(print);
+        return Err(failure);
+    }
+    lines(&status).iter().chain(&health(&status)).for_each(print);
     Ok(())
 }
 
-/// The columns of the stock client: address, name, owner, system, what goes on; then what is wrong. Static peers have
-/// neither name nor owner, so the short form of the key stands for the name.
-fn lines(status: &Status) -> Vec<String> {
-    let first = |addresses: &[core::net::IpAddr]| addresses.first().map_or("-".to_owned(), ToString::to_string);
-    let named = |name: &str, key: &NodePublic| if name.is_empty() { format!("{key:?}") } else { name.to_owned() };
-    let own_name = named(&status.own.host_name, &status.own.public_key);
-    let own = (first(&status.tailscale_ips), own_name, "-".to_owned());
-    let peers = status.peer.values().map(|peer| {
-        let address = match (peer.tailscale_ips.as_slice(), peer.allowed_ips.first()) {
-            ([], Some(prefix)) => prefix.to_string(),
-            (addresses, _) => first(addresses),
-        };
-        (address, named(&peer.host_name, &peer.public_key), state(peer))
-    });
-    let rows: Vec<_> = core::iter::once(own).chain(peers).collect();
-    let width = |column: fn(&(String, String, String)) -> &String| rows.iter().map(column).map(String::len).max();
-    let (addresses, names) = (width(|row| &row.0).unwrap_or(0), width(|row| &row.1).unwrap_or(0));
-    let owner = if status.own.host_name.is_empty() { "static" } else { "-" };
-    let mut lines: Vec<_> = rows
-        .iter()
-        .map(|(address, name, state)| format!("{address:addresses$}  {name:names$}  {owner}  -  {state}"))
-        .collect();
-    if !status.health.is_empty() {
-        lines.push(String::new());
-        lines.push("# Health check:".to_owned());
-        lines.extend(status.health.iter().map(|problem| format!("#     - {problem}")));
-    }
-    lines
+/// What to say in place of peers that are not there.
+fn not_running(status: &Status) -> Option<Failure> {
+    let failure = match status.backend_state.as_str() {
+        "Stopped" => {
+            Failure::new(Exit::Refused, "stopped", "this node is disconnected").hint("connect it with mesh up")
+        }
+        "NeedsLogin" if status.auth_url.is_empty() => {
+            Failure::new(Exit::SignIn, "signed-out", "this node is signed out").hint("sign in with mesh up")
+        }
+        "NeedsLogin" => Failure::new(Exit::SignIn, "sign-in-needed", "somebody has to sign in")
+            .hint(format_args!("visit {}", status.auth_url)),
+        "NeedsMachineAuth" => Failure::new(Exit::Refused, "needs-approval", "this node is not admitted yet")
+            .hint("an administrator of the network has to admit it"),
+        "Starting" if status.peer.is_empty() && status.tailscale_ips.is_empty() => {
+            let why =
+                if status.control_problem.is_empty() { "there is no network map yet" } else { &status.control_problem };
+            Failure::new(Exit::Refused, "starting", format!("this node is not up yet: {why}"))
+        }
+        _ => return None,
+    };
+    Some(failure)
 }
 
-fn state(peer: &Peer) -> String {
-    let what = match (peer.active, peer.online) {
-        (true, _) => "active",
-        (false, true) => "idle",
-        (false, false) => "-",
+/// The columns of the stock client: address, name, owner, system, what goes on. Static peers have neither name nor
+/// owner, so the short form of the key stands for the name.
+fn lines(status: &Status) -> Vec<String> {
+    let own = std::iter::once((&status.own, "-".to_owned()));
+    let peers = status.peer.values().map(|peer| (peer, state(peer)));
+    let rows: Vec<_> = own.chain(peers).map(|(member, state)| row(status, member, state)).collect();
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+    let [addresses, names, owners, systems] = [width(0), width(1), width(2), width(3)];
+    rows.iter()
+        .map(|[address, name, owner, system, state]| {
+            format!("{address:addresses$}  {name:names$}  {owner:owners$}  {system:systems$}  {state}")
+        })
+        .collect()
+}
+
+fn row(status: &Status, member: &Member, state: String) -> [String; 5] {
+    let address = match (member.tailscale_ips.first(), member.allowed_ips.first()) {
+        (Some(address), _) => address.to_string(),
+        (None, Some(prefix)) => prefix.to_string(),
+        (None, None) => "-".to_owned(),
     };
-    let traffic = (peer.tx_bytes, peer.rx_bytes);
-    let mut text = what.to_owned();
-    if what != "-" && !peer.cur_addr.is_empty() {
+    let name = match member.short_name() {
+        "" => format!("{:?}", member.public_key),
+        name => name.to_owned(),
+    };
+    let system = if member.os.is_empty() { "-".to_owned() } else { member.os.clone() };
+    [address, name, owner(status, member), system, state]
+}
+
+/// As the stock client has it: the sign-in name as far as its `@`.
+fn owner(status: &Status, member: &Member) -> String {
+    if !member.tags.is_empty() {
+        return "tagged-devices".to_owned();
+    }
+    let Some(user) = status.user.get(&member.user_id) else {
+        return if status.own.in_network_map { "-" } else { "static" }.to_owned();
+    };
+    match user.login_name.split_once('@') {
+        Some((name, _)) => format!("{name}@"),
+        None => user.login_name.clone(),
+    }
+}
+
+/// What is wrong.
+fn health(status: &Status) -> Vec<String> {
+    if status.health.is_empty() {
+        return Vec::new();
+    }
+    let problems = status.health.iter().map(|problem| format!("#     - {problem}"));
+    [String::new(), "# Health check:".to_owned()].into_iter().chain(problems).collect()
+}
+
+fn state(peer: &Member) -> String {
+    let offline = if peer.online { "" } else { "; offline" };
+    let has_traffic = (peer.tx_bytes, peer.rx_bytes) != (0, 0);
+    let mut text = match (peer.active, has_traffic) {
+        (true, _) => "active".to_owned(),
+        (false, true) => "idle".to_owned(),
+        (false, false) if !peer.online => return "offline".to_owned(),
+        (false, false) => "-".to_owned(),
+    };
+    if text != "-" && !peer.cur_addr.is_empty() {
         text += &format!("; direct {}", peer.cur_addr);
         if let Some(millis) = peer.latency_ms {
             text += &format!(", {millis:.1}ms");
         }
-    } else if what != "-" && !peer.relay.is_empty() {
+    } else if text != "-" && !peer.relay.is_empty() {
         text += &format!("; relay \"{}\"", peer.relay);
     }
-    if traffic != (0, 0) {
-        text += &format!(", tx {} rx {}", traffic.0, traffic.1);
+    text += offline;
+    if has_traffic {
+        text += &format!(", tx {} rx {}", peer.tx_bytes, peer.rx_bytes);
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_columns_are_those_of_the_stock_client() {
+        let mut status = status();
+        assert_eq!(
+            lines(&status),
+            [
+                "100.64.0.2  a  lab     linux  -",
+                "100.64.0.1  b  alice@  linux  active; direct 203.0.113.102:41640, tx 940 rx 828"
+            ]
+        );
+        for peer in status.peer.values_mut() {
+            (peer.online, peer.active, peer.rx_bytes, peer.tx_bytes) = (false, false, 0, 0);
+            peer.tags = vec!["tag:a".to_owned()];
+        }
+        assert_eq!(lines(&status)[1], "100.64.0.1  b  tagged-devices  linux  offline");
+        status.health = vec!["bad".to_owned()];
+        assert_eq!(health(&status), ["", "# Health check:", "#     - bad"]);
+    }
+
+    #[test]
+    fn a_node_that_does_not_run_says_why_and_what_to_do() {
+        let with = |state: &str, url: &str| Status { backend_state: state.into(), auth_url: url.into(), ..status() };
+        let code = |status: &Status| not_running(status).map(|failure| (failure.code, failure.exit as u8));
+        assert_eq!(code(&status()), None);
+        assert_eq!(code(&with("Stopped", "")), Some(("stopped", 1)));
+        assert_eq!(code(&with("NeedsLogin", "")), Some(("signed-out", 5)));
+        assert_eq!(code(&with("NeedsLogin", "https://x/y")), Some(("sign-in-needed", 5)));
+        assert!(
+            not_running(&with("NeedsLogin", "https://x/y")).is_some_and(|failure| failure.hint.contains("https://x/y"))
+        );
+        assert_eq!(code(&with("NeedsMachineAuth", "")), Some(("needs-approval", 1)));
+        // With what was kept it carries packets already.
+        assert_eq!(code(&with("Starting", "")), None);
+    }
+
+    fn status() -> Status {
+        let key = |digit: &str| format!("nodekey:{}", digit.repeat(64));
+        let common = serde_json::json!({"ExitNode": false, "ExitNodeOption": false, "Online": true, "OS": "linux", "InNetworkMap": true});
+        let member = |own: serde_json::Value| {
+            let mut member = common.clone();
+            member.as_object_mut().unwrap().extend(own.as_object().unwrap().clone());
+            member
+        };
+        let own =
+            member(serde_json::json!({"PublicKey": key("1"), "DNSName": "a.tail.lab.", "TailscaleIPs": ["100.64.0.2"],
+            "UserID": 1, "RxBytes": 828, "TxBytes": 940}));
+        let peer = member(
+            serde_json::json!({"PublicKey": key("2"), "DNSName": "b.tail.lab.", "TailscaleIPs": ["100.64.0.1"],
+            "UserID": 2, "RxBytes": 828, "TxBytes": 940, "CurAddr": "203.0.113.102:41640", "Relay": "lab", "Active": true}),
+        );
+        serde_json::from_value(
+            serde_json::json!({"Version": "0", "TUN": true, "BackendState": "Running", "HaveNodeKey": true,
+            "AuthURL": "", "TailscaleIPs": ["100.64.0.2"], "Self": own, "Health": [], "Peer": {key("2"): peer},
+            "User": {"1": {"ID": 1, "LoginName": "lab"}, "2": {"ID": 2, "LoginName": "alice@example.com"}}}),
+        )
+        .unwrap()
+    }
 }

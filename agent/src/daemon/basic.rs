@@ -11,9 +11,10 @@ use core::{
     future::poll_fn,
     task::{Context, Poll},
 };
-use std::{collections::BTreeMap, io};
+use std::{collections::BTreeMap, io, sync::Arc};
 
 use mesh_core::{
+    control::types::MapResponse,
     dataplane::{DataPlane, DropCounts, DropReason, Inbound, ReportBuffer, Reports, TransmitSink},
     endpoints::LocalPorts,
     key::NodePublic,
@@ -35,7 +36,10 @@ use super::{
     HostGuard, Snapshot,
     network::{Happening, Network},
 };
-use crate::failure::{Exit, Failure};
+use crate::{
+    failure::{Exit, Failure},
+    state_file::State,
+};
 
 /// Packets taken from the TUN in one round: one train of full-sized packets and a half.
 const TUN_BUDGET: usize = 64;
@@ -53,6 +57,8 @@ pub enum Request {
     Status(oneshot::Sender<Snapshot>),
     /// Somebody wants to know how a peer is reached; `None` when nobody has the key.
     Paths(NodePublic, oneshot::Sender<Option<PathsStatus>>),
+    /// Somebody wants the network map; `None` while there is none.
+    Map(oneshot::Sender<Option<Arc<MapResponse>>>),
     /// Somebody wants something of the node.
     Command(Command, oneshot::Sender<Result<Reply, CommandError>>),
     /// The end.
@@ -81,6 +87,8 @@ pub struct Basic<T: Tun> {
     udp: UdpSockets,
     /// Relays and all else that static peers do without.
     network: Option<Network>,
+    /// What survives a restart.
+    state: Option<State>,
     host: Option<HostGuard>,
     reports: ReportBuffer,
     packets: PacketBatch,
@@ -102,6 +110,7 @@ impl<T: Tun> Basic<T> {
         clock: Clock,
         tun: T,
         network: Option<Network>,
+        state: Option<State>,
         host: Option<HostGuard>,
         mtu_bytes: usize,
     ) -> Result<Self, Failure> {
@@ -126,6 +135,7 @@ impl<T: Tun> Basic<T> {
             tun: AsyncTun::new(tun).map_err(io)?,
             udp,
             network,
+            state,
             host,
             reports: ReportBuffer::default(),
             packets: PacketBatch::new(TUN_BUDGET, mtu_bytes),
@@ -318,8 +328,17 @@ impl<T: Tun> Basic<T> {
                     network.handle_relay_command(command);
                 }
             }
-            // A node without a control server says neither.
-            Output::Control(_) | Output::Save(_) => error!("a control server is not built in"),
+            Output::Control(request) => {
+                if let Some(network) = &mut self.network {
+                    network.handle_control_request(request);
+                }
+            }
+            // Written before anything that follows is done: a key that control knows must not be lost.
+            Output::Save(saved) => {
+                if let Some(Err(failure)) = self.state.as_mut().map(|state| state.save(*saved)) {
+                    error!(%failure, "what the next run needs is not kept");
+                }
+            }
             Output::Fetch(id, request) => {
                 if let Some(network) = &self.network {
                     network.fetch(id, request);
@@ -390,6 +409,10 @@ impl<T: Tun> Basic<T> {
             }
             Request::Paths(key, reply) => {
                 let _ = reply.send(self.node.paths_status(&key, now));
+            }
+            Request::Map(reply) => {
+                let kept = self.state.as_ref().and_then(|state| state.saved.map.clone());
+                let _ = reply.send(kept);
             }
             Request::Command(command, reply) => self.command(command, reply, now),
         }
@@ -554,7 +577,7 @@ mod tests {
             };
             let node = Node::new(config, clock.now()).unwrap();
             let (tun, host) = MemoryTun::pair().unwrap();
-            (Basic::start(node, clock, tun, None, None, 1420).unwrap(), host)
+            (Basic::start(node, clock, tun, None, None, None, 1420).unwrap(), host)
         };
         let (b, host_b) = start(2, None);
         let (a, host_a) = start(1, Some(SocketAddr::from(([127, 0, 0, 1], b.port()))));

@@ -5,6 +5,7 @@
 
 pub mod basic;
 pub mod config;
+mod hostinfo;
 pub(crate) mod map_file;
 mod network;
 pub(crate) mod peers;
@@ -14,7 +15,7 @@ pub(crate) mod source;
 use mesh_core::{
     dataplane::DropCounts,
     key::DiscoPrivate,
-    node::{HostConfig, Node, NodeConfig, Status},
+    node::{ControlConfig, HostConfig, Node, NodeConfig, Status},
     time::Instant,
 };
 use tokio::sync::mpsc;
@@ -99,9 +100,10 @@ impl Drop for HostGuard {
 /// When it cannot start, or cannot go on.
 pub async fn run(config: Config) -> Result<(), Failure> {
     let clock = Clock::new();
-    let (node, source) = prepare(&config, &clock).await?;
+    let (node, source, state) = prepare(&config, &clock).await?;
     let mtu_bytes = node.mtu_bytes;
-    let relay_key = matches!(source, Source::Map(_)).then(|| (node.key.clone(), node.seed.child("relay links", 0)));
+    // Static peers are not found over others.
+    let key = state.is_some().then(|| (node.key.clone(), node.seed.child("network", 0)));
     let node = Node::new(node, clock.now()).map_err(|error| source.refuse(&error))?;
 
     let (sender, mut requests) = mpsc::channel(REQUESTS);
@@ -114,15 +116,15 @@ pub async fn run(config: Config) -> Result<(), Failure> {
     let index = tun.index().map_err(|source| host(HostError { what: "find the TUN device".into(), source }))?;
     let mut link = HostLink::new(index).map_err(host)?;
     link.repair().map_err(host)?;
-    let network = match relay_key {
+    let network = match key {
         Some((key, seed)) => Some(Network::new(key, seed, LinkMonitor::new(Some(index)).map_err(host)?)),
         None => None,
     };
-    let mut driver = Basic::start(node, clock, tun, network, Some(HostGuard(link)), mtu_bytes)?;
+    let mut driver = Basic::start(node, clock, tun, network, state, Some(HostGuard(link)), mtu_bytes)?;
 
     let server = tokio::spawn(api.serve(sender.clone(), source.clone()));
     let watch = match &source {
-        Source::Static(_) => None,
+        Source::Static(_) | Source::Control => None,
         Source::Map(file) => Some(file.clone().watch(sender.clone())?),
     };
     if let Source::Map(file) = &source
@@ -150,8 +152,8 @@ pub async fn run(config: Config) -> Result<(), Failure> {
     result
 }
 
-/// What the node starts with, and where the network comes from.
-async fn prepare(config: &Config, clock: &Clock) -> Result<(NodeConfig, Source), Failure> {
+/// What the node starts with, where the network comes from, and what survives a restart.
+async fn prepare(config: &Config, clock: &Clock) -> Result<(NodeConfig, Source, Option<State>), Failure> {
     let entropy = |error| Failure::new(Exit::Refused, "entropy", format!("the system has no randomness: {error}"));
     let seed = entropy::seed().map_err(entropy)?;
     if let Some(path) = &config.static_file {
@@ -169,25 +171,30 @@ async fn prepare(config: &Config, clock: &Clock) -> Result<(NodeConfig, Source),
             seed,
             epoch: clock.anchor(),
         };
-        return Ok((node, source));
+        return Ok((node, source, None));
     }
-    let Some(path) = &config.map else {
-        return Err(Failure::new(Exit::Usage, "not-built", "this build cannot use a control server yet")
-            .hint("use --static FILE with keys, addresses and peers, or --map FILE with a network map"));
-    };
     let state = State::open(&config.state_dir, &seed)?;
+    let (source, disco_key, control) = match &config.map {
+        Some(path) => (Source::Map(MapFile { path: path.clone() }), state.disco_key.clone(), None),
+        None => {
+            let hostinfo = hostinfo::hostinfo(&state.saved.machine_key.public());
+            let control = ControlConfig { saved: state.saved.clone(), hostinfo };
+            // A new one tells peers that we have started anew and know nothing of sessions.
+            (Source::Control, DiscoPrivate::generate(&mut seed.stream("disco-key", 0)), Some(control))
+        }
+    };
     let node = NodeConfig {
-        key: state.node_key,
-        disco_key: state.disco_key,
+        key: state.saved.node_key.clone(),
+        disco_key,
         addresses: Vec::new(),
         mtu_bytes: MTU_BYTES,
         listen_port: config.port,
         peers: Vec::new(),
-        control: None,
+        control,
         seed,
         epoch: clock.anchor(),
     };
-    Ok((node, Source::Map(MapFile { path: path.clone() })))
+    Ok((node, source, Some(state)))
 }
 
 fn tun_failure(error: OpenError) -> Failure {

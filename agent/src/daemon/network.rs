@@ -5,6 +5,7 @@ use core::task::{Context, Poll};
 use std::net::IpAddr;
 
 use mesh_core::{
+    control::ControlRequest,
     derp::{DerpNode, RegionId},
     key::{NodePrivate, NodePublic},
     netcheck::{FETCH_TIMEOUT, Family as MeasuredFamily, FetchFailed, FetchId, Fetched, ResolveFailed},
@@ -14,9 +15,11 @@ use mesh_core::{
 use tokio::{sync::mpsc, task::JoinHandle};
 use tracing::{debug, warn};
 use transports::{
+    control::{ControlDialer, ControlLink},
     derp::{Arrival, Dialer, Plain, RelayCounts, RelayLinks, Trust},
     fetch::{self, LATENCY_CHECK},
     host::LinkMonitor,
+    net::Net,
     resolve,
     udp::Family,
 };
@@ -28,6 +31,7 @@ const ANSWERS: usize = 64;
 #[derive(Debug)]
 pub struct Network {
     relays: RelayLinks,
+    control: ControlLink,
     answer: mpsc::Sender<Input>,
     answers: mpsc::Receiver<Input>,
     /// Taken from `answers` to see whether there is one.
@@ -52,7 +56,7 @@ pub enum Happening {
 }
 
 impl Network {
-    /// Nothing connected yet; `monitor` has said what the underlay looks like, and says when it changes.
+    /// Nothing connected yet. `key` is who we are to relays at first; `seed` must be used for nothing else; `monitor` has said what the underlay looks like, and says when it changes.
     #[must_use]
     pub fn new(key: NodePrivate, seed: Seed, mut monitor: LinkMonitor) -> Self {
         let (answer, answers) = mpsc::channel(ANSWERS);
@@ -74,13 +78,26 @@ impl Network {
                 }
             }
         });
-        let dialer = Dialer { trust: Trust::system(), plain: Plain::Never };
-        Self { relays: RelayLinks::new(key, seed, dialer), answer, answers, next: Some(first), monitor }
+        let dialer = Dialer { net: Net::Host, trust: Trust::system(), plain: Plain::Never };
+        let control = ControlDialer { net: Net::Host, trust: dialer.trust.clone() };
+        Self {
+            relays: RelayLinks::new(key, seed.child("relay links", 0), dialer),
+            control: ControlLink::new(seed.child("control link", 0), control),
+            answer,
+            answers,
+            next: Some(first),
+            monitor,
+        }
     }
 
     /// Does what the node says.
     pub fn handle_relay_command(&mut self, command: RelayCommand) {
         self.relays.handle_command(command);
+    }
+
+    /// Does what the node says about control.
+    pub fn handle_control_request(&mut self, request: ControlRequest) {
+        self.control.handle_request(request);
     }
 
     /// Asks over HTTPS.
@@ -115,6 +132,9 @@ impl Network {
         if let Some(input) = self.next.take().or_else(|| self.answers.try_recv().ok()) {
             return Some(Happening::Input(input));
         }
+        if let Some(event) = self.control.try_recv() {
+            return Some(Happening::Input(Input::Control(event)));
+        }
         Some(match self.relays.try_recv()? {
             Arrival::Packet { region, from, packet } => Happening::Packet { region, from, packet },
             Arrival::Event(event) => Happening::Input(Input::Relay(event)),
@@ -128,7 +148,10 @@ impl Network {
         {
             self.next = Some(input);
         }
-        if self.next.is_some() { Poll::Ready(()) } else { self.relays.poll_ready(cx) }
+        if self.next.is_some() || self.control.poll_ready(cx).is_ready() {
+            return Poll::Ready(());
+        }
+        self.relays.poll_ready(cx)
     }
 
     /// What went over relays since the start.

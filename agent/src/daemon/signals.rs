@@ -26,10 +26,11 @@ pub(super) fn listen(requests: mpsc::Sender<Request>, source: Source) -> Result<
             tokio::select! {
                 _ = terminate.recv() => break,
                 _ = interrupt.recv() => break,
-                _ = hangup.recv() => match source.reload(&requests).await {
+                // A control server says by itself when something changes.
+                _ = hangup.recv() => if let Source::Static(_) | Source::Map(_) = source { match source.reload(&requests).await {
                     Ok(()) => info!("file read again"),
                     Err(failure) => warn!(%failure, "file not read again; everything stays as it is"),
-                },
+                }},
             }
         }
         let _ = requests.send(Request::Stop).await;

@@ -5,7 +5,7 @@ use std::fmt::Display;
 use tokio::sync::mpsc;
 
 use super::{basic::Request, map_file::MapFile, peers::Reload};
-use crate::failure::Failure;
+use crate::failure::{Exit, Failure};
 
 /// Where the network comes from.
 #[derive(Clone, Debug)]
@@ -14,6 +14,8 @@ pub enum Source {
     Static(Reload),
     /// A file with a network map.
     Map(MapFile),
+    /// A control server.
+    Control,
 }
 
 impl Source {
@@ -23,6 +25,9 @@ impl Source {
         match self {
             Self::Static(file) => file.refuse(problem),
             Self::Map(file) => file.refuse(problem),
+            Self::Control => {
+                Failure::new(Exit::Usage, "bad-state", format!("what an earlier run kept is wrong: {problem}"))
+            }
         }
     }
 
@@ -34,6 +39,8 @@ impl Source {
         match self {
             Self::Static(file) => file.run(requests).await,
             Self::Map(file) => file.run(requests).await,
+            Self::Control => Err(Failure::new(Exit::Usage, "no-file", "the network does not come from a file")
+                .hint("the control server says when something changes")),
         }
     }
 }

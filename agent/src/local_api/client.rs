@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use http_body_util::{BodyExt, Empty};
+use http_body_util::{BodyExt, Full};
 use hyper::{Method, Request, StatusCode, body::Bytes, client::conn::http1, header::HOST};
 use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
@@ -31,7 +31,7 @@ impl Client {
     /// # Errors
     /// When the daemon is not there, or says no.
     pub async fn get<T: serde::de::DeserializeOwned>(&self, what: &str) -> Result<T, Failure> {
-        let bytes = self.request(Method::GET, what).await?;
+        let bytes = self.request(Method::GET, what, Bytes::new()).await?;
         serde_json::from_slice(&bytes).map_err(|error| self.strange(&error))
     }
 
@@ -40,7 +40,7 @@ impl Client {
     /// # Errors
     /// When the daemon is not there, or says no.
     pub async fn text(&self, what: &str) -> Result<String, Failure> {
-        let bytes = self.request(Method::GET, what).await?;
+        let bytes = self.request(Method::GET, what, Bytes::new()).await?;
         String::from_utf8(bytes.to_vec()).map_err(|error| self.strange(&error))
     }
 
@@ -49,11 +49,26 @@ impl Client {
     /// # Errors
     /// When the daemon is not there, or says no.
     pub async fn post<T: serde::de::DeserializeOwned>(&self, what: &str) -> Result<T, Failure> {
-        let bytes = self.request(Method::POST, what).await?;
+        let bytes = self.request(Method::POST, what, Bytes::new()).await?;
         serde_json::from_slice(&bytes).map_err(|error| self.strange(&error))
     }
 
-    async fn request(&self, method: Method, what: &str) -> Result<Bytes, Failure> {
+    /// Has `what` done as `body` says.
+    ///
+    /// # Errors
+    /// When the daemon is not there, or says no.
+    pub async fn send<T: serde::de::DeserializeOwned>(
+        &self,
+        method: Method,
+        what: &str,
+        body: &impl serde::Serialize,
+    ) -> Result<T, Failure> {
+        let body = serde_json::to_vec(body).map_err(|error| Failure::new(Exit::Bug, "json", error))?;
+        let bytes = self.request(method, what, body.into()).await?;
+        serde_json::from_slice(&bytes).map_err(|error| self.strange(&error))
+    }
+
+    async fn request(&self, method: Method, what: &str, body: Bytes) -> Result<Bytes, Failure> {
         let stream = UnixStream::connect(&self.socket).await.map_err(|error| self.unreachable(&error))?;
         let lost = |error: hyper::Error| {
             Failure::new(Exit::Unreachable, "connection-lost", format!("the connection to meshd was lost: {error}"))
@@ -64,7 +79,7 @@ impl Client {
             .method(method)
             .uri(format!("{PREFIX}{what}"))
             .header(HOST, "local-meshd.sock")
-            .body(Empty::<Bytes>::new())
+            .body(Full::new(body))
             .map_err(|error| Failure::new(Exit::Usage, "bad-request", error))?;
         let response = sender.send_request(request).await.map_err(lost)?;
         let status = response.status();
@@ -80,7 +95,7 @@ impl Client {
                 Failure::new(Exit::NotPermitted, "not-permitted", format!("not permitted to open {socket}"))
             }
             _ => Failure::new(Exit::Unreachable, "not-running", format!("meshd is not reachable at {socket}: {error}"))
-                .hint("start it with \"meshd --static FILE\", or name its socket with --socket"),
+                .hint("start it with \"meshd\", or name its socket with --socket"),
         }
     }
 
@@ -89,6 +104,7 @@ impl Client {
             return self.strange(&format_args!("status {status}"));
         };
         let exit = match status {
+            StatusCode::UNAUTHORIZED => Exit::SignIn,
             StatusCode::FORBIDDEN => Exit::NotPermitted,
             StatusCode::SERVICE_UNAVAILABLE => Exit::Unreachable,
             StatusCode::BAD_REQUEST => Exit::Usage,
@@ -106,7 +122,7 @@ impl Client {
 }
 
 /// Codes of the daemon that scripts may look for.
-const CODES: [&str; 14] = [
+const CODES: [&str; 29] = [
     "no-route",
     "no-peer",
     "no-address",
@@ -121,4 +137,19 @@ const CODES: [&str; 14] = [
     "not-permitted",
     "stopping",
     "unknown-request",
+    "too-many-reports",
+    "no-way",
+    "bad-map",
+    "no-map",
+    "bad-map-file",
+    "bad-prefs",
+    "bad-address",
+    "no-control",
+    "no-server",
+    "no-file",
+    "sign-in-refused",
+    "superseded",
+    "logout-untold",
+    "too-many-ups",
+    "ambiguous-name",
 ];

@@ -30,8 +30,9 @@ use tokio::{
 use tracing::debug;
 
 use super::{
-    PREFIX, metrics,
-    types::{ErrorBody, ErrorText, NetcheckReport, PeerPaths, PingResult, Status},
+    PREFIX, joining, metrics,
+    status::Status,
+    types::{ErrorBody, ErrorText, NetcheckReport, PeerPaths, PingResult},
 };
 use crate::{
     daemon::{Snapshot, basic, source::Source},
@@ -57,7 +58,7 @@ pub struct LocalApi {
 
 /// What handlers need.
 #[derive(Clone, Debug)]
-struct Context {
+pub(super) struct Context {
     requests: mpsc::Sender<basic::Request>,
     source: Source,
     /// The user the daemon runs as, who may change things, as root may.
@@ -132,7 +133,7 @@ async fn connection(stream: UnixStream, context: Context) -> hyper::Result<()> {
     let may_change = peer == 0 || peer == context.uid;
     let service = service_fn(move |request| {
         let context = context.clone();
-        async move { Ok::<_, Infallible>(respond(&request, may_change, &context).await) }
+        async move { Ok::<_, Infallible>(respond(request, may_change, &context).await) }
     });
     http1::Builder::new()
         .timer(TokioTimer::new())
@@ -141,7 +142,7 @@ async fn connection(stream: UnixStream, context: Context) -> hyper::Result<()> {
         .await
 }
 
-async fn respond(request: &Request<Incoming>, may_change: bool, context: &Context) -> Response<Full<Bytes>> {
+async fn respond(request: Request<Incoming>, may_change: bool, context: &Context) -> Response<Full<Bytes>> {
     let result = route(request, may_change, context).await;
     let (status, kind, body) = match result {
         Ok(Answer::Json(body)) => (StatusCode::OK, "application/json", body),
@@ -158,47 +159,98 @@ async fn respond(request: &Request<Incoming>, may_change: bool, context: &Contex
     response
 }
 
-enum Answer {
+pub(super) enum Answer {
     Json(String),
     Text(String),
 }
 
-type Answered = Result<Answer, (StatusCode, Failure)>;
+impl Answer {
+    /// It is done, and there is no more to say.
+    pub(super) fn nothing() -> Self {
+        Self::Json("{}".to_owned())
+    }
+}
 
-async fn route(request: &Request<Incoming>, may_change: bool, context: &Context) -> Answered {
-    let uri = request.uri();
-    let Some(what) = uri.path().strip_prefix(PREFIX) else { return Err(unknown()) };
-    let query = uri.query().unwrap_or_default();
-    match (request.method(), what) {
-        (&Method::GET, "status") => json(&Status::new(&snapshot(context).await?)),
-        (&Method::GET, "metrics") => Ok(Answer::Text(metrics::render(&snapshot(context).await?))),
-        (&Method::GET, "debug-paths") => paths(query, context).await,
-        (&Method::GET, "debug-self") => json(&snapshot(context).await?.status.self_node()),
-        (&Method::POST, "netcheck") => netcheck(context).await,
-        (&Method::POST, "ping") => ping(query, context).await,
-        (&Method::POST, "reload-config") => {
-            if !may_change {
-                let failure = Failure::new(Exit::NotPermitted, "not-permitted", "this user may not change the daemon");
-                return Err((StatusCode::FORBIDDEN, failure.hint("use root, or the user that meshd runs as")));
-            }
+pub(super) type Answered = Result<Answer, (StatusCode, Failure)>;
+
+async fn route(request: Request<Incoming>, may_change: bool, context: &Context) -> Answered {
+    let Some(what) = request.uri().path().strip_prefix(PREFIX).map(ToOwned::to_owned) else { return Err(unknown()) };
+    let query = request.uri().query().unwrap_or_default().to_owned();
+    let Some((_, method, right)) =
+        REQUESTS.iter().find(|(name, method, _)| *name == what && method == request.method())
+    else {
+        let Some((name, method, _)) = REQUESTS.iter().find(|(name, ..)| *name == what) else { return Err(unknown()) };
+        let failure = Failure::new(Exit::Usage, "method", format!("{name} wants another method"));
+        return Err((StatusCode::METHOD_NOT_ALLOWED, failure.hint(format_args!("use {method}"))));
+    };
+    if *right == Right::Change && !may_change {
+        let failure = Failure::new(Exit::NotPermitted, "not-permitted", "this user may not change the daemon");
+        return Err((StatusCode::FORBIDDEN, failure.hint("use root, or the user that meshd runs as")));
+    }
+    match (what.as_str(), method) {
+        ("status", _) => json(&Status::new(&snapshot(context).await?)),
+        ("metrics", _) => Ok(Answer::Text(metrics::render(&snapshot(context).await?))),
+        ("debug-paths", _) => paths(&query, context).await,
+        ("debug-self", _) => json(&snapshot(context).await?.status.self_node()),
+        ("debug-map", _) => map(context).await,
+        ("whois", _) => joining::whois(&query, context).await,
+        ("prefs", &Method::PATCH) => joining::set(request, context).await,
+        ("prefs", _) => json(&snapshot(context).await?.status.prefs),
+        ("netcheck", _) => netcheck(context).await,
+        ("ping", _) => ping(&query, context).await,
+        ("up", _) => joining::up(request, context).await,
+        ("down", _) => joining::simple(Command::Down, context).await,
+        ("logout", _) => joining::simple(Command::Logout, context).await,
+        ("reload-config", _) => {
             let reloaded = context.source.reload(&context.requests).await;
-            reloaded.map(|()| Answer::Json("{}".to_owned())).map_err(|failure| (StatusCode::BAD_REQUEST, failure))
-        }
-        (_, "status" | "metrics" | "debug-paths" | "debug-self" | "netcheck" | "ping" | "reload-config") => {
-            let failure = Failure::new(Exit::Usage, "method", "this request wants another method");
-            Err((
-                StatusCode::METHOD_NOT_ALLOWED,
-                failure.hint("use POST for ping, netcheck and reload-config, else GET"),
-            ))
+            reloaded.map(|()| Answer::nothing()).map_err(|failure| (StatusCode::BAD_REQUEST, failure))
         }
         _ => Err(unknown()),
     }
 }
 
-async fn snapshot(context: &Context) -> Result<Snapshot, (StatusCode, Failure)> {
+/// Who may ask.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Right {
+    /// Everyone on the host.
+    Look,
+    /// Root, and the user that the daemon runs as.
+    Change,
+}
+
+/// All that can be asked.
+const REQUESTS: [(&str, Method, Right); 14] = [
+    ("status", Method::GET, Right::Look),
+    ("metrics", Method::GET, Right::Look),
+    ("debug-paths", Method::GET, Right::Look),
+    ("debug-self", Method::GET, Right::Look),
+    ("debug-map", Method::GET, Right::Look),
+    ("whois", Method::GET, Right::Look),
+    ("prefs", Method::GET, Right::Look),
+    ("prefs", Method::PATCH, Right::Change),
+    ("netcheck", Method::POST, Right::Look),
+    ("ping", Method::POST, Right::Look),
+    ("up", Method::POST, Right::Change),
+    ("down", Method::POST, Right::Change),
+    ("logout", Method::POST, Right::Change),
+    ("reload-config", Method::POST, Right::Change),
+];
+
+pub(super) async fn snapshot(context: &Context) -> Result<Snapshot, (StatusCode, Failure)> {
     let (reply, answer) = oneshot::channel();
     context.requests.send(basic::Request::Status(reply)).await.map_err(|_| stopping())?;
     answer.await.map_err(|_| stopping())
+}
+
+/// The network map, as it was kept last.
+async fn map(context: &Context) -> Answered {
+    let (reply, answer) = oneshot::channel();
+    context.requests.send(basic::Request::Map(reply)).await.map_err(|_| stopping())?;
+    let map = answer.await.map_err(|_| stopping())?.ok_or_else(|| {
+        let failure = Failure::new(Exit::Refused, "no-map", "there is no network map yet");
+        (StatusCode::NOT_FOUND, failure.hint("mesh status says what is waited for"))
+    })?;
+    json(&*map)
 }
 
 async fn ping(query: &str, context: &Context) -> Answered {
@@ -216,9 +268,10 @@ async fn ping(query: &str, context: &Context) -> Answered {
     let kind = match value(query, "type") {
         None | Some("disco") => PingKind::Disco,
         Some("ICMP") => PingKind::Icmp,
+        Some("TSMP") => PingKind::Tsmp,
         Some(other) => {
             let failure = Failure::new(Exit::Usage, "bad-type", format!("there is no ping of type \"{other}\""));
-            return Err(bad(failure.hint("the types are disco and ICMP")));
+            return Err(bad(failure.hint("the types are disco, TSMP and ICMP")));
         }
     };
     let reply = command(Command::Ping { target, kind, timeout }, context).await?;
@@ -232,7 +285,7 @@ async fn netcheck(context: &Context) -> Answered {
     json(&NetcheckReport::new(&report, &snapshot(context).await?.status))
 }
 
-async fn command(command: Command, context: &Context) -> Result<Reply, (StatusCode, Failure)> {
+pub(super) async fn command(command: Command, context: &Context) -> Result<Reply, (StatusCode, Failure)> {
     let (reply, answer) = oneshot::channel();
     context.requests.send(basic::Request::Command(command, reply)).await.map_err(|_| stopping())?;
     answer.await.map_err(|_| stopping())?.map_err(|error| refused(&error))
@@ -270,7 +323,7 @@ fn target(query: &str) -> Result<PingTarget, Failure> {
 }
 
 /// The value of a parameter. Addresses and keys need no escapes, so there are none.
-fn value<'q>(query: &'q str, name: &str) -> Option<&'q str> {
+pub(super) fn value<'q>(query: &'q str, name: &str) -> Option<&'q str> {
     query.split('&').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='))
 }
 
@@ -281,7 +334,7 @@ fn refused(error: &CommandError) -> (StatusCode, Failure) {
         CommandError::AmbiguousName { .. } => (StatusCode::CONFLICT, "ambiguous-name"),
         CommandError::NoControl => (StatusCode::BAD_REQUEST, "no-control"),
         CommandError::NoServer => (StatusCode::BAD_REQUEST, "no-server"),
-        CommandError::Refused(_) => (StatusCode::FORBIDDEN, "refused"),
+        CommandError::Refused(_) => (StatusCode::UNAUTHORIZED, "sign-in-refused"),
         CommandError::Superseded(_) => (StatusCode::CONFLICT, "superseded"),
         CommandError::LogoutUntold(_) => (StatusCode::BAD_GATEWAY, "logout-untold"),
         CommandError::TooManyUps => (StatusCode::TOO_MANY_REQUESTS, "too-many-ups"),
@@ -297,7 +350,7 @@ fn refused(error: &CommandError) -> (StatusCode, Failure) {
     (status, Failure::new(Exit::Refused, code, error))
 }
 
-fn json(value: &impl serde::Serialize) -> Answered {
+pub(super) fn json(value: &impl serde::Serialize) -> Answered {
     serde_json::to_string(value)
         .map(Answer::Json)
         .map_err(|error| (StatusCode::INTERNAL_SERVER_ERROR, Failure::new(Exit::Bug, "json", error)))
@@ -307,7 +360,7 @@ fn unknown() -> (StatusCode, Failure) {
     (StatusCode::NOT_FOUND, Failure::new(Exit::Usage, "unknown-request", "this meshd does not know this request"))
 }
 
-fn stopping() -> (StatusCode, Failure) {
+pub(super) fn stopping() -> (StatusCode, Failure) {
     (StatusCode::SERVICE_UNAVAILABLE, Failure::new(Exit::Unreachable, "stopping", "meshd is about to end"))
 }
 

@@ -8,123 +8,17 @@ use core::{
 };
 
 use mesh_core::{
-    control::types::PeerNode,
     derp::RegionId,
-    ip::prefix::Prefix,
     key::NodePublic,
     netcheck::{Family, Report},
-    node::{PathsStatus, PeerStatus, PingKind, RelayStatus, Reply, Status as NodeStatus},
+    node::{PathsStatus, PingKind, RelayStatus, Reply, Status as NodeStatus},
     path::{CandidateReport, PathAddr},
     stun::Mapping,
     time::{Instant, WallTime},
 };
 use serde::{Deserialize, Serialize};
 
-use crate::daemon::Snapshot;
-
-/// How long a peer without packets still counts as active.
-const ACTIVE_FOR: Duration = Duration::from_secs(120);
-
-/// The daemon and its peers.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "PascalCase")]
-pub struct Status {
-    /// Version and commit of the daemon.
-    pub version: String,
-    /// Whether packets come from a TUN device. Always so in this form.
-    #[serde(rename = "TUN")]
-    pub tun: bool,
-    /// `Running`.
-    pub backend_state: String,
-    /// Whether there is a node key.
-    pub have_node_key: bool,
-    /// Where to sign in; empty when there is nothing to do.
-    #[serde(rename = "AuthURL")]
-    pub auth_url: String,
-    /// Our overlay addresses.
-    #[serde(rename = "TailscaleIPs")]
-    pub tailscale_ips: Vec<IpAddr>,
-    /// This node.
-    #[serde(rename = "Self")]
-    pub own: OwnStatus,
-    /// What is wrong; empty when nothing is known to be.
-    pub health: Vec<String>,
-    /// The others, by node key.
-    pub peer: BTreeMap<String, Peer>,
-}
-
-/// This node.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "PascalCase")]
-pub struct OwnStatus {
-    /// The node key.
-    pub public_key: NodePublic,
-    /// Its MagicDNS name; left out where no network map says one.
-    #[serde(rename = "DNSName", default, skip_serializing_if = "String::is_empty")]
-    pub dns_name: String,
-    /// The first label of that name.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    pub host_name: String,
-    /// The short name of our home relay's region.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    pub relay: String,
-    /// Addresses at which we may be reached.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub addrs: Vec<SocketAddr>,
-    /// Our overlay addresses.
-    #[serde(rename = "TailscaleIPs")]
-    pub tailscale_ips: Vec<IpAddr>,
-    /// UDP port of the underlay. Not in stock objects.
-    pub port: u16,
-    /// Bytes of datagrams received from all peers.
-    pub rx_bytes: u64,
-    /// Bytes of datagrams sent to all peers.
-    pub tx_bytes: u64,
-    /// Always so: packets are carried.
-    pub online: bool,
-}
-
-/// A peer.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "PascalCase")]
-pub struct Peer {
-    /// The node key.
-    pub public_key: NodePublic,
-    /// Its MagicDNS name; left out where no network map says one.
-    #[serde(rename = "DNSName", default, skip_serializing_if = "String::is_empty")]
-    pub dns_name: String,
-    /// The first label of that name.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    pub host_name: String,
-    /// The short name of its home relay's region.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    pub relay: String,
-    /// Addresses at which it may be reached, as the network map says.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub addrs: Vec<SocketAddr>,
-    /// Round trip of the direct path in use, in milliseconds. Not in stock objects.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub latency_ms: Option<f64>,
-    /// Its overlay addresses: the allowed IPs that are single addresses.
-    #[serde(rename = "TailscaleIPs")]
-    pub tailscale_ips: Vec<IpAddr>,
-    /// What is sent to it and accepted from it.
-    #[serde(rename = "AllowedIPs")]
-    pub allowed_ips: Vec<Prefix>,
-    /// Where its datagrams go; empty when they go over a relay, or nowhere.
-    pub cur_addr: String,
-    /// Bytes of authenticated datagrams received.
-    pub rx_bytes: u64,
-    /// Bytes of datagrams sent.
-    pub tx_bytes: u64,
-    /// When the newest session began.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub last_handshake: Option<String>,
-    /// Whether there is a session now.
-    pub online: bool,
-    /// Whether packets went either way in the last two minutes.
-    pub active: bool,
-}
+use super::status::first_label;
 
 /// How a ping went; the names are those of `tailscale ping`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -140,6 +34,9 @@ pub struct PingResult {
     /// Where the answer came from, unless it came over a relay.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub endpoint: Option<String>,
+    /// It was a TSMP ping, answered by the peer itself inside the tunnel. Not in stock objects.
+    #[serde(rename = "IsTSMP", default, skip_serializing_if = "core::ops::Not::not")]
+    pub is_tsmp: bool,
     /// It was a disco ping, which shows the way of all packets. Not in stock objects.
     #[serde(default)]
     pub is_disco: bool,
@@ -263,59 +160,6 @@ pub struct ErrorText {
     pub hint: String,
 }
 
-impl Status {
-    /// What a snapshot says.
-    #[must_use]
-    pub fn new(snapshot: &Snapshot) -> Self {
-        let status = &snapshot.status;
-        let peers = status.peers.iter();
-        Self {
-            version: crate::VERSION.to_owned(),
-            tun: true,
-            backend_state: "Running".to_owned(),
-            have_node_key: true,
-            auth_url: String::new(),
-            tailscale_ips: status.addresses.clone(),
-            own: OwnStatus {
-                public_key: status.key,
-                dns_name: status.node.as_deref().map(|node| node.name.clone()).unwrap_or_default(),
-                host_name: host_name(status.node.as_deref()),
-                relay: code(&status.relays, status.home),
-                addrs: status.endpoints.iter().map(|endpoint| endpoint.address).collect(),
-                tailscale_ips: status.addresses.clone(),
-                port: snapshot.port,
-                rx_bytes: peers.clone().map(|peer| peer.received_bytes).sum(),
-                tx_bytes: peers.clone().map(|peer| peer.sent_bytes).sum(),
-                online: true,
-            },
-            health: health(status),
-            peer: peers.map(|peer| (peer.key.to_string(), Peer::new(peer, &status.relays, snapshot.now))).collect(),
-        }
-    }
-}
-
-impl Peer {
-    fn new(peer: &PeerStatus, relays: &[RelayStatus], now: Instant) -> Self {
-        let is_recent = |at: Option<Instant>| at.is_some_and(|at| now.since(at) < ACTIVE_FOR);
-        Self {
-            public_key: peer.key,
-            dns_name: peer.node.as_deref().map(|node| node.name.clone()).unwrap_or_default(),
-            host_name: host_name(peer.node.as_deref()),
-            relay: code(relays, peer.relay),
-            addrs: peer.node.as_deref().map(|node| node.endpoints.clone()).unwrap_or_default(),
-            latency_ms: peer.latency.map(millis),
-            tailscale_ips: peer.allowed_ips.iter().filter(|p| p.is_host()).map(Prefix::address).collect(),
-            allowed_ips: peer.allowed_ips.clone(),
-            cur_addr: peer.path.direct().map(|address| address.to_string()).unwrap_or_default(),
-            rx_bytes: peer.received_bytes,
-            tx_bytes: peer.sent_bytes,
-            last_handshake: peer.last_handshake.map(rfc3339),
-            online: peer.has_session,
-            active: is_recent(peer.last_sent) || is_recent(peer.last_received),
-        }
-    }
-}
-
 impl PeerPaths {
     /// What the node says of a peer at `now`.
     #[must_use]
@@ -357,7 +201,8 @@ impl PingResult {
     #[must_use]
     pub fn new(reply: &Reply, status: &NodeStatus) -> Option<Self> {
         let Reply::Pong { peer, address, round_trip, kind, via } = reply else { return None };
-        let name = status.peers.iter().find(|known| known.key == *peer).map(|known| host_name(known.node.as_deref()));
+        let name = status.peers.iter().find(|known| known.key == *peer).and_then(|known| known.node.as_deref());
+        let name = name.map(first_label);
         let region = match via {
             Some(PathAddr::Relay { region, .. }) => Some(*region),
             Some(PathAddr::Udp(_)) | None => None,
@@ -367,6 +212,7 @@ impl PingResult {
             node_name: name.filter(|name| !name.is_empty()).unwrap_or_else(|| format!("{peer:?}")),
             latency_seconds: round_trip.as_secs_f64(),
             endpoint: via.filter(|_| region.is_none()).map(|via| via.to_string()),
+            is_tsmp: *kind == PingKind::Tsmp,
             is_disco: *kind == PingKind::Disco,
             derp_region_id: region.map(RegionId::number),
             derp_region_code: region.map(|region| code(&status.relays, Some(region))),
@@ -409,28 +255,14 @@ impl NetcheckReport {
     }
 }
 
-/// The first label of a node's MagicDNS name; empty without one.
-fn host_name(node: Option<&PeerNode>) -> String {
-    node.and_then(|node| node.name.split('.').next()).unwrap_or_default().to_owned()
-}
-
 /// The short name of a region, or its number.
-fn code(relays: &[RelayStatus], region: Option<RegionId>) -> String {
+pub(super) fn code(relays: &[RelayStatus], region: Option<RegionId>) -> String {
     let Some(region) = region else { return String::new() };
     let known = relays.iter().find(|relay| relay.region == region).map(|relay| relay.code.clone());
     known.filter(|code| !code.is_empty()).unwrap_or_else(|| region.to_string())
 }
 
-/// What is wrong, a sentence each.
-fn health(status: &NodeStatus) -> Vec<String> {
-    let told = status.relays.iter().filter_map(|relay| {
-        let problem = relay.problem.as_ref()?;
-        Some(format!("relay {}: {problem}", code(&status.relays, Some(relay.region))))
-    });
-    told.collect()
-}
-
-fn millis(time: Duration) -> f64 {
+pub(super) fn millis(time: Duration) -> f64 {
     time.as_secs_f64() * 1e3
 }
 
@@ -472,31 +304,5 @@ mod tests {
         ] {
             assert_eq!(rfc3339(WallTime::from_unix_secs(seconds)), text);
         }
-    }
-
-    #[test]
-    fn names_are_those_of_stock_clients() {
-        let peer = PeerStatus {
-            key: NodePublic::from_bytes([7; 32]),
-            allowed_ips: vec!["10.0.0.2/32".parse().unwrap(), "10.1.0.0/16".parse().unwrap()],
-            path: mesh_core::path::Selection::Direct("192.0.2.1:5".parse().unwrap()),
-            node: None,
-            relay: None,
-            latency: None,
-            has_session: true,
-            last_handshake: Some(WallTime::from_unix_secs(0)),
-            last_sent: Some(Instant::from_secs(9)),
-            last_received: None,
-            sent_bytes: 1,
-            received_bytes: 2,
-        };
-        let json = serde_json::to_value(Peer::new(&peer, &[], Instant::from_secs(10))).unwrap();
-        let expected = serde_json::json!({
-            "PublicKey": NodePublic::from_bytes([7; 32]).to_string(),
-            "TailscaleIPs": ["10.0.0.2"], "AllowedIPs": ["10.0.0.2/32", "10.1.0.0/16"],
-            "CurAddr": "192.0.2.1:5", "RxBytes": 2, "TxBytes": 1,
-            "LastHandshake": "1970-01-01T00:00:00.000000000Z", "Online": true, "Active": true,
-        });
-        assert_eq!(json, expected);
     }
 }

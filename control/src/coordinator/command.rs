@@ -4,6 +4,7 @@ use core::{net::IpAddr, time::Duration};
 use std::{collections::BTreeSet, sync::Arc};
 
 use mesh_core::{ip::prefix::Prefix, key::NodePublic, time::WallTime};
+use serde::{Deserialize, Serialize};
 
 use crate::{
     policy::problem::Position,
@@ -12,7 +13,8 @@ use crate::{
 
 /// What somebody wants. `node` is a node's name, full name, stable id, number or overlay address; `user` is a login, a
 /// stable id or a number.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", rename_all_fields = "camelCase")]
 pub enum Command {
     /// Make a user. The first one owns the tailnet.
     CreateUser {

@@ -175,6 +175,11 @@ impl InboundRun<'_> {
             }
             run.allowed = Some(inner.source());
         }
+        if inner.protocol() == protocol::TSMP {
+            // Never for the host, and no filter speaks of it.
+            reports.punt(Punt::Tsmp { peer, packet: inner.bytes().to_vec() });
+            return Ok(Inbound::Consumed);
+        }
         if matches!(inner.protocol(), protocol::ICMP | protocol::ICMPV6)
             && Echo::parse(&inner).is_some_and(|e| e.kind == EchoKind::Reply && e.id == self.fib.local.ping_id)
         {

@@ -42,6 +42,13 @@ pub enum Punt {
         /// The whole datagram.
         datagram: Vec<u8>,
     },
+    /// What a node says to the other, not to its host.
+    Tsmp {
+        /// Who sent it.
+        peer: PeerId,
+        /// The IP packet.
+        packet: Vec<u8>,
+    },
     /// An ICMP echo reply that may belong to one of the node's own pings.
     EchoReply {
         /// Who sent it.

@@ -3,7 +3,7 @@
 use core::net::IpAddr;
 
 use super::{
-    checksum,
+    build, checksum,
     packet::{IpPacket, protocol},
 };
 
@@ -56,43 +56,23 @@ impl<'p> Echo<'p> {
         icmp[4..6].copy_from_slice(&self.id.to_be_bytes());
         icmp[6..8].copy_from_slice(&self.sequence.to_be_bytes());
         icmp[8..].copy_from_slice(self.payload);
-        let length = u16::try_from(icmp.len()).ok()?;
-
-        let mut bytes;
-        match (source, destination) {
-            (IpAddr::V4(source), IpAddr::V4(destination)) => {
+        let (protocol, pseudo) = match (source, destination) {
+            (IpAddr::V4(_), IpAddr::V4(_)) => {
                 icmp[0] = if self.kind == EchoKind::Request { 8 } else { 0 };
-                let sum = checksum::checksum(&icmp);
-                icmp[2..4].copy_from_slice(&sum.to_be_bytes());
-
-                bytes = vec![0; 20];
-                bytes[0] = 0x45;
-                bytes[2..4].copy_from_slice(&length.checked_add(20)?.to_be_bytes());
-                bytes[8] = 64;
-                bytes[9] = protocol::ICMP;
-                bytes[12..16].copy_from_slice(&source.octets());
-                bytes[16..20].copy_from_slice(&destination.octets());
-                let sum = checksum::checksum(&bytes);
-                bytes[10..12].copy_from_slice(&sum.to_be_bytes());
+                (protocol::ICMP, 0)
             }
             (IpAddr::V6(source), IpAddr::V6(destination)) => {
                 icmp[0] = if self.kind == EchoKind::Request { 128 } else { 129 };
-                bytes = vec![0; 40];
-                bytes[0] = 0x60;
-                bytes[4..6].copy_from_slice(&length.to_be_bytes());
-                bytes[6] = protocol::ICMPV6;
-                bytes[7] = 64;
-                bytes[8..24].copy_from_slice(&source.octets());
-                bytes[24..40].copy_from_slice(&destination.octets());
                 // RFC 4443 §2.3: the pseudo-header is addresses, length and next header.
-                let pseudo = checksum::add(0, &bytes[8..40]) + u64::from(length) + u64::from(protocol::ICMPV6);
-                let sum = checksum::finish(checksum::add(pseudo, &icmp));
-                icmp[2..4].copy_from_slice(&sum.to_be_bytes());
+                let addresses = checksum::add(checksum::add(0, &source.octets()), &destination.octets());
+                let length = u64::try_from(icmp.len()).ok()?;
+                (protocol::ICMPV6, addresses + length + u64::from(protocol::ICMPV6))
             }
             (IpAddr::V4(_), IpAddr::V6(_)) | (IpAddr::V6(_), IpAddr::V4(_)) => return None,
-        }
-        bytes.extend_from_slice(&icmp);
-        Some(bytes)
+        };
+        let sum = checksum::finish(checksum::add(pseudo, &icmp));
+        icmp[2..4].copy_from_slice(&sum.to_be_bytes());
+        build::packet(protocol, source, destination, &icmp)
     }
 }
 

@@ -173,6 +173,8 @@ pub enum PingKind {
     Disco,
     /// An ICMP echo inside the tunnel, answered by the peer's host.
     Icmp,
+    /// A TSMP ping inside the tunnel, answered by the peer itself.
+    Tsmp,
 }
 
 /// How a ping names its peer.

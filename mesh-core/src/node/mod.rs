@@ -22,6 +22,7 @@ mod state;
 mod status;
 mod table;
 mod timers;
+mod tsmp;
 mod wire_control;
 mod wire_filter;
 mod wire_net;
@@ -353,7 +354,10 @@ impl Node {
         if self.pings.is_full() {
             return Err(CommandError::TooManyPings);
         }
-        let packet = self.pings.start(id, *source, address, timeout, now);
+        let packet = match kind {
+            PingKind::Disco | PingKind::Icmp => self.pings.start(id, *source, address, timeout, now),
+            PingKind::Tsmp => self.pings.start_tsmp(id, *source, address, timeout, now),
+        };
         self.send_packet(peer, packet.ok_or(CommandError::NoSource(address))?, now);
         Ok(())
     }

@@ -1,4 +1,4 @@
-//! The node's own pings: ICMP echoes inside the tunnel, and disco pings that show the path.
+//! The node's own pings: ICMP echoes and TSMP pings inside the tunnel, and disco pings that show the path.
 
 use core::{net::IpAddr, time::Duration};
 use std::collections::BTreeMap;
@@ -9,6 +9,7 @@ use crate::{
     ip::{
         icmp::{Echo, EchoKind},
         packet::IpPacket,
+        tsmp::{PING_DATA, Tsmp},
     },
     limits,
     machine::Deadline,
@@ -26,6 +27,7 @@ pub(super) struct Pings {
     pub(super) id: u16,
     next_sequence: u16,
     waiting: BTreeMap<u16, Waiting>,
+    waiting_tsmp: BTreeMap<[u8; PING_DATA], Waiting>,
     waiting_disco: BTreeMap<TxId, WaitingDisco>,
 }
 
@@ -43,6 +45,7 @@ pub(super) struct WaitingDisco {
 struct Waiting {
     command: CommandId,
     address: IpAddr,
+    /// What an echo carries.
     cookie: [u8; 16],
     sent_at: Instant,
     timeout: Duration,
@@ -60,11 +63,18 @@ pub(super) struct Ended {
 impl Pings {
     pub(super) fn new(mut rng: Rng) -> Self {
         let id = rng.u32() as u16;
-        Self { rng, id, next_sequence: 0, waiting: BTreeMap::new(), waiting_disco: BTreeMap::new() }
+        Self {
+            rng,
+            id,
+            next_sequence: 0,
+            waiting: BTreeMap::new(),
+            waiting_tsmp: BTreeMap::new(),
+            waiting_disco: BTreeMap::new(),
+        }
     }
 
     pub(super) fn is_full(&self) -> bool {
-        self.waiting.len() + self.waiting_disco.len() >= limits::PINGS
+        self.waiting.len() + self.waiting_tsmp.len() + self.waiting_disco.len() >= limits::PINGS
     }
 
     /// The name under which a disco ping waits for its pong.
@@ -98,6 +108,27 @@ impl Pings {
         Some(packet)
     }
 
+    /// The TSMP ping to send; `None` when the addresses are of two families.
+    pub(super) fn start_tsmp(
+        &mut self,
+        command: CommandId,
+        source: IpAddr,
+        address: IpAddr,
+        timeout: Duration,
+        now: Instant,
+    ) -> Option<Vec<u8>> {
+        let data = self.rng.bytes();
+        let packet = Tsmp::Ping { data }.packet(source, address)?;
+        self.waiting_tsmp.insert(data, Waiting { command, address, cookie: [0; 16], sent_at: now, timeout });
+        Some(packet)
+    }
+
+    /// The TSMP ping that a pong from `source` answers; `None` when there is none.
+    pub(super) fn finish_tsmp(&mut self, data: [u8; PING_DATA], source: IpAddr, now: Instant) -> Option<Ended> {
+        self.waiting_tsmp.get(&data).filter(|waiting| waiting.address == source)?;
+        self.waiting_tsmp.remove(&data).map(|waiting| waiting.end(now))
+    }
+
     /// The ping that an echo reply answers; `None` when it is somebody else's.
     pub(super) fn finish(&mut self, packet: &[u8], now: Instant) -> Option<Ended> {
         let packet = IpPacket::parse(packet).ok()?;
@@ -116,13 +147,18 @@ impl Pings {
             let WaitingDisco { command, address, sent_at, .. } = waiting;
             return Some(Ended { command, address, elapsed: now.since(sent_at) });
         }
+        let tsmp = self.waiting_tsmp.iter().find(|(_, waiting)| waiting.deadline() <= now).map(|(data, _)| *data);
+        if let Some(waiting) = tsmp.and_then(|data| self.waiting_tsmp.remove(&data)) {
+            return Some(waiting.end(now));
+        }
         let sequence = *self.waiting.iter().find(|(_, waiting)| waiting.deadline() <= now)?.0;
         self.waiting.remove(&sequence).map(|waiting| waiting.end(now))
     }
 
     pub(super) fn poll_timeout(&self) -> Option<Deadline> {
         let disco = self.waiting_disco.values().map(WaitingDisco::deadline);
-        let at = self.waiting.values().map(Waiting::deadline).chain(disco).min()?;
+        let inside = self.waiting.values().chain(self.waiting_tsmp.values());
+        let at = inside.map(Waiting::deadline).chain(disco).min()?;
         Some(Deadline::new(at, "ping"))
     }
 }

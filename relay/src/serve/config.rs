@@ -1,25 +1,20 @@
 //! What the program is started with: flags over environment over the file of `--config`.
-//!
-//! All three speak the same language: a setting of the environment or of the file is read as if it were given as a flag,
-//! so it means the same, is checked alike, and a mistake is told in the same words.
 #![allow(clippy::disallowed_types, clippy::disallowed_methods, reason = "shell")]
 
 use std::{
-    ffi::OsString,
-    fs,
     net::SocketAddr,
     path::{Path, PathBuf},
 };
 
-use clap::{ArgAction, Args, CommandFactory, Parser, ValueEnum, error::ContextKind};
+use clap::{Args, ValueEnum};
 
-use super::failure::{Exit, Failure};
+use super::{
+    failure::{Exit, Failure},
+    source::Sources,
+};
 use crate::hub::Rate;
 
-/// Before the name of a setting in the environment.
-const PREFIX: &str = "MESH_RELAY_";
-/// The one setting whose name all programs share there.
-const LOG: &str = "MESH_LOG";
+const SOURCES: Sources = Sources { program: "mesh-relay serve", prefix: "MESH_RELAY_" };
 
 /// What can be said, by one source.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Args)]
@@ -77,7 +72,7 @@ pub(super) struct Settings {
 
 /// How log lines look.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub(super) enum LogFormat {
+pub enum LogFormat {
     /// For people.
     #[default]
     Text,
@@ -122,23 +117,15 @@ pub(super) enum Admit {
     Asked(String),
 }
 
-/// A source by itself, in the language of flags.
-#[derive(Debug, Parser)]
-#[command(no_binary_name = true, disable_help_flag = true)]
-struct Source {
-    #[command(flatten)]
-    settings: Settings,
-}
-
 impl Config {
     /// Puts the sources together.
     ///
     /// # Errors
     /// When one of them is wrong, or nobody said the host.
     pub(super) fn gather(flags: &Settings, file: Option<&Path>) -> Result<Self, Failure> {
-        let mut settings = flags.clone().over(Settings::of_environment()?);
+        let mut settings = flags.clone().over(SOURCES.of_environment()?);
         if let Some(path) = file {
-            settings = settings.over(Settings::of_file(path)?);
+            settings = settings.over(SOURCES.of_file(path)?);
         }
         settings.into_config()
     }
@@ -224,83 +211,6 @@ impl Settings {
             log_format: self.log_format.unwrap_or_default(),
         })
     }
-
-    fn of_environment() -> Result<Self, Failure> {
-        let command = Source::command();
-        let names = command.get_arguments().filter_map(|argument| argument.get_long());
-        let name_of = |key: &str| match key {
-            "log" => LOG.to_owned(),
-            key => PREFIX.to_owned() + &key.replace('-', "_").to_ascii_uppercase(),
-        };
-        let said = names.filter_map(|key| Some((key.to_owned(), std::env::var_os(name_of(key))?)));
-        Self::of_source("the environment", said.collect())
-    }
-
-    fn of_file(path: &Path) -> Result<Self, Failure> {
-        let refuse = |problem: &dyn core::fmt::Display| {
-            Failure::new(Exit::Usage, "bad-config", format!("{}: {problem}", path.display()))
-                .hint("correct the file; its keys are the flags of mesh-relay serve")
-        };
-        let text = fs::read_to_string(path).map_err(|error| refuse(&error))?;
-        Self::of_text(&text, &path.display().to_string())
-    }
-
-    fn of_text(text: &str, name: &str) -> Result<Self, Failure> {
-        let refuse = |problem: String| {
-            Failure::new(Exit::Usage, "bad-config", format!("{name}: {problem}"))
-                .hint("correct the file; its keys are the flags of mesh-relay serve")
-        };
-        let table: toml::Table = text.parse().map_err(|error: toml::de::Error| {
-            let line = error.span().map_or(1, |span| text[..span.start.min(text.len())].matches('\n').count() + 1);
-            refuse(format!("line {line}: {}", error.message().replace('\n', " ")))
-        })?;
-        let mut said = Vec::new();
-        for (key, value) in table {
-            let value = match value {
-                toml::Value::String(text) => text,
-                toml::Value::Integer(number) => number.to_string(),
-                toml::Value::Boolean(switch) => switch.to_string(),
-                _ => return Err(refuse(format!("{key} is neither a text nor a number nor true or false"))),
-            };
-            said.push((key, value.into()));
-        }
-        Self::of_source(name, said)
-    }
-
-    /// Reads names and values as flags.
-    fn of_source(name: &str, said: Vec<(String, OsString)>) -> Result<Self, Failure> {
-        let refuse = |problem: String| {
-            Failure::new(Exit::Usage, "bad-config", format!("{name}: {problem}")).hint("see mesh-relay serve --help")
-        };
-        let command = Source::command();
-        let mut flags = Vec::new();
-        for (key, value) in said {
-            let argument = command.get_arguments().find(|argument| argument.get_long() == Some(&key));
-            let is_switch = argument.is_some_and(|argument| matches!(argument.get_action(), ArgAction::SetTrue));
-            let mut flag = OsString::from(format!("--{key}"));
-            if is_switch {
-                match value.to_str() {
-                    Some("true" | "1") => flags.push(flag),
-                    Some("false" | "0" | "") => {}
-                    _ => return Err(refuse(format!("{key} is neither true nor false"))),
-                }
-            } else {
-                flag.push("=");
-                flag.push(value);
-                flags.push(flag);
-            }
-        }
-        match Source::try_parse_from(flags) {
-            Ok(source) => Ok(source.settings),
-            Err(error) if error.kind() == clap::error::ErrorKind::UnknownArgument => {
-                let word = |kind| error.get(kind).map(|value| value.to_string().trim_start_matches('-').to_owned());
-                let unknown = word(ContextKind::InvalidArg).unwrap_or_default();
-                let near = word(ContextKind::SuggestedArg).map(|near| format!("; did you mean {near}?"));
-                Err(refuse(format!("unknown key {unknown}{}", near.unwrap_or_default())))
-            }
-            Err(error) => Err(refuse(Failure::sentence(&error))),
-        }
-    }
 }
 
 #[cfg(test)]
@@ -309,7 +219,9 @@ mod tests {
 
     #[test]
     fn flags_win_over_the_file_and_the_file_over_defaults() {
-        let file = Settings::of_text("host = \"a\"\nregion-id = 7\nlog-format = \"json\"\nopen = true", "f").unwrap();
+        let file = SOURCES
+            .of_text::<Settings>("host = \"a\"\nregion-id = 7\nlog-format = \"json\"\nopen = true", "f")
+            .unwrap();
         let config = flags(&["--host", "b"]).over(file).into_config().unwrap();
         assert_eq!((config.host.as_str(), config.region_id, config.log_format), ("b", 7, LogFormat::Json));
         assert_eq!(config.admit, Some(Admit::Everybody));
@@ -319,7 +231,7 @@ mod tests {
     #[test]
     fn what_belongs_together_comes_from_one_source() {
         let file = "host = \"a\"\nopen = true\nno-tls = true\nclient-rate = 9\nclient-burst = 99";
-        let file = Settings::of_text(file, "f").unwrap();
+        let file = SOURCES.of_text::<Settings>(file, "f").unwrap();
         let flags = flags(&["--verify-url", "http://c/", "--tls-cert", "c", "--tls-key", "k", "--client-rate", "5"]);
         let config = flags.over(file).into_config().unwrap();
         assert_eq!(config.admit, Some(Admit::Asked("http://c/".to_owned())));
@@ -329,7 +241,7 @@ mod tests {
 
     #[test]
     fn a_wrong_file_is_told_in_one_line() {
-        let told = |text: &str| Settings::of_text(text, "f").unwrap_err().message().to_owned();
+        let told = |text: &str| SOURCES.of_text::<Settings>(text, "f").unwrap_err().message().to_owned();
         assert_eq!(told("lisen = \"0.0.0.0:1\""), "f: unknown key lisen; did you mean listen?");
         assert_eq!(told("colour = 1"), "f: unknown key colour");
         assert_eq!(told("config = \"x\""), "f: unknown key config");
@@ -355,6 +267,6 @@ mod tests {
     }
 
     fn flags(line: &[&str]) -> Settings {
-        Source::try_parse_from(line).unwrap().settings
+        SOURCES.of_flags(line).unwrap()
     }
 }

@@ -1,16 +1,19 @@
-//! Why the program ends, in the forms that scripts rely on.
+//! Why a program ends, in the forms that scripts rely on. Shared with the control server, whose program keeps the same
+//! contract.
 
-use std::{io::Write, process::ExitCode};
+use std::{borrow::Cow, io::Write, process::ExitCode};
 
 use clap::error::ErrorKind;
 
 /// Exit codes of all programs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Exit {
+pub enum Exit {
     /// Refused, or in use.
     Refused = 1,
     /// Usage or configuration.
     Usage = 2,
+    /// The program talked to is not running or not reachable.
+    Unreachable = 3,
     /// Not permitted.
     NotPermitted = 4,
     /// A bug of ours.
@@ -19,25 +22,44 @@ pub(super) enum Exit {
 
 /// What is wrong and what to do.
 #[derive(Debug)]
-pub(super) struct Failure {
+pub struct Failure {
     exit: Exit,
-    code: &'static str,
+    code: Cow<'static, str>,
     message: String,
     hint: String,
+    about_text: bool,
 }
 
 impl Failure {
-    pub(super) fn new(exit: Exit, code: &'static str, message: impl Into<String>) -> Self {
-        Self { exit, code, message: message.into(), hint: "see mesh-relay --help".to_owned() }
+    /// A failure without a hint: where to find help is said then. `code` is a word for programs.
+    #[must_use]
+    pub fn new(exit: Exit, code: impl Into<Cow<'static, str>>, message: impl Into<String>) -> Self {
+        Self { exit, code: code.into(), message: message.into(), hint: String::new(), about_text: false }
     }
 
-    pub(super) fn hint(mut self, hint: impl Into<String>) -> Self {
+    /// The same with what to do about it.
+    #[must_use]
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = hint.into();
         self
     }
 
+    /// An end without words: what was printed says it.
+    #[must_use]
+    pub fn silent(exit: Exit) -> Self {
+        Self::new(exit, "", "")
+    }
+
+    /// The same about a text, whose place the message begins with: the program's name does not come before it.
+    #[must_use]
+    pub fn about_text(mut self) -> Self {
+        self.about_text = true;
+        self
+    }
+
     /// What clap says about arguments. Help and version are no failures: they are printed, and the answer is `None`.
-    pub(super) fn of_arguments(error: &clap::Error) -> Option<Self> {
+    #[must_use]
+    pub fn of_arguments(error: &clap::Error) -> Option<Self> {
         if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
             // Whoever reads may have closed the pipe.
             let _ = error.print();
@@ -47,7 +69,8 @@ impl Failure {
     }
 
     /// What clap says, in one sentence.
-    pub(super) fn sentence(error: &clap::Error) -> String {
+    #[must_use]
+    pub fn sentence(error: &clap::Error) -> String {
         let text = error.to_string();
         let mut lines = text.lines().take_while(|line| !line.is_empty()).map(str::trim);
         let first = lines.next().unwrap_or_default();
@@ -58,17 +81,29 @@ impl Failure {
         }
     }
 
-    pub(super) fn message(&self) -> &str {
+    /// What is wrong.
+    #[must_use]
+    pub fn message(&self) -> &str {
         &self.message
     }
 
-    /// Says it and returns the exit code.
-    pub(super) fn report(&self, json: bool) -> ExitCode {
+    /// Says it as `program` and returns the exit code.
+    #[must_use]
+    pub fn report(&self, program: &str, json: bool) -> ExitCode {
+        if self.message.is_empty() {
+            return ExitCode::from(self.exit as u8);
+        }
+        let help = format!("see {program} --help");
+        let hint = if self.hint.is_empty() { &help } else { &self.hint };
         // Whoever reads may have closed the pipes; the exit code says enough.
-        let _ = writeln!(std::io::stderr(), "mesh-relay: {}; {}", self.message, self.hint);
+        let _ = if self.about_text {
+            writeln!(std::io::stderr(), "{}", self.message)
+        } else {
+            writeln!(std::io::stderr(), "{program}: {}; {hint}", self.message)
+        };
         if json {
             let error = serde_json::json!({
-                "error": { "code": self.code, "message": self.message, "hint": self.hint }
+                "error": { "code": self.code, "message": self.message, "hint": hint }
             });
             let _ = writeln!(std::io::stdout(), "{error}");
         }

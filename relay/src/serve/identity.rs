@@ -176,7 +176,10 @@ fn announcement(relay: &NodePublic) -> Result<CertificateDer<'static>, rcgen::Er
 }
 
 /// Writes a file that only its owner may read, whole or not at all.
-fn write_secret(path: &Path, text: &str) -> Result<(), Failure> {
+///
+/// # Errors
+/// When the directory or the file cannot be written.
+pub fn write_secret(path: &Path, text: &str) -> Result<(), Failure> {
     let new = PathBuf::from(format!("{}.new", path.display()));
     let write = || {
         let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;

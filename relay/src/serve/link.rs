@@ -13,7 +13,6 @@ use std::{
 
 use bytes::{Buf, BytesMut};
 use tokio::{
-    net::TcpStream,
     sync::watch,
     task::JoinHandle,
     time::{Sleep, timeout},
@@ -21,7 +20,7 @@ use tokio::{
 use tracing::{debug, trace};
 
 use mesh_core::{key::NodePublic, machine::Deadline, time::Instant};
-use transports::clock::Clock;
+use transports::net::TcpStream;
 
 use super::{
     http::{self, Request},
@@ -108,7 +107,7 @@ async fn relay(
     // Both are waited for again and again: registered once, they cost nothing while nothing happens.
     let mut closing = pin!(closing.wait_for(|closing| *closing));
     let mut timer = Timer::new();
-    let clock = Clock::new();
+    let clock = shop.net.clock();
     let from = pass.from();
     let mut conn = Conn::new(id, pass, clock.now());
     let mut is_closing = false;

@@ -17,7 +17,7 @@ use rustls::ServerConfig;
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::{
     io::AsyncWriteExt,
-    net::{TcpListener, TcpStream, UdpSocket},
+    net::{TcpListener as HostListener, UdpSocket},
     runtime::{Builder, Runtime},
     signal::unix::{Signal, SignalKind, signal},
     sync::{Notify, watch},
@@ -25,7 +25,10 @@ use tokio::{
     time::timeout,
 };
 use tracing::{error, info, warn};
-use transports::notify;
+use transports::{
+    net::{Net, TcpListener, TcpStream},
+    notify,
+};
 
 use super::{
     failure::{Exit, Failure},
@@ -58,6 +61,8 @@ pub(super) struct Addresses {
 
 /// What every connection of a daemon needs.
 pub(super) struct Shop {
+    /// Whose clock counts.
+    pub(super) net: Net,
     pub(super) hub: Arc<Hub>,
     pub(super) tls: RwLock<Option<Arc<ServerConfig>>>,
     pub(super) verifier: Option<Verifier>,
@@ -80,12 +85,12 @@ pub(super) fn serve(addresses: &Addresses, shop: &Arc<Shop>, reload: impl Fn(&Sh
     let cores = thread::available_parallelism().map_or(1, usize::from);
     // Listeners that share a port would share it with another relay too: find out first.
     drop(StdTcpListener::bind(addresses.derp).map_err(|error| in_use(addresses.derp, &error))?);
-    let first = tcp(addresses.derp)?;
+    let first = shared_tcp(addresses.derp)?;
     // Port 0 stands for one that is free: the others take the same.
     let derp = first.local_addr().map_err(|error| bug(&error))?;
     let mut listeners = vec![first];
     for _ in 1..cores {
-        listeners.push(tcp(derp)?);
+        listeners.push(shared_tcp(derp)?);
     }
     let stun = udp(addresses.stun)?;
     let metrics = addresses.metrics.map(tcp).transpose()?;
@@ -98,7 +103,13 @@ pub(super) fn serve(addresses: &Addresses, shop: &Arc<Shop>, reload: impl Fn(&Sh
     let (ids, lost) = (Arc::new(AtomicU64::new(0)), Arc::new(Notify::new()));
     let mut threads = Vec::new();
     for listener in listeners {
-        let accept = accept(listener, Arc::clone(shop), Arc::clone(&ids), closing.clone());
+        let (shop, ids, until) = (Arc::clone(shop), Arc::clone(&ids), closing.clone());
+        let accept = async move {
+            match HostListener::from_std(listener) {
+                Ok(listener) => accept(TcpListener::Host(listener), shop, ids, until).await,
+                Err(error) => error!(%error, "cannot listen"),
+            }
+        };
         let (runtime, closing, lost) = (runtime()?, closing.clone(), Arc::clone(&lost));
         threads.push(thread::spawn(move || {
             let ended = std::panic::catch_unwind(AssertUnwindSafe(|| runtime.block_on(accept)));
@@ -111,7 +122,7 @@ pub(super) fn serve(addresses: &Addresses, shop: &Arc<Shop>, reload: impl Fn(&Sh
         let signals = Signals::new()?;
         tokio::spawn(answer_stun(UdpSocket::from_std(stun).map_err(|error| bug(&error))?, Arc::clone(&shop.hub)));
         if let Some(metrics) = metrics {
-            let metrics = TcpListener::from_std(metrics).map_err(|error| bug(&error))?;
+            let metrics = HostListener::from_std(metrics).map_err(|error| bug(&error))?;
             tokio::spawn(serve_metrics(metrics, Arc::clone(&shop.hub)));
         }
         super::print(&ready);
@@ -162,11 +173,12 @@ impl Signals {
 }
 
 /// Runs one core until the daemon ends, and a little longer for last words.
-async fn accept(listener: StdTcpListener, shop: Arc<Shop>, ids: Arc<AtomicU64>, mut closing: watch::Receiver<bool>) {
-    let listener = match TcpListener::from_std(listener) {
-        Ok(listener) => listener,
-        Err(error) => return error!(%error, "cannot listen"),
-    };
+pub(super) async fn accept(
+    listener: TcpListener,
+    shop: Arc<Shop>,
+    ids: Arc<AtomicU64>,
+    mut closing: watch::Receiver<bool>,
+) {
     let mut tasks = JoinSet::new();
     let mut refused = 0_u64;
     loop {
@@ -220,6 +232,7 @@ fn note_end(ended: Result<(), JoinError>) {
 }
 
 fn prepare(socket: &TcpStream) -> io::Result<()> {
+    let Some(socket) = socket.host() else { return Ok(()) };
     socket.set_nodelay(true)?;
     let socket = SockRef::from(socket);
     // What waits in the kernel can grow old there unseen; the mailbox drops what is too old.
@@ -241,7 +254,7 @@ async fn answer_stun(socket: UdpSocket, hub: Arc<Hub>) {
 }
 
 /// One request at a time: whoever asks here is the operator.
-async fn serve_metrics(listener: TcpListener, hub: Arc<Hub>) {
+async fn serve_metrics(listener: HostListener, hub: Arc<Hub>) {
     loop {
         let Ok((mut socket, _)) = listener.accept().await else {
             tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -281,12 +294,25 @@ fn metrics(hub: &Hub) -> String {
     hub.stats.to_prometheus() + &now
 }
 
-fn tcp(address: SocketAddr) -> Result<StdTcpListener, Failure> {
+/// A listener that has its port to itself.
+///
+/// # Errors
+/// When the address is in use, or may not be used.
+pub fn tcp(address: SocketAddr) -> Result<StdTcpListener, Failure> {
+    bind(address, |_| Ok(()))
+}
+
+/// A listener that shares its port with others of this process.
+fn shared_tcp(address: SocketAddr) -> Result<StdTcpListener, Failure> {
+    bind(address, |socket| socket.set_reuse_port(true))
+}
+
+fn bind(address: SocketAddr, prepare: impl Fn(&Socket) -> io::Result<()>) -> Result<StdTcpListener, Failure> {
     let bind = || {
         let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
         socket.set_reuse_address(true)?;
-        socket.set_reuse_port(true)?;
         socket.set_nonblocking(true)?;
+        prepare(&socket)?;
         take_both_families(&socket, address)?;
         socket.bind(&address.into())?;
         socket.listen(BACKLOG)?;
@@ -314,7 +340,7 @@ fn take_both_families(socket: &Socket, address: SocketAddr) -> io::Result<()> {
 fn in_use(address: SocketAddr, error: &io::Error) -> Failure {
     let exit = if error.kind() == io::ErrorKind::PermissionDenied { Exit::NotPermitted } else { Exit::Refused };
     Failure::new(exit, "cannot-listen", format!("cannot listen on {address}: {error}"))
-        .hint("give another address with --listen and --stun-listen, or end what listens there")
+        .hint("give another address, or end what listens there")
 }
 
 fn bug(error: &io::Error) -> Failure {

@@ -6,11 +6,12 @@
 #![allow(clippy::disallowed_types, clippy::disallowed_methods, reason = "shell")]
 
 mod config;
-mod failure;
+pub mod failure;
 mod http;
 mod identity;
 mod link;
 mod listen;
+pub mod source;
 mod stream;
 mod verify;
 
@@ -25,16 +26,21 @@ use std::{
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
+use tokio::sync::watch;
 use tracing::{info, warn};
+use transports::net::{Net, TcpListener};
 
 use crate::{
     admission::Policy,
     hub::{self, Hub},
 };
-use config::{Admit, Config, LogFormat, Settings, Tls};
+pub use config::LogFormat;
+use config::{Admit, Config, Settings, Tls};
 use failure::{Exit, Failure};
 use identity::Certificate;
+pub use identity::write_secret;
 use listen::Shop;
+pub use listen::tcp;
 use verify::Verifier;
 
 const NAME: &str = "mesh-relay";
@@ -46,7 +52,7 @@ pub fn run() -> ExitCode {
     let json = std::env::args_os().any(|argument| argument == "--json");
     match std::panic::catch_unwind(AssertUnwindSafe(|| act(Arguments::try_parse()))) {
         Ok(Ok(())) => ExitCode::SUCCESS,
-        Ok(Err(failure)) => failure.report(json),
+        Ok(Err(failure)) => failure.report(NAME, json),
         // The panic has said on stderr what and where.
         Err(_) => ExitCode::from(Exit::Bug as u8),
     }
@@ -147,13 +153,20 @@ fn serve(flags: &Flags) -> Result<(), Failure> {
     // Each client is an open file.
     let _ = rlimit::increase_nofile_limit(u64::MAX);
     let addresses = listen::Addresses { derp: config.listen, stun: config.stun_listen, metrics: config.metrics_listen };
-    let shop = Shop { hub, tls: RwLock::new(tls), verifier };
+    let shop = Shop { net: Net::Host, hub, tls: RwLock::new(tls), verifier };
     listen::serve(&addresses, &Arc::new(shop), |shop| match reload(flags, &config, shop) {
         Ok(()) => info!("configuration read again"),
         Err(failure) => {
             warn!(error = failure.message(), "configuration not read again; everything stays as it is");
         }
     })
+}
+
+/// One core's share of a relay without TLS: serves the clients of one listener until `closing` becomes true. For whoever
+/// brings a network of their own.
+pub async fn serve_clients(listener: TcpListener, net: Net, hub: Arc<Hub>, closing: watch::Receiver<bool>) {
+    let shop = Shop { net, hub, tls: RwLock::new(None), verifier: None };
+    listen::accept(listener, Arc::new(shop), Arc::default(), closing).await;
 }
 
 /// Reads the configuration again and takes over what can change under way: the certificate, when others take care of it,
@@ -211,7 +224,11 @@ fn addresses_of(host: &str) -> Vec<IpAddr> {
     (host, 0).to_socket_addrs().map(|found| found.map(|address| address.ip()).collect()).unwrap_or_default()
 }
 
-fn log(level: &str, format: LogFormat) -> Result<(), Failure> {
+/// Sends what is traced at `level` and above to stderr.
+///
+/// # Errors
+/// When `level` is neither a level nor a list of them.
+pub fn log(level: &str, format: LogFormat) -> Result<(), Failure> {
     let filter = tracing_subscriber::EnvFilter::builder().parse(level).map_err(|error| {
         Failure::new(Exit::Usage, "bad-log-level", format!("\"{level}\" is not a log level: {error}"))
             .hint("use error, warn, info, debug or trace, or a list such as info,relay::conn=debug")
@@ -224,7 +241,7 @@ fn log(level: &str, format: LogFormat) -> Result<(), Failure> {
     .map_err(|error| Failure::new(Exit::Bug, "logging", format!("cannot log: {error}")))
 }
 
-/// What the program has to say. Whoever reads may have closed the pipe.
-fn print(line: &str) {
+/// Prints a line of what a program has to say. Whoever reads may have closed the pipe.
+pub fn print(line: &str) {
     let _ = writeln!(std::io::stdout(), "{line}");
 }

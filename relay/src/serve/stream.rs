@@ -14,10 +14,8 @@ use std::{
 
 use bytes::{BufMut, BytesMut};
 use rustls::{ServerConfig, ServerConnection};
-use tokio::{
-    io::{AsyncRead, ReadBuf},
-    net::TcpStream,
-};
+use tokio::io::{AsyncRead, ReadBuf};
+use transports::net::TcpStream;
 
 /// What one system call reads at most: as many full packets as fit into one mailbox, should all be for one client.
 const READ_BYTES: usize = 32 << 10;

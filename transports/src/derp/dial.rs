@@ -5,33 +5,24 @@
 //! without waiting for an answer of HTTP, which it then leaves out.
 
 use core::{fmt, net::SocketAddr, time::Duration};
-use std::{collections::VecDeque, io};
+use std::io;
 
-use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
-use tokio::{
-    net::{TcpSocket, TcpStream},
-    task::JoinSet,
-    time::{Instant, sleep_until, timeout},
-};
-use tracing::debug;
+use tokio::time::timeout;
 
 use mesh_core::derp::{DerpNode, client::Start, map::HostAddr};
 
 use crate::{
-    resolve,
+    net::{Net, TcpOptions, TcpStream},
     stream::{
         Stream,
+        connect::{ConnectError, Target},
         tls::{self, TlsError, Trust},
     },
-    udp::{BYPASS_MARK, Family},
+    udp::Family,
 };
 
 /// For a TCP connection to one relay, DNS included. Stock nodes: 1.5 s.
 const CONNECT_TIMEOUT: Duration = Duration::from_millis(1_500);
-/// How far an address is ahead of the next. Stock nodes: 200 ms for IPv6.
-const HEAD_START: Duration = Duration::from_millis(200);
-/// Addresses of one relay that are tried.
-const ADDRESSES: usize = 8;
 /// Bytes that the answer to the upgrade may have before the relay's first frame.
 const HEAD_BYTES: usize = 8 << 10;
 /// Headers that it may have.
@@ -43,10 +34,14 @@ const USER_TIMEOUT: Duration = Duration::from_secs(15);
 const KEEPALIVE: Duration = Duration::from_secs(60);
 /// What waits in the kernel unsent, and can no more be overtaken by disco: 10 ms at 100 Mbit/s.
 const NOT_SENT_BYTES: u32 = 128 << 10;
+const OPTIONS: TcpOptions =
+    TcpOptions { user_timeout: USER_TIMEOUT, keepalive: KEEPALIVE, not_sent_bytes: Some(NOT_SENT_BYTES) };
 
 /// How relays are reached.
 #[derive(Clone, Debug)]
 pub struct Dialer {
+    /// Where streams lead.
+    pub net: Net,
     /// Whom to believe.
     pub trust: Trust,
     /// Relays without TLS.
@@ -162,7 +157,7 @@ impl Dialer {
         };
         // Before anything is sent: what the map says may make no sense.
         let tls = if is_plain { None } else { Some(self.trust.for_relay(node).await?) };
-        let connected = timeout(CONNECT_TIMEOUT, connect(node, first)).await;
+        let connected = timeout(CONNECT_TIMEOUT, connect(self.net, node, first)).await;
         let socket = connected.map_err(|_| DialError::ConnectTimeout(host.clone()))??;
         let Some((config, name)) = tls else { return Ok(Stream::plain(socket)) };
         let explain = |error: &rustls::Error| DialError::Tls(tls::explain(host, error));
@@ -259,105 +254,32 @@ fn request(node: &DerpNode, ideal: Option<&str>, fast: bool) -> String {
 }
 
 /// The first TCP connection that comes about.
-async fn connect(node: &DerpNode, first: Family) -> Result<TcpStream, DialError> {
+async fn connect(net: Net, node: &DerpNode, first: Family) -> Result<TcpStream, DialError> {
     let host = &node.host_name;
     let port = node.derp_port().ok_or_else(|| DialError::NoPort(host.clone()))?;
     let mut literals = Vec::new();
     let (mut v4_by_dns, mut v6_by_dns) = (false, false);
     match node.v4() {
-        HostAddr::Literal(address) => literals.push(SocketAddr::from((address, port))),
+        HostAddr::Literal(address) => literals.push(address.into()),
         HostAddr::Dns => v4_by_dns = true,
         HostAddr::Disabled => {}
     }
     match node.v6() {
-        HostAddr::Literal(address) => literals.push(SocketAddr::from((address, port))),
+        HostAddr::Literal(address) => literals.push(address.into()),
         HostAddr::Dns => v6_by_dns = true,
         HostAddr::Disabled => {}
     }
-    let mut is_resolving = v4_by_dns || v6_by_dns;
-    if literals.is_empty() && !is_resolving {
-        return Err(DialError::NoAddress(host.clone()));
-    }
-    let lookup = resolve::addresses(host);
-    tokio::pin!(lookup);
-    let mut waiting = VecDeque::from(in_turn(literals, first));
-    let mut attempts = JoinSet::new();
-    let mut next_at = Instant::now();
-    let mut failure = DialError::NoAddress(host.clone());
-    loop {
-        if !is_resolving && waiting.is_empty() && attempts.is_empty() {
-            return Err(failure);
-        }
-        tokio::select! {
-            found = &mut lookup, if is_resolving => {
-                is_resolving = false;
-                match found {
-                    Ok(found) => {
-                        let wanted = found.into_iter().filter(|ip| if ip.is_ipv4() { v4_by_dns } else { v6_by_dns });
-                        let found = wanted.map(|ip| SocketAddr::new(ip, port)).collect();
-                        waiting.extend(in_turn(found, first));
-                        waiting.truncate(ADDRESSES);
-                    }
-                    Err(source) => {
-                        debug!(host, error = %source, "relay is not resolved");
-                        failure = DialError::Resolve { host: host.clone(), source };
-                    }
-                }
-            }
-            Some(attempt) = attempts.join_next() => match attempt {
-                Ok((_, Ok(socket))) => return Ok(socket),
-                Ok((address, Err(source))) => {
-                    failure = DialError::Connect { host: host.clone(), address, source };
-                    next_at = Instant::now();
-                }
-                // Only by a panic, which the runtime has said.
-                Err(_) => {}
-            },
-            () = sleep_until(next_at), if !waiting.is_empty() => {
-                if let Some(address) = waiting.pop_front() {
-                    attempts.spawn(async move { (address, connect_to(address).await) });
-                    next_at = Instant::now() + HEAD_START;
-                }
-            }
-        }
-    }
-}
-
-/// Both families in turn, beginning with `first`.
-fn in_turn(addresses: Vec<SocketAddr>, first: Family) -> Vec<SocketAddr> {
-    let is_first = |address: &SocketAddr| address.is_ipv6() == (first == Family::V6);
-    let (preferred, others): (Vec<_>, Vec<_>) = addresses.into_iter().partition(is_first);
-    let places = preferred.len().max(others.len());
-    (0..places).flat_map(|place| [preferred.get(place), others.get(place)]).flatten().copied().collect()
-}
-
-async fn connect_to(address: SocketAddr) -> io::Result<TcpStream> {
-    let kind = Type::STREAM.nonblocking().cloexec();
-    let socket = Socket::new(Domain::for_address(address), kind, Some(Protocol::TCP))?;
-    if let Err(error) = socket.set_mark(BYPASS_MARK) {
-        debug!(%error, "socket is not marked");
-    }
-    let stream = TcpSocket::from_std_stream(socket.into()).connect(address).await?;
-    stream.set_nodelay(true)?;
-    let options = SockRef::from(&stream);
-    options.set_tcp_user_timeout(Some(USER_TIMEOUT))?;
-    options.set_tcp_notsent_lowat(NOT_SENT_BYTES)?;
-    options.set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE))?;
-    Ok(stream)
+    let target = Target { host, port, literals, v4_by_dns, v6_by_dns };
+    target.connect(net, first, OPTIONS).await.map_err(|error| match error {
+        ConnectError::NoAddress => DialError::NoAddress(host.clone()),
+        ConnectError::Resolve(source) => DialError::Resolve { host: host.clone(), source },
+        ConnectError::Refused { address, source } => DialError::Connect { host: host.clone(), address, source },
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn families_take_turns() {
-        let of = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect::<Vec<SocketAddr>>();
-        let all = of(&["192.0.2.1:1", "192.0.2.2:1", "[2001:db8::1]:1"]);
-        assert_eq!(in_turn(all.clone(), Family::V6), of(&["[2001:db8::1]:1", "192.0.2.1:1", "192.0.2.2:1"]));
-        assert_eq!(in_turn(all, Family::V4), of(&["192.0.2.1:1", "[2001:db8::1]:1", "192.0.2.2:1"]));
-        assert_eq!(in_turn(Vec::new(), Family::V4), []);
-    }
 
     #[test]
     fn a_request_names_host_and_port_and_the_relay_that_would_be_better() {

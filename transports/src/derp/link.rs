@@ -102,8 +102,8 @@ impl Link {
         let dialer = &self.shared.dialer;
         let stream = dialer.open(node, self.first).await.map_err(|error| error.to_string())?;
         let opened = dialer.upgrade(stream, node, ideal).await.map_err(|error| error.to_string())?;
-        let clock = Clock::new();
-        let timer = Timer::new().map_err(|error| format!("this host has no timer left: {error}"))?;
+        let clock = dialer.net.clock();
+        let timer = dialer.net.timer().map_err(|error| format!("this host has no timer left: {error}"))?;
         // Every connection has randomness of its own.
         let rng = self.shared.seed.child("relay link", self.link).stream("node", index as u64);
         let mut client = Client::new(self.key.clone(), opened.start, rng, clock.now());

@@ -4,6 +4,7 @@
 //! read where it lies. Nothing here waits but [`Stream::settle`]: the caller waits for the socket and calls again, so
 //! one task reads and writes without either holding up the other.
 
+pub(crate) mod connect;
 pub(crate) mod tls;
 
 use std::{
@@ -13,7 +14,8 @@ use std::{
 };
 
 use rustls::{ClientConfig, ClientConnection, ProtocolVersion, pki_types::ServerName};
-use tokio::net::TcpStream;
+
+use crate::net::TcpStream;
 
 /// What one system call reads at most.
 const READ_BYTES: usize = 64 << 10;

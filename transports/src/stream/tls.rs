@@ -69,11 +69,36 @@ impl Trust {
             Check::Hash { hash, host: node.host_name.clone() }
         } else {
             let expected = if node.cert_name.is_empty() { host.clone() } else { name(&node.cert_name)? };
-            let roots = Arc::clone(self.roots.get_or_try_init(load).await?);
-            let builder = WebPkiServerVerifier::builder_with_provider(roots, Arc::clone(&self.provider));
-            let web = builder.build().map_err(|error| TlsError::Roots(error.to_string()))?;
-            Check::Name { web, expected }
+            self.by_name(expected).await?
         };
+        Ok((self.config(check)?, host))
+    }
+
+    /// How to speak TLS with a server that is known by its name.
+    ///
+    /// # Errors
+    /// When `host` is no name, or the host has no roots.
+    pub(crate) async fn for_host(&self, host: &str) -> Result<(Arc<ClientConfig>, ServerName<'static>), TlsError> {
+        let host = name(host)?;
+        Ok((self.config(self.by_name(host.clone()).await?)?, host))
+    }
+
+    /// How to speak TLS where what is inside tells who is there.
+    ///
+    /// # Errors
+    /// When `host` is no name.
+    pub(crate) fn unchecked(&self, host: &str) -> Result<(Arc<ClientConfig>, ServerName<'static>), TlsError> {
+        Ok((self.config(Check::Nothing)?, name(host)?))
+    }
+
+    async fn by_name(&self, expected: ServerName<'static>) -> Result<Check, TlsError> {
+        let roots = Arc::clone(self.roots.get_or_try_init(load).await?);
+        let builder = WebPkiServerVerifier::builder_with_provider(roots, Arc::clone(&self.provider));
+        let web = builder.build().map_err(|error| TlsError::Roots(error.to_string()))?;
+        Ok(Check::Name { web, expected })
+    }
+
+    fn config(&self, check: Check) -> Result<Arc<ClientConfig>, TlsError> {
         let verifier = Arc::new(Verifier { check, provider: Arc::clone(&self.provider) });
         let mut config = ClientConfig::builder_with_provider(Arc::clone(&self.provider))
             .with_safe_default_protocol_versions()
@@ -82,7 +107,7 @@ impl Trust {
             .with_custom_certificate_verifier(verifier)
             .with_no_client_auth();
         config.resumption = Resumption::disabled();
-        Ok((Arc::new(config), host))
+        Ok(Arc::new(config))
     }
 }
 
@@ -90,13 +115,13 @@ impl Trust {
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
     /// Not a name.
-    #[error("the relay map says \"{0}\" where a host name should be")]
+    #[error("\"{0}\" is no host name")]
     BadName(String),
     /// Not a hash.
     #[error("the relay map says \"{0}\" where sha256-raw: and 64 hexadecimal digits should be")]
     BadPin(String),
     /// No roots.
-    #[error("the relay's certificate cannot be checked: {0}")]
+    #[error("the server's certificate cannot be checked: {0}")]
     Roots(String),
     /// The library refuses its own defaults.
     #[error("TLS cannot be set up: {0}")]

@@ -1,0 +1,260 @@
+//! The server from its first file to its end.
+#![allow(clippy::disallowed_types, clippy::disallowed_methods, reason = "shell")]
+
+use std::{
+    io,
+    net::SocketAddr,
+    path::Path,
+    sync::{Arc, RwLock, atomic::AtomicU64},
+    time::Duration,
+};
+
+use mesh_core::rng::Seed;
+use relay::serve::{
+    failure::{Exit, Failure},
+    log, print,
+};
+use tokio::{
+    runtime::{Builder, Runtime},
+    signal::unix::{Signal, SignalKind, signal},
+    sync::watch,
+    task::JoinHandle,
+    time::timeout,
+};
+use tracing::{info, warn};
+use transports::{clock::Clock, notify};
+
+use super::{
+    Flags,
+    config::Config,
+    desk::{Desk, Owner},
+    identity::{self, KeyFile},
+    listen::{self, Shop, Wire},
+    metrics,
+    pass::Door,
+    relays,
+    render_pool::RenderPool,
+    socket::AdminSocket,
+    sql::{SqlStore, StoreError},
+};
+use crate::coordinator::{self, Coordinator, Input};
+
+/// For the last commit at the end. What was answered is on disk before.
+const GRACE: Duration = Duration::from_secs(1);
+
+/// Serves until a signal says to end.
+pub(super) fn serve(flags: &Flags, socket: &Path) -> Result<(), Failure> {
+    let config = flags.config()?;
+    log(&config.log, config.log_format)?;
+    let seed = transports::entropy::seed()
+        .map_err(|error| Failure::new(Exit::Bug, "entropy", format!("the system has no randomness: {error}")))?;
+    let key = KeyFile::open(&config.state_dir, &seed)?;
+    // Each node is an open file.
+    let _ = rlimit::increase_nofile_limit(u64::MAX);
+    let runtime = runtime()?;
+    let ended = runtime.block_on(run(flags, config, socket, &key, seed));
+    // Connections end with it.
+    runtime.shutdown_background();
+    ended
+}
+
+async fn run(flags: &Flags, config: Config, socket: &Path, key: &KeyFile, seed: Seed) -> Result<(), Failure> {
+    let signals = Signals::new()?;
+    let tls = config.tls.as_ref().map(identity::tls).transpose()?;
+    let derp_map = relays::derp_map(config.derp_map.as_deref(), None)?;
+    let (owner, desk) = restore(&config, derp_map, &seed).await?;
+    let (close, closing) = watch::channel(false);
+
+    let main_wire = if tls.is_some() { Wire::Tls } else { Wire::Plain };
+    let main = relay::serve::tcp(config.listen)?;
+    let beside = config.http_listen.map(relay::serve::tcp).transpose()?;
+    let metrics_listener = config.metrics_listen.map(relay::serve::tcp).transpose()?;
+    let admin = AdminSocket::bind(socket).await?;
+    let name = |wire| if wire == Wire::Tls { "https" } else { "http" };
+    let mut ready = format!("ready {}={}", name(main_wire), address(&main)?);
+    for (name, listener) in [("http", &beside), ("metrics", &metrics_listener)] {
+        if let Some(listener) = listener {
+            ready += &format!(" {name}={}", address(listener)?);
+        }
+    }
+    ready += &format!(" socket={}", socket.display());
+
+    let shop = Arc::new(Shop {
+        public: key.key.public(),
+        key: key.key.clone(),
+        seed: seed.child("connections", 0),
+        server_url: config.server_url.clone(),
+        desk: desk.clone(),
+        pool: RenderPool::new(),
+        door: Door::default(),
+        tls: RwLock::new(tls),
+        accepted: AtomicU64::new(0),
+        refused: AtomicU64::new(0),
+        conns: AtomicU64::new(0),
+    });
+    let owner = tokio::spawn(owner.run(closing));
+    tokio::spawn(listen::accept(main, main_wire, Arc::clone(&shop)));
+    if let Some(beside) = beside {
+        tokio::spawn(listen::accept(beside, Wire::Beside, Arc::clone(&shop)));
+    }
+    if let Some(metrics_listener) = metrics_listener {
+        tokio::spawn(metrics::serve(metrics_listener, Arc::clone(&shop)));
+    }
+    let admin = tokio::spawn(admin.serve(desk));
+    warn_of_plain_http(&config);
+    print(&ready);
+    notify::ready();
+    info!(url = config.server_url, "{ready}");
+
+    let ended = until_the_end(signals, owner, |signal_desk| reload(flags, &config, &shop, signal_desk)).await;
+    info!("ending");
+    notify::stopping();
+    admin.abort();
+    // The socket's file goes with it.
+    let _ = admin.await;
+    let owner = match ended {
+        Ok(owner) => owner,
+        Err(failure) => return Err(failure),
+    };
+    let _ = close.send(true);
+    match timeout(GRACE, owner).await {
+        Ok(Ok(Some(store))) => {
+            if let Err(error) = store.close().await {
+                warn!(%error, "the database was not closed well; nothing that was answered is lost");
+            }
+            Ok(())
+        }
+        Ok(Ok(None)) | Err(_) => {
+            warn!("the last changes could not be stored; nobody was told of them");
+            Ok(())
+        }
+        Ok(Err(error)) => Err(Failure::new(Exit::Bug, "panic", format!("the coordinator ended by a bug: {error}"))),
+    }
+}
+
+type OwnerTask = JoinHandle<Option<SqlStore>>;
+
+/// Waits for a signal to end; gives the owner back unless it ended by itself.
+async fn until_the_end<F>(
+    mut signals: Signals,
+    mut owner: OwnerTask,
+    reload: impl Fn(()) -> F,
+) -> Result<OwnerTask, Failure>
+where
+    F: Future<Output = ()>,
+{
+    loop {
+        tokio::select! {
+            _ = signals.terminate.recv() => return Ok(owner),
+            _ = signals.interrupt.recv() => return Ok(owner),
+            _ = signals.hangup.recv() => reload(()).await,
+            ended = &mut owner => {
+                let why = ended.map_or_else(|error| error.to_string(), |_| "nobody asked it to".to_owned());
+                return Err(Failure::new(Exit::Bug, "lost-owner", format!("the coordinator ended by a bug: {why}")));
+            }
+        }
+    }
+}
+
+async fn restore(
+    config: &Config,
+    derp_map: Arc<mesh_core::derp::DerpMap>,
+    seed: &Seed,
+) -> Result<(Owner, Desk), Failure> {
+    let path = config.state_dir.join("control.db");
+    let broken = |error: StoreError| {
+        let exit = match &error {
+            StoreError::File(error) if error.kind() == io::ErrorKind::PermissionDenied => Exit::NotPermitted,
+            StoreError::File(_) | StoreError::Sql(_) | StoreError::Row { .. } | StoreError::Newer(_) => Exit::Usage,
+        };
+        Failure::new(exit, "store", format!("cannot use {}: {error}", path.display()))
+            .hint("give another directory with --state-dir, or restore the file")
+    };
+    let mut store = SqlStore::open(&path).await.map_err(broken)?;
+    let rows = store.load().await.map_err(broken)?;
+    let clock = Clock::new();
+    let settings = coordinator::Config {
+        server_url: config.server_url.clone(),
+        base_domain: config.base_domain.clone(),
+        derp_map,
+    };
+    let seed = seed.child("coordinator", 0);
+    let coordinator = Coordinator::restore(settings, rows, &seed, clock.anchor(), clock.now()).map_err(|error| {
+        Failure::new(Exit::Usage, "bad-config", error.to_string())
+            .hint("see --base-domain, --derp-map and --relay in mesh-control serve --help")
+    })?;
+    Ok(Owner::new(coordinator, clock, store))
+}
+
+/// Reads the configuration again and takes over what can change under way: the certificate and the relays.
+async fn reload(flags: &Flags, old: &Config, shop: &Shop, (): ()) {
+    let read = || {
+        let new = flags.config()?;
+        for name in old.fixed_changes(&new) {
+            warn!("{name}: the change counts from the next start");
+        }
+        let tls = old.tls.as_ref().map(identity::tls).transpose()?;
+        Ok::<_, Failure>((tls, relays::derp_map(old.derp_map.as_deref(), None)?))
+    };
+    match read() {
+        Ok((tls, derp_map)) => {
+            if let Some(tls) = tls {
+                shop.set_tls(tls);
+            }
+            shop.desk.tell(Input::Relays(derp_map)).await;
+            info!("configuration read again");
+        }
+        Err(failure) => {
+            warn!(error = failure.message(), "configuration not read again; everything stays as it is");
+        }
+    }
+}
+
+fn warn_of_plain_http(config: &Config) {
+    if config.tls.is_some() {
+        return;
+    }
+    let is_private = match config.host.parse::<std::net::IpAddr>() {
+        Ok(std::net::IpAddr::V4(ip)) => ip.is_private() || ip.is_loopback(),
+        Ok(std::net::IpAddr::V6(ip)) => ip.is_unique_local() || ip.is_loopback(),
+        Err(_) => config.host == "localhost",
+    };
+    if is_private {
+        warn!("plain HTTP: whoever sits between a node and this server can take the server's place; for tests only");
+    } else {
+        warn!(
+            "plain HTTP: whoever sits between a node and this server can take the server's place, and stock clients \
+             force TLS when they connect again within two minutes, so they will not come back; give --tls-cert and \
+             --tls-key"
+        );
+    }
+}
+
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    fn new() -> Result<Self, Failure> {
+        let open = |kind| signal(kind).map_err(|error| bug(&error));
+        Ok(Self {
+            terminate: open(SignalKind::terminate())?,
+            interrupt: open(SignalKind::interrupt())?,
+            hangup: open(SignalKind::hangup())?,
+        })
+    }
+}
+
+fn address(listener: &std::net::TcpListener) -> Result<SocketAddr, Failure> {
+    listener.local_addr().map_err(|error| bug(&error))
+}
+
+fn bug(error: &io::Error) -> Failure {
+    Failure::new(Exit::Bug, "runtime", format!("cannot start: {error}"))
+}
+
+fn runtime() -> Result<Runtime, Failure> {
+    Builder::new_multi_thread().enable_all().build().map_err(|error| bug(&error))
+}

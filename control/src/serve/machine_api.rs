@@ -1,0 +1,319 @@
+//! What nodes ask inside Noise: HTTP/2 from the first byte, and the paths of the control protocol.
+//!
+//! Everything that is about a node goes to the coordinator, which checks that the node belongs to the machine that Noise
+//! vouches for. A connection whose requests were all refused stays a stranger's, and strangers have narrow bounds.
+#![allow(clippy::disallowed_types, clippy::disallowed_methods, reason = "shell")]
+
+use std::{
+    convert::Infallible,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
+    },
+};
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Either, Full, LengthLimitError, Limited};
+use hyper::{
+    Method, Request as HttpRequest, Response as HttpResponse, StatusCode,
+    body::Incoming,
+    header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER},
+    server::conn::http2,
+    service::service_fn,
+};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use mesh_core::{
+    control::types::{MapRequest, RegisterRequest},
+    key::{MachinePublic, NodePublic},
+};
+use serde::de::DeserializeOwned;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    sync::Notify,
+    time::{sleep, timeout},
+};
+use tracing::{debug, trace};
+
+use super::{
+    desk::{Answer, Desk},
+    limits,
+    map_stream::{MapBody, MapWriter},
+    pass::Pass,
+    render_pool::{Coding, RenderPool},
+};
+use crate::coordinator::{ConnId, Endpoint, Input, Refusal, Request, RequestId};
+
+type Body = Either<Full<Bytes>, MapBody>;
+
+/// One node's connection.
+pub(super) struct Machine {
+    pub(super) conn: ConnId,
+    pub(super) machine: MachinePublic,
+    pub(super) desk: Desk,
+    pub(super) pool: RenderPool,
+    pub(super) pass: Arc<Pass>,
+    next: AtomicU64,
+    /// Requests under way.
+    busy: AtomicUsize,
+    /// A request began or ended.
+    moved: Notify,
+    stalled: Arc<Notify>,
+}
+
+impl Machine {
+    pub(super) fn new(conn: ConnId, machine: MachinePublic, desk: Desk, pool: RenderPool, pass: Arc<Pass>) -> Self {
+        Self {
+            conn,
+            machine,
+            desk,
+            pool,
+            pass,
+            next: AtomicU64::new(0),
+            busy: AtomicUsize::new(0),
+            moved: Notify::new(),
+            stalled: Arc::new(Notify::new()),
+        }
+    }
+
+    /// Serves the node until it goes, or until it is idle for too long.
+    pub(super) async fn serve(self, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) {
+        let (conn, desk) = (self.conn, self.desk.clone());
+        let this = Arc::new(self);
+        let service = service_fn({
+            let this = Arc::clone(&this);
+            move |request| {
+                let this = Arc::clone(&this);
+                async move { Ok::<_, Infallible>(this.handle(request).await) }
+            }
+        });
+        let mut http = http2::Builder::new(TokioExecutor::new());
+        http.timer(TokioTimer::new())
+            .max_concurrent_streams(limits::REQUESTS)
+            .max_header_list_size(limits::HEADER_LIST_BYTES)
+            .max_send_buf_size(64 << 10);
+        let connection = http.serve_connection(TokioIo::new(stream), service);
+        tokio::select! {
+            ended = connection => if let Err(error) = ended {
+                trace!(conn = conn.0, %error, "a node's connection ended");
+            },
+            () = this.idle() => debug!(conn = conn.0, "a connection that asks nothing is closed"),
+            () = this.stalled.notified() => {}
+        }
+        desk.tell(Input::Closed { conn }).await;
+    }
+
+    /// Waits until nothing has been asked for too long.
+    async fn idle(&self) {
+        loop {
+            let moved = self.moved.notified();
+            if self.busy.load(Relaxed) > 0 {
+                moved.await;
+                continue;
+            }
+            let patience = if self.pass.is_greeted() { limits::IDLE } else { limits::STRANGER };
+            tokio::select! {
+                () = moved => {}
+                () = sleep(patience) => return,
+            }
+        }
+    }
+
+    async fn handle(self: &Arc<Self>, request: HttpRequest<Incoming>) -> HttpResponse<Body> {
+        let _busy = Busy::new(self);
+        let (head, body) = request.into_parts();
+        let asked = match route(&head.method, head.uri.path()) {
+            Ok(asked) => asked,
+            Err(refusal) => return refuse(&refusal),
+        };
+        let body = match read(body).await {
+            Ok(body) => body,
+            Err(refusal) => return refuse(&refusal),
+        };
+        let mut coding = Coding::Plain;
+        let request = match asked {
+            Asked::WhoAmI => return text(StatusCode::OK, &format!("{}\n", self.machine)),
+            Asked::Register => parse::<RegisterRequest>(&body).map(|request| Request::Register(Box::new(request))),
+            Asked::Map => parse::<MapRequest>(&body).map(|request| {
+                if request.compress == "zstd" {
+                    coding = Coding::Zstd;
+                }
+                Request::Map(Box::new(request))
+            }),
+            Asked::Other(endpoint) => {
+                parse::<OfNode>(&body).map(|of| Request::Other { endpoint, node_key: of.node_key })
+            }
+        };
+        match request {
+            Ok(request) => self.ask(request, coding).await,
+            Err(refusal) => refuse(&refusal),
+        }
+    }
+
+    async fn ask(self: &Arc<Self>, request: Request, coding: Coding) -> HttpResponse<Body> {
+        let id = RequestId(self.next.fetch_add(1, Relaxed));
+        let mut waiting = Waiting { machine: Arc::clone(self), id, given_up: true };
+        let answer = self.desk.ask(self.conn, self.machine, id, request).await;
+        waiting.given_up = false;
+        let Ok(answer) = answer else { return text(StatusCode::SERVICE_UNAVAILABLE, "the server is about to end") };
+        if !matches!(answer, Answer::Refused(_)) {
+            self.pass.note_greeted();
+        }
+        match answer {
+            Answer::Register(response) => json(&*response),
+            Answer::Stream(orders) => {
+                let (writer, body) = MapWriter::new(
+                    self.conn,
+                    id,
+                    coding,
+                    self.desk.clone(),
+                    self.pool.clone(),
+                    Arc::clone(&self.stalled),
+                );
+                let busy = Busy::new(self);
+                tokio::spawn(async move {
+                    writer.run(orders).await;
+                    drop(busy);
+                });
+                HttpResponse::new(Either::Right(body))
+            }
+            Answer::Once(update) => match self.pool.render(update, coding).await {
+                Ok(frame) => HttpResponse::new(Either::Left(Full::new(frame))),
+                Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),
+            },
+            Answer::Updated => HttpResponse::new(Either::Left(Full::default())),
+            Answer::Done => json(&serde_json::json!({})),
+            Answer::Refused(refusal) => refuse(&refusal),
+        }
+    }
+}
+
+/// A request under way.
+struct Busy(Arc<Machine>);
+
+impl Busy {
+    fn new(machine: &Arc<Machine>) -> Self {
+        machine.busy.fetch_add(1, Relaxed);
+        machine.moved.notify_one();
+        Self(Arc::clone(machine))
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.0.busy.fetch_sub(1, Relaxed);
+        self.0.moved.notify_one();
+    }
+}
+
+/// A request that the coordinator was asked: one that the node gives up is dropped, and the coordinator is told.
+struct Waiting {
+    machine: Arc<Machine>,
+    id: RequestId,
+    given_up: bool,
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        if self.given_up {
+            let (machine, id) = (Arc::clone(&self.machine), self.id);
+            tokio::spawn(async move { machine.desk.tell(Input::Aborted { conn: machine.conn, id }).await });
+        }
+    }
+}
+
+/// What a path stands for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Asked {
+    Register,
+    Map,
+    Other(Endpoint),
+    WhoAmI,
+}
+
+fn route(method: &Method, path: &str) -> Result<Asked, Refusal> {
+    let (wanted, asked) = match path {
+        "/machine/register" => (Method::POST, Asked::Register),
+        "/machine/map" => (Method::POST, Asked::Map),
+        "/machine/set-dns" => (Method::POST, Asked::Other(Endpoint::SetDns)),
+        "/machine/id-token" => (Method::POST, Asked::Other(Endpoint::IdToken)),
+        "/machine/feature/query" => (Method::POST, Asked::Other(Endpoint::FeatureQuery)),
+        "/machine/set-device-attr" => (Method::PATCH, Asked::Other(Endpoint::SetDeviceAttributes)),
+        "/machine/audit-log" => (Method::POST, Asked::Other(Endpoint::AuditLog)),
+        "/machine/update-health" => (Method::POST, Asked::Other(Endpoint::UpdateHealth)),
+        "/machine/whoami" => (Method::GET, Asked::WhoAmI),
+        _ => return Err(Refusal::new(404, "this server does not have that")),
+    };
+    if *method == wanted { Ok(asked) } else { Err(Refusal::new(405, format!("this path wants {wanted}"))) }
+}
+
+/// Whom a small request is about.
+#[derive(serde::Deserialize)]
+struct OfNode {
+    #[serde(rename = "NodeKey")]
+    node_key: NodePublic,
+}
+
+async fn read(body: Incoming) -> Result<Bytes, Refusal> {
+    match timeout(limits::BODY, Limited::new(body, limits::BODY_BYTES).collect()).await {
+        Ok(Ok(body)) => Ok(body.to_bytes()),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(Refusal::new(413, "the request is too long")),
+        Ok(Err(error)) => Err(Refusal::new(400, format!("the request did not arrive: {error}"))),
+        Err(_) => Err(Refusal::new(408, "the request took too long")),
+    }
+}
+
+fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Refusal> {
+    serde_json::from_slice(body).map_err(|error| Refusal::new(400, format!("the request is malformed: {error}")))
+}
+
+fn json(value: &impl serde::Serialize) -> HttpResponse<Body> {
+    match serde_json::to_vec(value) {
+        Ok(bytes) => {
+            let mut response = HttpResponse::new(Either::Left(Full::new(bytes.into())));
+            response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+            response
+        }
+        Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),
+    }
+}
+
+fn text(status: StatusCode, text: &str) -> HttpResponse<Body> {
+    let mut response = HttpResponse::new(Either::Left(Full::new(Bytes::copy_from_slice(text.as_bytes()))));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    response
+}
+
+fn refuse(refusal: &Refusal) -> HttpResponse<Body> {
+    let status = StatusCode::from_u16(refusal.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let mut response = text(status, &refusal.text);
+    if let Some(after) = refusal.retry_after {
+        response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(after.as_secs().max(1)));
+    }
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_want_their_method() {
+        assert_eq!(route(&Method::POST, "/machine/map"), Ok(Asked::Map));
+        assert_eq!(route(&Method::GET, "/machine/map").unwrap_err().status, 405);
+        assert_eq!(route(&Method::PATCH, "/machine/set-device-attr"), Ok(Asked::Other(Endpoint::SetDeviceAttributes)));
+        for path in ["/machine/tka/init/begin", "/machine/c2n", "/machine/webclient/init/a/to/b", "/key", "/"] {
+            assert_eq!(route(&Method::GET, path).unwrap_err().status, 404, "{path}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_json_is_refused_and_what_is_missing_is_zero() {
+        assert_eq!(parse::<MapRequest>(b"{\"Version\":").unwrap_err().status, 400);
+        assert_eq!(parse::<MapRequest>(b"[1]").unwrap_err().status, 400);
+        assert_eq!(parse::<MapRequest>(b"{}").unwrap(), MapRequest::default());
+        assert_eq!(parse::<OfNode>(b"{}").err().map(|refusal| refusal.status), Some(400));
+        let deep = "[".repeat(100_000);
+        assert_eq!(parse::<RegisterRequest>(format!("{{\"Auth\":{deep}").as_bytes()).unwrap_err().status, 400);
+    }
+}

@@ -1,0 +1,61 @@
+//! The relays that nodes are told of: those of `--derp-map`, and the one in this process.
+#![allow(clippy::disallowed_types, clippy::disallowed_methods, reason = "shell")]
+
+use std::{collections::BTreeMap, fs, path::Path, sync::Arc};
+
+use mesh_core::derp::{DerpMap, DerpRegion};
+use relay::serve::failure::{Exit, Failure};
+
+/// Bytes of a DERP map that are read; the largest published one has some 20 KiB. At the bound it is refused.
+const MAP_BYTES: u64 = 4 << 20;
+
+/// The map of a file, and the embedded relay's region in it.
+pub(super) fn derp_map(file: Option<&Path>, embedded: Option<&DerpRegion>) -> Result<Arc<DerpMap>, Failure> {
+    let mut map = match file {
+        Some(file) => read(file)?,
+        None => DerpMap::default(),
+    };
+    if let Some(region) = embedded {
+        let regions = map.regions.get_or_insert_with(BTreeMap::new);
+        if regions.insert(region.region_id, Some(region.clone())).is_some() {
+            let message = format!("region {} of the DERP map is that of the embedded relay", region.region_id);
+            return Err(Failure::new(Exit::Usage, "same-region", message)
+                .hint("number the other one differently, or give --relay none"));
+        }
+    }
+    Ok(Arc::new(map))
+}
+
+fn read(file: &Path) -> Result<DerpMap, Failure> {
+    let refuse = |problem: &dyn core::fmt::Display| {
+        Failure::new(Exit::Usage, "bad-derp-map", format!("{}: {problem}", file.display())).hint(
+            "give a DERP map in JSON: {\"Regions\":{\"900\":REGION}}, with REGION as mesh-relay derp-map prints it",
+        )
+    };
+    let length = fs::metadata(file).map_err(|error| refuse(&error))?.len();
+    if length > MAP_BYTES {
+        return Err(refuse(&format_args!("{length} bytes are too many for a DERP map")));
+    }
+    let text = fs::read_to_string(file).map_err(|error| refuse(&error))?;
+    serde_json::from_str(&text).map_err(|error| refuse(&error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_region_has_one_owner() {
+        let file = std::env::temp_dir().join(format!("mesh-derp-map-{}", std::process::id()));
+        let region = DerpRegion { region_id: 900, ..DerpRegion::default() };
+        fs::write(&file, "{\"Regions\":{\"901\":{\"RegionID\":901,\"RegionCode\":\"x\",\"RegionName\":\"x\"}}}")
+            .unwrap();
+        let map = derp_map(Some(&file), Some(&region)).unwrap();
+        assert_eq!(map.regions.as_ref().unwrap().keys().copied().collect::<Vec<_>>(), [900, 901]);
+        fs::write(&file, "{\"Regions\":{\"900\":{\"RegionID\":900}}}").unwrap();
+        assert!(derp_map(Some(&file), Some(&region)).unwrap_err().message().contains("embedded"));
+        fs::write(&file, "{").unwrap();
+        assert!(derp_map(Some(&file), None).is_err());
+        fs::remove_file(file).unwrap();
+    }
+}

@@ -1,0 +1,218 @@
+//! The socket for those who run the server: one command in, its answer out, HTTP/1 over a unix socket. Both ends.
+//!
+//! `POST /command` with a [`Command`] as JSON is answered with an object of the REST API, or with
+//! `{"error":{"code","message","hint"}}`. Root may, and the user that the server runs as.
+#![allow(clippy::disallowed_types, clippy::disallowed_methods, reason = "shell")]
+
+use std::{
+    convert::Infallible,
+    fs, io,
+    os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::{
+    Method, Request, Response, StatusCode,
+    body::Incoming,
+    client,
+    header::{CONTENT_TYPE, HOST, HeaderValue},
+    server::conn::http1,
+    service::service_fn,
+};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use relay::serve::failure::{Exit, Failure};
+use serde_json::{Value, json};
+use tokio::{
+    net::{UnixListener, UnixStream},
+    sync::Semaphore,
+    time::timeout,
+};
+use tracing::debug;
+
+use super::{desk::Desk, limits, objects};
+use crate::{coordinator::Command, store::Principal};
+
+const PATH: &str = "/command";
+
+/// The code of [`AdminError::Policy`](crate::coordinator::AdminError::Policy): each line begins with a place.
+const BAD_POLICY: &str = "bad_policy";
+
+/// A socket that is bound; its file goes when this is dropped.
+pub(super) struct AdminSocket {
+    listener: UnixListener,
+    path: PathBuf,
+}
+
+impl AdminSocket {
+    /// Claims `path`. A socket that nobody listens on is what a killed server left, and is replaced.
+    ///
+    /// # Errors
+    /// When another server listens there, or the path cannot be used.
+    pub(super) async fn bind(path: &Path) -> Result<Self, Failure> {
+        let refuse = |error: io::Error| {
+            let exit = if error.kind() == io::ErrorKind::PermissionDenied { Exit::NotPermitted } else { Exit::Refused };
+            Failure::new(exit, "socket", format!("cannot open the socket {}: {error}", path.display()))
+                .hint("choose another with --socket")
+        };
+        if UnixStream::connect(path).await.is_ok() {
+            let message = format!("another mesh-control listens on {}", path.display());
+            return Err(Failure::new(Exit::Refused, "already-running", message)
+                .hint("stop it, or choose another with --socket"));
+        }
+        if fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket()) {
+            fs::remove_file(path).map_err(refuse)?;
+        }
+        if let Some(directory) = path.parent().filter(|directory| !directory.as_os_str().is_empty()) {
+            fs::create_dir_all(directory).map_err(refuse)?;
+        }
+        let listener = UnixListener::bind(path).map_err(refuse)?;
+        let socket = Self { listener, path: path.to_owned() };
+        // Who may is checked by credentials; others get no further than this.
+        fs::set_permissions(path, fs::Permissions::from_mode(0o600)).map_err(refuse)?;
+        Ok(socket)
+    }
+
+    /// Serves until dropped.
+    pub(super) async fn serve(self, desk: Desk) {
+        let own = fs::metadata("/proc/self").map_or(0, |own| own.uid());
+        let permits = Arc::new(Semaphore::new(limits::SOCKET_CONNECTIONS));
+        loop {
+            let Ok(permit) = Arc::clone(&permits).acquire_owned().await else { return };
+            let stream = match self.listener.accept().await {
+                Ok((stream, _)) => stream,
+                Err(error) => {
+                    debug!(%error, "accept failed");
+                    // Out of files, most likely; trying again at once would spin.
+                    tokio::time::sleep(super::listen::ACCEPT_PAUSE).await;
+                    continue;
+                }
+            };
+            let desk = desk.clone();
+            tokio::spawn(async move {
+                if let Err(error) = connection(stream, own, desk).await {
+                    debug!(%error, "a connection of the socket ended");
+                }
+                drop(permit);
+            });
+        }
+    }
+}
+
+impl Drop for AdminSocket {
+    fn drop(&mut self) {
+        // It may be gone already, which is as well.
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+async fn connection(stream: UnixStream, own: u32, desk: Desk) -> hyper::Result<()> {
+    // Without credentials: nobody in particular.
+    let uid = stream.peer_cred().map_or(u32::MAX, |credentials| credentials.uid());
+    let service = service_fn(move |request| {
+        let desk = desk.clone();
+        async move {
+            let (status, body) = answer(request, uid, own, &desk).await;
+            let mut response = Response::new(Full::new(Bytes::from(body.to_string())));
+            *response.status_mut() = status;
+            response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+            Ok::<_, Infallible>(response)
+        }
+    });
+    http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(limits::HEAD)
+        .serve_connection(TokioIo::new(stream), service)
+        .await
+}
+
+async fn answer(request: Request<Incoming>, uid: u32, own: u32, desk: &Desk) -> (StatusCode, Value) {
+    if uid != 0 && uid != own {
+        let hint = "use root, or the user that the server runs as";
+        return refuse(StatusCode::FORBIDDEN, "not_permitted", "this user may not administer the server", hint);
+    }
+    if request.uri().path() != PATH || *request.method() != Method::POST {
+        return refuse(StatusCode::NOT_FOUND, "unknown_request", "this server does not know this request", "");
+    }
+    let body = timeout(limits::BODY, Limited::new(request.into_body(), limits::COMMAND_BYTES).collect()).await;
+    let Ok(Ok(body)) = body else {
+        let hint = "a policy has at most 8 MiB";
+        return refuse(StatusCode::BAD_REQUEST, "bad_request", "the command is too long or did not arrive", hint);
+    };
+    let command: Command = match serde_json::from_slice(&body.to_bytes()) {
+        Ok(command) => command,
+        Err(error) => {
+            let hint = "use the mesh-control of the same version as the server";
+            let message = format!("this server does not know the command: {error}");
+            return refuse(StatusCode::BAD_REQUEST, "unknown_command", &message, hint);
+        }
+    };
+    let by = Principal::Operator(if uid == 0 { "root".to_owned() } else { format!("uid {uid}") });
+    match desk.command(by, command).await {
+        Ok(Ok(reply)) => (StatusCode::OK, objects::reply(&reply)),
+        Ok(Err(error)) => refuse(StatusCode::CONFLICT, error.code(), &error.to_string(), ""),
+        Err(ending) => refuse(StatusCode::SERVICE_UNAVAILABLE, "stopping", &ending.to_string(), ""),
+    }
+}
+
+fn refuse(status: StatusCode, code: &str, message: &str, hint: &str) -> (StatusCode, Value) {
+    (status, json!({ "error": { "code": code, "message": message, "hint": hint } }))
+}
+
+/// Has a server carry out a command.
+///
+/// # Errors
+/// When the server is not there, or says no.
+pub(super) async fn ask(socket: &Path, command: &Command) -> Result<Value, Failure> {
+    let stream = UnixStream::connect(socket).await.map_err(|error| unreachable(socket, &error))?;
+    let lost = |error: hyper::Error| {
+        Failure::new(Exit::Unreachable, "connection-lost", format!("the connection to the server was lost: {error}"))
+            .hint("see whether it runs, and try again")
+    };
+    let (mut sender, connection) = client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(lost)?;
+    let driver = tokio::spawn(connection);
+    let bug = |error: &dyn core::fmt::Display| Failure::new(Exit::Bug, "bad-request", error.to_string());
+    let request = Request::post(PATH)
+        .header(HOST, "mesh-control")
+        .body(Full::new(Bytes::from(serde_json::to_vec(command).map_err(|error| bug(&error))?)))
+        .map_err(|error| bug(&error))?;
+    let response = sender.send_request(request).await.map_err(lost)?;
+    let status = response.status();
+    let body = response.into_body().collect().await.map_err(lost)?.to_bytes();
+    driver.abort();
+    let value: Value = serde_json::from_slice(&body).map_err(|error| {
+        Failure::new(Exit::Unreachable, "strange-answer", format!("{} answers strangely: {error}", socket.display()))
+            .hint("name the socket of a mesh-control with --socket")
+    })?;
+    if status == StatusCode::OK { Ok(value) } else { Err(refused(status, &value)) }
+}
+
+fn unreachable(socket: &Path, error: &io::Error) -> Failure {
+    let socket = socket.display();
+    if error.kind() == io::ErrorKind::PermissionDenied {
+        return Failure::new(Exit::NotPermitted, "not-permitted", format!("not permitted to open {socket}"))
+            .hint("use root, or the user that the server runs as");
+    }
+    Failure::new(Exit::Unreachable, "not-running", format!("the server is not reachable at {socket}: {error}"))
+        .hint("start it with \"mesh-control serve\", or name its socket with --socket")
+}
+
+fn refused(status: StatusCode, answer: &Value) -> Failure {
+    let exit = match status {
+        StatusCode::FORBIDDEN => Exit::NotPermitted,
+        StatusCode::BAD_REQUEST | StatusCode::NOT_FOUND => Exit::Usage,
+        StatusCode::SERVICE_UNAVAILABLE => Exit::Unreachable,
+        _ => Exit::Refused,
+    };
+    let word = |name: &str| answer["error"][name].as_str().unwrap_or_default().to_owned();
+    let code = word("code");
+    let is_policy = code == BAD_POLICY;
+    let failure = Failure::new(exit, code, word("message"));
+    let failure = if is_policy { failure.about_text() } else { failure };
+    match word("hint") {
+        hint if hint.is_empty() => failure,
+        hint => failure.hint(hint),
+    }
+}

@@ -1,0 +1,569 @@
+//! The store: SQLite, one table for each kind of row, one writer.
+//!
+//! A row is written as it serializes: a column for each field. Lists and objects are JSON texts. The SQL is what SQLite
+//! and PostgreSQL both understand. What one commit holds is there wholly or not at all, on disk when it returns.
+#![allow(clippy::disallowed_types, clippy::disallowed_methods, reason = "shell")]
+
+use std::{collections::BTreeMap, fs, io, os::unix::fs::OpenOptionsExt, path::Path, sync::LazyLock};
+
+use serde::{Serialize, de::DeserializeOwned};
+use serde_json::{Map, Value};
+use sqlx::{
+    AssertSqlSafe, ConnectOptions, Connection, Row, Sqlite, SqliteConnection,
+    query::Query,
+    sqlite::{SqliteArguments, SqliteConnectOptions, SqliteJournalMode, SqliteRow, SqliteSynchronous},
+};
+
+use crate::store::{Mutation, Rows, Sequence};
+
+/// The layout of the tables. A store with a higher number was written by a later program.
+const SCHEMA: i64 = 1;
+
+/// Why the store cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum StoreError {
+    /// The file cannot be opened or made.
+    #[error(transparent)]
+    File(#[from] io::Error),
+    /// The database says no.
+    #[error(transparent)]
+    Sql(#[from] sqlx::Error),
+    /// It holds what this program did not write.
+    #[error("a row of table {table} is not as it should be: {why}")]
+    Row {
+        /// Of which table.
+        table: &'static str,
+        /// What is wrong.
+        why: serde_json::Error,
+    },
+    /// It was written by a later program.
+    #[error("the store has layout {0}, and this program knows layouts up to {SCHEMA}")]
+    Newer(i64),
+}
+
+/// An open store.
+pub(super) struct SqlStore {
+    connection: SqliteConnection,
+}
+
+impl SqlStore {
+    /// Opens the database, or makes one that only its owner may read.
+    pub(super) async fn open(path: &Path) -> Result<Self, StoreError> {
+        // SQLite gives the files beside it the rights of this one.
+        drop(fs::OpenOptions::new().append(true).create(true).mode(0o600).open(path)?);
+        let mut connection = SqliteConnectOptions::new()
+            .filename(path)
+            .journal_mode(SqliteJournalMode::Wal)
+            // What was answered survives a power cut too.
+            .synchronous(SqliteSynchronous::Full)
+            .disable_statement_logging()
+            .connect()
+            .await?;
+        let mut transaction = connection.begin().await?;
+        for table in TABLES {
+            run(&mut transaction, query(&table.create())).await?;
+        }
+        transaction.commit().await?;
+        let mut store = Self { connection };
+        match store.schema().await? {
+            None => {
+                let row = serde_json::json!({ "name": SCHEMA_ROW, "next": SCHEMA });
+                run(&mut store.connection, SEQUENCES.put(&row)).await?;
+            }
+            Some(newer) if newer > SCHEMA => return Err(StoreError::Newer(newer)),
+            Some(_) => {}
+        }
+        Ok(store)
+    }
+
+    async fn schema(&mut self) -> Result<Option<i64>, StoreError> {
+        let rows: Vec<SequenceRow> = self.rows(SEQUENCES).await?;
+        Ok(rows.iter().find(|row| row.name == SCHEMA_ROW).map(|row| row.next))
+    }
+
+    /// Everything but the record of who changed what.
+    pub(super) async fn load(&mut self) -> Result<Rows, StoreError> {
+        let users: Vec<crate::store::UserRow> = self.rows(USERS).await?;
+        let nodes: Vec<crate::store::NodeRow> = self.rows(NODES).await?;
+        let keys: Vec<crate::store::KeyRow> = self.rows(KEYS).await?;
+        let policies: Vec<crate::store::PolicyRow> = self.rows(POLICIES).await?;
+        let sequences: Vec<SequenceRow> = self.rows(SEQUENCES).await?;
+        let next = |sequence: Sequence| {
+            let row = sequences.iter().find(|row| row.name == sequence.name());
+            row.map(|row| (sequence, row.next))
+        };
+        Ok(Rows {
+            users: users.into_iter().map(|row| (row.id, row)).collect(),
+            nodes: nodes.into_iter().map(|row| (row.id, row)).collect(),
+            keys: keys.into_iter().map(|row| (row.id.clone(), row)).collect(),
+            policy: policies.into_iter().next(),
+            next: [Sequence::Users, Sequence::Nodes].into_iter().filter_map(next).collect::<BTreeMap<_, _>>(),
+            audit: Vec::new(),
+        })
+    }
+
+    /// The record of who changed what, oldest first.
+    #[cfg(test)]
+    pub(super) async fn audit(&mut self) -> Result<Vec<crate::store::AuditRow>, StoreError> {
+        self.rows(AUDIT).await
+    }
+
+    async fn rows<T: DeserializeOwned>(&mut self, table: Table) -> Result<Vec<T>, StoreError> {
+        let rows = query(&table.select()).fetch_all(&mut self.connection).await?;
+        let read = |row: &SqliteRow| {
+            let object = table.object(row)?;
+            serde_json::from_value(Value::Object(object)).map_err(|why| StoreError::Row { table: table.name, why })
+        };
+        rows.iter().map(read).collect()
+    }
+
+    /// Carries out mutations: all of them are on disk when this returns, or none is.
+    pub(super) async fn commit(&mut self, mutations: &[Mutation]) -> Result<(), StoreError> {
+        let mut transaction = self.connection.begin().await?;
+        for mutation in mutations {
+            let query = match mutation {
+                Mutation::PutUser(row) => USERS.put(&value(USERS, row)?),
+                Mutation::DeleteUser(id) => USERS.delete(Value::from(id.0)),
+                Mutation::PutNode(row) => NODES.put(&value(NODES, row)?),
+                Mutation::DeleteNode(id) => NODES.delete(Value::from(id.0)),
+                Mutation::PutKey(row) => KEYS.put(&value(KEYS, row)?),
+                Mutation::DeleteKey(id) => KEYS.delete(Value::from(id.as_str())),
+                Mutation::PutPolicy(row) => POLICIES.put(&value(POLICIES, row)?),
+                Mutation::PutNext(sequence, next) => {
+                    SEQUENCES.put(&serde_json::json!({ "name": sequence.name(), "next": next }))
+                }
+                Mutation::Audit(row) => AUDIT.put(&value(AUDIT, row)?),
+            };
+            run(&mut transaction, query).await?;
+        }
+        Ok(transaction.commit().await?)
+    }
+
+    /// Closes the database; what is beside the file goes into it.
+    pub(super) async fn close(self) -> Result<(), StoreError> {
+        Ok(self.connection.close().await?)
+    }
+}
+
+fn value(table: Table, row: &impl Serialize) -> Result<Value, StoreError> {
+    serde_json::to_value(row).map_err(|why| StoreError::Row { table: table.name, why })
+}
+
+/// Times are nanoseconds, which fit until the year 2262: what is later is then.
+fn integer(value: &Value) -> Option<i64> {
+    value.as_i64().or_else(|| value.as_u64().map(|_| i64::MAX))
+}
+
+type Statement = Query<'static, Sqlite, SqliteArguments>;
+
+/// All texts are made here, of names that are written below.
+fn query(text: &str) -> Statement {
+    sqlx::query(AssertSqlSafe(text.to_owned()))
+}
+
+async fn run(connection: &mut SqliteConnection, statement: Statement) -> Result<(), sqlx::Error> {
+    statement.execute(&mut *connection).await.map(drop)
+}
+
+/// In the table of sequences, the layout of the tables.
+const SCHEMA_ROW: &str = "schema";
+
+#[derive(serde::Deserialize)]
+struct SequenceRow {
+    name: String,
+    next: i64,
+}
+
+/// What a column holds.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Integer,
+    Text,
+    Boolean,
+    /// A JSON text.
+    Json,
+}
+
+/// A table: its name and its columns, the first of which tells rows apart.
+#[derive(Clone, Copy)]
+struct Table {
+    name: &'static str,
+    columns: &'static [(&'static str, Kind)],
+    /// Rows have no name: each put adds one, with a number in place of it; or there is one row only.
+    numbered: Numbered,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Numbered {
+    No,
+    /// There is one row.
+    One,
+    /// One after the other.
+    Each,
+}
+
+use Kind::{Boolean, Integer, Json, Text};
+
+const USERS: Table = Table {
+    name: "users",
+    columns: &[
+        ("id", Integer),
+        ("stable_id", Text),
+        ("login", Text),
+        ("display_name", Text),
+        ("role", Text),
+        ("created", Integer),
+    ],
+    numbered: Numbered::No,
+};
+
+const NODES: Table = Table {
+    name: "nodes",
+    columns: &[
+        ("id", Integer),
+        ("stable_id", Text),
+        ("machine", Text),
+        ("key", Text),
+        ("nl_key", Text),
+        ("disco", Text),
+        ("user", Integer),
+        ("tags", Json),
+        ("name", Text),
+        ("name_is_fixed", Boolean),
+        ("ipv4", Text),
+        ("ipv6", Text),
+        ("created", Integer),
+        ("key_expiry", Integer),
+        ("ephemeral", Boolean),
+        ("auth_key", Text),
+        ("approved_routes", Json),
+        ("hostinfo", Json),
+        ("cap", Integer),
+        ("last_seen", Integer),
+        ("announced", Boolean),
+    ],
+    numbered: Numbered::No,
+};
+
+const KEYS: Table = Table {
+    name: "auth_keys",
+    columns: &[
+        ("id", Text),
+        ("hash", Text),
+        ("user", Integer),
+        ("reusable", Boolean),
+        ("ephemeral", Boolean),
+        ("tags", Json),
+        ("created", Integer),
+        ("expires", Integer),
+        ("revoked", Integer),
+        ("uses", Integer),
+    ],
+    numbered: Numbered::No,
+};
+
+const POLICIES: Table =
+    Table { name: "policies", columns: &[("text", Text), ("stored", Integer)], numbered: Numbered::One };
+
+const SEQUENCES: Table =
+    Table { name: "sequences", columns: &[("name", Text), ("next", Integer)], numbered: Numbered::No };
+
+const AUDIT: Table = Table {
+    name: "audit",
+    columns: &[("at", Integer), ("actor", Json), ("action", Text), ("target", Text), ("before", Json), ("after", Json)],
+    numbered: Numbered::Each,
+};
+
+const TABLES: [Table; 6] = [USERS, NODES, KEYS, POLICIES, SEQUENCES, AUDIT];
+
+/// Texts of statements that put rows are made once.
+static PUTS: LazyLock<BTreeMap<&'static str, String>> =
+    LazyLock::new(|| TABLES.iter().map(|table| (table.name, table.put_text())).collect());
+
+impl Table {
+    fn create(&self) -> String {
+        let kind = |kind| match kind {
+            Integer => "BIGINT",
+            Text | Json => "TEXT",
+            Boolean => "BOOLEAN",
+        };
+        let mut columns: Vec<String> =
+            self.columns.iter().map(|(name, of)| format!("\"{name}\" {}", kind(*of))).collect();
+        match self.numbered {
+            Numbered::No => {
+                if let Some(first) = columns.first_mut() {
+                    *first += " PRIMARY KEY NOT NULL";
+                }
+            }
+            Numbered::One | Numbered::Each => columns.insert(0, "\"number\" BIGINT PRIMARY KEY NOT NULL".to_owned()),
+        }
+        format!("CREATE TABLE IF NOT EXISTS \"{}\" ({})", self.name, columns.join(", "))
+    }
+
+    fn names(&self) -> Vec<String> {
+        self.columns.iter().map(|(name, _)| format!("\"{name}\"")).collect()
+    }
+
+    fn select(&self) -> String {
+        let order = if self.numbered == Numbered::No { &self.columns[0].0 } else { &"number" };
+        format!("SELECT {} FROM \"{}\" ORDER BY \"{order}\"", self.names().join(", "), self.name)
+    }
+
+    fn put_text(&self) -> String {
+        let mut names = self.names();
+        let mut values: Vec<String> = (1..=names.len()).map(|number| format!("${number}")).collect();
+        let key = match self.numbered {
+            Numbered::No => names[0].clone(),
+            Numbered::One | Numbered::Each => "\"number\"".to_owned(),
+        };
+        let update: Vec<String> =
+            names.iter().filter(|name| **name != key).map(|name| format!("{name} = excluded.{name}")).collect();
+        match self.numbered {
+            Numbered::No => {}
+            Numbered::One => values.insert(0, "1".to_owned()),
+            Numbered::Each => {
+                values.insert(0, format!("(SELECT COALESCE(MAX(\"number\"), 0) + 1 FROM \"{}\")", self.name));
+            }
+        }
+        if self.numbered != Numbered::No {
+            names.insert(0, key.clone());
+        }
+        format!(
+            "INSERT INTO \"{}\" ({}) VALUES ({}) ON CONFLICT ({key}) DO UPDATE SET {}",
+            self.name,
+            names.join(", "),
+            values.join(", "),
+            update.join(", ")
+        )
+    }
+
+    /// Puts a row, given as its object.
+    fn put(&self, row: &Value) -> Statement {
+        let mut statement = query(PUTS.get(self.name).map_or("", String::as_str));
+        for (name, kind) in self.columns {
+            let value = row.get(name).unwrap_or(&Value::Null);
+            statement = match kind {
+                Integer => statement.bind(integer(value)),
+                Boolean => statement.bind(value.as_bool()),
+                Text => statement.bind(value.as_str().map(str::to_owned)),
+                Json => statement.bind(value.to_string()),
+            };
+        }
+        statement
+    }
+
+    fn delete(&self, key: Value) -> Statement {
+        let statement = query(&format!("DELETE FROM \"{}\" WHERE \"{}\" = $1", self.name, self.columns[0].0));
+        match key {
+            Value::String(text) => statement.bind(text),
+            other => statement.bind(integer(&other)),
+        }
+    }
+
+    /// A row as its object.
+    fn object(&self, row: &SqliteRow) -> Result<Map<String, Value>, StoreError> {
+        let mut object = Map::new();
+        for (name, kind) in self.columns {
+            let value = match kind {
+                Integer => row.try_get::<Option<i64>, _>(name)?.into(),
+                Boolean => row.try_get::<Option<bool>, _>(name)?.into(),
+                Text => row.try_get::<Option<String>, _>(name)?.into(),
+                Json => {
+                    let text: String = row.try_get(name)?;
+                    serde_json::from_str(&text).map_err(|why| StoreError::Row { table: self.name, why })?
+                }
+            };
+            object.insert((*name).to_owned(), value);
+        }
+        Ok(object)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use mesh_core::{
+        control::types::{Hostinfo, NodeId, UserId},
+        key::{DiscoPublic, MachinePublic, NodePublic},
+        time::WallTime,
+    };
+
+    use super::*;
+    use crate::{
+        policy::Role,
+        store::{AuditRow, KeyRow, NodeRow, PolicyRow, Principal, UserRow},
+    };
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn every_row_comes_back_as_it_was_put() {
+        let folder = Folder::new("round");
+        let mut mutations = vec![
+            Mutation::PutUser(user()),
+            Mutation::PutNode(Box::new(full_node())),
+            Mutation::PutNode(Box::new(bare_node())),
+            Mutation::PutKey(key()),
+            Mutation::PutPolicy(PolicyRow { text: "{} // 'ü\u{0}".to_owned(), stored: WallTime::from_unix_secs(7) }),
+            Mutation::PutNext(Sequence::Nodes, 3),
+            Mutation::PutNext(Sequence::Users, 2),
+        ];
+        let audit = [Principal::Server, Principal::Operator("root".to_owned())].map(audit_row);
+        mutations.extend(audit.clone().map(Mutation::Audit));
+        let mut expected = Rows::default();
+        mutations.iter().filter(|m| !matches!(m, Mutation::Audit(_))).for_each(|m| expected.apply(m.clone()));
+
+        let mut store = SqlStore::open(&folder.file()).await.unwrap();
+        store.commit(&mutations).await.unwrap();
+        assert_eq!(store.load().await.unwrap(), expected);
+        store.close().await.unwrap();
+        let mut store = SqlStore::open(&folder.file()).await.unwrap();
+        assert_eq!(store.load().await.unwrap(), expected);
+        assert_eq!(store.audit().await.unwrap(), audit);
+
+        let later = [
+            Mutation::PutUser(UserRow { login: "other".to_owned(), ..user() }),
+            Mutation::DeleteNode(NodeId(1)),
+            Mutation::DeleteKey(key().id),
+            Mutation::PutNext(Sequence::Nodes, 9),
+        ];
+        later.iter().for_each(|mutation| expected.apply(mutation.clone()));
+        store.commit(&later).await.unwrap();
+        assert_eq!(store.load().await.unwrap(), expected);
+        store.commit(&[Mutation::DeleteUser(UserId(1))]).await.unwrap();
+        assert!(store.load().await.unwrap().users.is_empty());
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn a_commit_that_fails_leaves_nothing_behind() {
+        let folder = Folder::new("atomic");
+        let mut store = SqlStore::open(&folder.file()).await.unwrap();
+        run(&mut store.connection, query("DROP TABLE auth_keys")).await.unwrap();
+        assert!(store.commit(&[Mutation::PutUser(user()), Mutation::PutKey(key())]).await.is_err());
+        run(&mut store.connection, query(&KEYS.create())).await.unwrap();
+        assert_eq!(store.load().await.unwrap(), Rows::default());
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn all_files_are_for_their_owner_alone() {
+        let folder = Folder::new("rights");
+        let mut store = SqlStore::open(&folder.file()).await.unwrap();
+        store.commit(&[Mutation::PutUser(user())]).await.unwrap();
+        let mut names = Vec::new();
+        for entry in fs::read_dir(&folder.0).unwrap().map(Result::unwrap) {
+            assert_eq!(entry.metadata().unwrap().permissions().mode() & 0o777, 0o600, "{:?}", entry.path());
+            names.push(entry.file_name().into_string().unwrap());
+        }
+        assert!(names.contains(&"control.db-wal".to_owned()), "{names:?}");
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn what_a_later_program_wrote_is_refused() {
+        let folder = Folder::new("later");
+        let mut store = SqlStore::open(&folder.file()).await.unwrap();
+        let row = serde_json::json!({ "name": SCHEMA_ROW, "next": SCHEMA + 1 });
+        run(&mut store.connection, SEQUENCES.put(&row)).await.unwrap();
+        store.close().await.unwrap();
+        assert!(matches!(SqlStore::open(&folder.file()).await, Err(StoreError::Newer(_))));
+    }
+
+    fn user() -> UserRow {
+        UserRow {
+            id: UserId(1),
+            stable_id: "u1CNTRL".to_owned(),
+            login: "alice@example.com".to_owned(),
+            display_name: "Alice \"A\"".to_owned(),
+            role: Role::ItAdmin,
+            created: WallTime::from_unix_nanos(1_234_567_890_123_456_789),
+        }
+    }
+
+    fn full_node() -> NodeRow {
+        NodeRow {
+            id: NodeId(1),
+            stable_id: "n1CNTRL".to_owned(),
+            machine: MachinePublic::from_bytes([1; 32]),
+            key: NodePublic::from_bytes([2; 32]),
+            nl_key: "nlpub:1".to_owned(),
+            disco: Some(DiscoPublic::from_bytes([3; 32])),
+            user: Some(UserId(1)),
+            tags: ["tag:a".to_owned(), "tag:b".to_owned()].into(),
+            name: "web".to_owned(),
+            name_is_fixed: true,
+            ipv4: "100.64.0.1".parse().unwrap(),
+            ipv6: "fd7a:115c:a1e0::1".parse().unwrap(),
+            created: WallTime::from_unix_secs(5),
+            key_expiry: Some(WallTime::from_unix_secs(6)),
+            ephemeral: true,
+            auth_key: Some("k1CNTRL".to_owned()),
+            approved_routes: ["10.0.0.0/8".parse().unwrap(), "::/0".parse().unwrap()].into(),
+            hostinfo: Box::new(Hostinfo { hostname: "web".to_owned(), ..Hostinfo::default() }),
+            cap: 119,
+            last_seen: Some(WallTime::from_unix_secs(7)),
+            announced: true,
+        }
+    }
+
+    fn bare_node() -> NodeRow {
+        NodeRow {
+            id: NodeId(2),
+            key: NodePublic::from_bytes([4; 32]),
+            disco: None,
+            user: None,
+            tags: Default::default(),
+            key_expiry: None,
+            ephemeral: false,
+            name_is_fixed: false,
+            auth_key: None,
+            approved_routes: Default::default(),
+            last_seen: None,
+            announced: false,
+            ..full_node()
+        }
+    }
+
+    fn key() -> KeyRow {
+        KeyRow {
+            id: "k1CNTRL".to_owned(),
+            hash: [9; 32],
+            user: UserId(1),
+            reusable: true,
+            ephemeral: false,
+            tags: ["tag:a".to_owned()].into(),
+            created: WallTime::from_unix_secs(8),
+            expires: WallTime::from_unix_secs(9),
+            revoked: Some(WallTime::from_unix_secs(10)),
+            uses: 3,
+        }
+    }
+
+    fn audit_row(actor: Principal) -> AuditRow {
+        AuditRow {
+            at: WallTime::from_unix_secs(11),
+            actor,
+            action: "node.expire".to_owned(),
+            target: "n1CNTRL".to_owned(),
+            before: Value::Null,
+            after: serde_json::json!({ "a": [1, "two"] }),
+        }
+    }
+
+    struct Folder(std::path::PathBuf);
+
+    impl Folder {
+        fn new(name: &str) -> Self {
+            let path = std::env::temp_dir().join(format!("mesh-sql-{name}-{}", std::process::id()));
+            fs::create_dir_all(&path).unwrap();
+            Self(path)
+        }
+
+        fn file(&self) -> std::path::PathBuf {
+            self.0.join("control.db")
+        }
+    }
+
+    impl Drop for Folder {
+        fn drop(&mut self) {
+            let _ = fs::remove_dir_all(&self.0);
+        }
+    }
+}
