@@ -48,7 +48,6 @@ pub use net::{link::LinkParams, nat::NatParams};
 pub use report::{RunReport, Verdict};
 pub use scenario::{Scenario, ScenarioError, World, star};
 
-use control as _;
 use relay as _;
 
 /// Describes and runs a world once for every seed.

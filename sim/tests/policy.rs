@@ -103,7 +103,7 @@ fn members(rng: &mut Rng) -> Vec<Member> {
             ],
             user: pick(rng, &USERS).to_owned(),
             tags: TAGS.iter().filter(|_| rng.below(4) == 0).map(|tag| (*tag).to_owned()).collect(),
-            subnets: if number == 6 { vec![SUBNET.parse().unwrap()] } else { vec![] },
+            subnets: if number == 6 { vec![SUBNET.parse().expect("a prefix")] } else { vec![] },
         })
         .collect()
 }
