@@ -95,7 +95,7 @@ fn somebody_signs_in_for_a_node_that_waits() {
     assert_eq!(code.len(), 24);
 
     let mut follow_up = world.clients[&node].registration(None);
-    follow_up.followup = response.auth_url.clone();
+    follow_up.followup = response.auth_url;
     let request = control::coordinator::Request::Register(Box::new(follow_up));
     let waits = world.begin(node, request);
     assert!(world.answer(node, waits).is_none());
