@@ -117,9 +117,16 @@ impl Node {
 
     /// The relay did not have the peer, which may be about to connect: what was sent is sent again before long.
     fn plan_relay_retry(&mut self, id: PeerId, region: RegionId, now: Instant) {
+        if self.peers.get(id).is_some_and(|peer| peer.selection().relay() == Some(region)) {
+            self.plan_retry(id, now);
+        }
+    }
+
+    /// An initiation that was lost for a reason that passes is sent again before long.
+    pub(super) fn plan_retry(&mut self, id: PeerId, now: Instant) {
         let Some(peer) = self.peers.get_mut(id) else { return };
         let is_initiating = peer.tunnel.as_ref().is_some_and(|tunnel| tunnel.is_initiating());
-        if is_initiating && peer.selection().relay() == Some(region) && peer.watch.retry_at.is_none() {
+        if is_initiating && peer.watch.retry_at.is_none() {
             let attempts = peer.watch.retries;
             peer.watch.retries = attempts.saturating_add(1);
             let pause = (RETRY_MIN * 2u32.pow(attempts.min(8))).min(RETRY_MAX);
@@ -131,6 +138,9 @@ impl Node {
     /// Tries a peer again that its relay did not have.
     pub(super) fn retry_relay(&mut self, id: PeerId, now: Instant) {
         self.with_tunnel_if_any(id, now, |tunnel, local| tunnel.retry(RETRY_MIN, local, now));
+        if self.peers.get(id).is_some_and(|peer| peer.watch.is_rekeyed) {
+            self.plan_retry(id, now);
+        }
         self.with_active_paths(id, now, |paths| paths.note_relay_connected(now));
         // The relay does not say again and again that it does not have the peer.
         if let Some(region) = self.peers.get(id).and_then(|peer| peer.selection().relay()) {
