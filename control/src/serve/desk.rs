@@ -330,11 +330,13 @@ impl<S: Store> Owner<S> {
             }
             Output::KeepAlive { stream } => {
                 // Left out where there is more to say.
-                let _ = self.streams.get(&stream).map(|open| open.orders.try_send(Order::KeepAlive));
+                let _ = self.streams.get(&stream).is_some_and(|open| open.orders.try_send(Order::KeepAlive).is_ok());
             }
             Output::Admin { id, result } => {
-                // Whoever asked may have gone.
-                let _ = self.commands.remove(&id).map(|answer| answer.send(result));
+                if let Some(answer) = self.commands.remove(&id) {
+                    // Whoever asked may have gone.
+                    let _ = answer.send(result);
+                }
             }
             Output::Close { stream } => {
                 if let Some(closed) = self.streams.remove(&stream) {

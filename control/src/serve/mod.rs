@@ -17,7 +17,7 @@ mod listen;
 mod machine_api;
 mod map_stream;
 mod metrics;
-mod noise;
+pub mod noise;
 mod objects;
 mod pages;
 mod pass;
