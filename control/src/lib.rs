@@ -5,8 +5,8 @@
 //! The other half, behind the feature `serve`, is the shell: listeners, the Noise connection, storage, and the
 //! program `mesh-control`.
 //!
-//! Of the pure half the [`policy`] stands; the program holds no more than its shape yet: nodes are configured with static
-//! peers (`meshd --static`), and it says so.
+//! In the pure half: the [`coordinator`], which owns what is known and answers; the [`store`], rows and state and the log of
+//! changes; [`policy`]; [`render`], which makes messages of views.
 
 pub mod coordinator;
 pub mod ipam;

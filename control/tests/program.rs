@@ -1,20 +1,15 @@
-//! The program says what it cannot do, in the forms that scripts rely on.
-#![cfg(feature = "serve")]
+//! The program as scripts see it: what it prints, how it ends, what it leaves.
 #![allow(clippy::disallowed_types, clippy::disallowed_methods, reason = "shell")]
 
-use std::process::{Command, Output};
+#[path = "support/program.rs"]
+mod program;
 
-#[test]
-fn what_is_missing_is_said_with_exit_code_2() {
-    let output = run(&["--json", "serve"]);
-    assert_eq!(output.status.code(), Some(2));
-    let stderr = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(stderr.lines().count(), 1, "{stderr}");
-    assert!(stderr.contains("cannot run \"serve\" yet"), "{stderr}");
-    let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
-    assert_eq!(json["error"]["code"], "not_available");
-    assert!(json["error"]["hint"].is_string());
-}
+use std::{
+    fs,
+    os::unix::fs::{FileTypeExt, PermissionsExt},
+};
+
+use program::{Running, directory, run};
 
 #[test]
 fn the_version_is_one_line_with_name_and_commit() {
@@ -26,10 +21,151 @@ fn the_version_is_one_line_with_name_and_commit() {
 }
 
 #[test]
-fn no_verb_is_a_usage_error() {
-    assert_eq!(run(&[]).status.code(), Some(2));
+fn wrong_usage_is_exit_code_2_and_one_sentence() {
+    for arguments in [
+        &[][..],
+        &["serve"],
+        &["serve", "--server-url", "ftp://c"],
+        &["serve", "--server-url", "http://c", "--relay", "none"],
+        &["serve", "--server-url", "http://c", "--config", "/nonexistent"],
+        &["keys", "create"],
+        &["policy", "check", "/nonexistent"],
+    ] {
+        let output = run(arguments);
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}: {stderr}");
+        assert_eq!(stderr.lines().count(), 1, "{arguments:?}: {stderr}");
+        assert!(stderr.starts_with("mesh-control: "), "{arguments:?}: {stderr}");
+    }
+    let output = run(&["--json", "serve"]);
+    let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(json["error"]["code"], "no-server-url");
+    assert!(json["error"]["hint"].as_str().unwrap().contains("--server-url"));
 }
 
-fn run(arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_mesh-control")).args(arguments).output().expect("the program starts")
+#[test]
+fn without_a_server_the_verbs_say_so() {
+    let socket = directory("nobody").join("s");
+    let output = run(&["--socket", socket.to_str().unwrap(), "users", "list"]);
+    assert_eq!(output.status.code(), Some(3), "{output:?}");
+    assert!(String::from_utf8(output.stderr).unwrap().contains("mesh-control serve"));
+}
+
+#[test]
+fn a_server_ends_cleanly_and_leaves_no_socket() {
+    let mut server = Running::start("end", &[]);
+    let socket = program::socket(&server.state);
+    let found = fs::symlink_metadata(&socket).unwrap();
+    assert!(found.file_type().is_socket());
+    assert_eq!(found.permissions().mode() & 0o777, 0o600);
+    for name in ["control.db", "noise.key"] {
+        assert_eq!(fs::metadata(server.state.join(name)).unwrap().permissions().mode() & 0o777, 0o600, "{name}");
+    }
+    server.signal("HUP");
+    assert_eq!(server.json(&["users", "list"]), serde_json::json!([]));
+    server.signal("INT");
+    assert_eq!(server.exit_code(), Some(0));
+    assert!(!socket.exists());
+}
+
+#[test]
+fn two_servers_do_not_share_a_state() {
+    let server = Running::start("twice", &[]);
+    let state = server.state.to_str().unwrap();
+    let map = server.state.join("derp.json");
+    let output = run(&[
+        "serve",
+        "--server-url",
+        "http://c",
+        "--listen",
+        "127.0.0.1:0",
+        "--relay",
+        "none",
+        "--derp-map",
+        map.to_str().unwrap(),
+        "--state-dir",
+        state,
+    ]);
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    assert!(String::from_utf8(output.stderr).unwrap().contains("another mesh-control"));
+}
+
+#[test]
+fn the_key_and_what_was_said_outlive_a_restart() {
+    let mut server = Running::start("again", &[]).with_user("alice");
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let key = runtime.block_on(program::server_key(server.address("http")));
+    server.signal("TERM");
+    assert_eq!(server.exit_code(), Some(0));
+    let again = Running::start_in(&server.state, &[]);
+    assert_eq!(runtime.block_on(program::server_key(again.address("http"))), key);
+    assert_eq!(again.json(&["users", "list"])[0]["loginName"], "alice");
+    assert_eq!(again.verb(&["policy", "get"]), program::ALLOW_ALL);
+}
+
+#[test]
+fn keys_are_printed_alone_and_listed_without_their_secret() {
+    let server = Running::start("keys", &[]).with_user("alice");
+    let key = server.verb(&["keys", "create", "--user", "alice", "--tags", "", "--expiry", "1h"]);
+    let (id, secret) = key.strip_prefix("tskey-auth-").unwrap().split_once('-').unwrap();
+    assert_eq!(key.lines().count(), 1);
+    let list = server.verb(&["keys", "list"]);
+    assert!(list.contains(id) && !list.contains(secret), "{list}");
+    let made = server.json(&["keys", "create", "--user", "alice", "--reusable", "--ephemeral"]);
+    assert!(made["key"].as_str().unwrap().starts_with("tskey-auth-k"));
+    assert_eq!(made["capabilities"]["devices"]["create"]["ephemeral"], true);
+    assert_eq!(server.verb(&["keys", "expire", id]), id);
+    assert_eq!(server.json(&["keys", "list"])[0]["invalid"], true);
+    for wrong in [&["keys", "expire", "kNobodyCNTRL"][..], &["keys", "create", "--user", "bob"]] {
+        let output = server.try_verb(wrong);
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+    }
+    let long = server.try_verb(&["keys", "create", "--user", "alice", "--expiry", "91d"]);
+    assert_eq!(long.status.code(), Some(1), "{long:?}");
+}
+
+#[test]
+fn a_bad_policy_is_told_with_its_place_and_changes_nothing() {
+    let server = Running::start("policy", &[]);
+    let listed = server.verb(&["nodes", "list"]);
+    assert!(listed.starts_with("no policy is stored: nothing is allowed"), "{listed}");
+    let none = server.try_verb(&["policy", "get"]);
+    assert_eq!(none.status.code(), Some(1));
+
+    let server = server.with_user("alice");
+    assert!(server.verb(&["nodes", "list"]).starts_with("NAME"));
+    let file = server.state.join("bad.json");
+    fs::write(&file, "{\n  \"acls\": [{\"action\": \"accept\", \"src\": [\"nobody\"], \"dst\": [\"*:*\"]}]\n}")
+        .unwrap();
+    for verb in ["set", "check", "diff"] {
+        let output = server.try_verb(&["policy", verb, file.to_str().unwrap()]);
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{verb}: {stderr}");
+        assert!(stderr.starts_with("line 2, column "), "{verb}: {stderr}");
+    }
+    assert_eq!(server.verb(&["policy", "get"]), program::ALLOW_ALL);
+    let explained = server.verb(&["policy", "explain", "100.64.0.1", "100.64.0.2:22"]);
+    assert!(!explained.is_empty());
+    fs::write(&file, "{\"acls\": []}").unwrap();
+    assert!(server.verb(&["policy", "diff", file.to_str().unwrap()]).starts_with("- acls entry 1"));
+    server.verb(&["policy", "set", file.to_str().unwrap()]);
+    let denied = server.try_verb(&["policy", "explain", "100.64.0.1", "100.64.0.2:22", "udp"]);
+    assert_eq!(denied.status.code(), Some(1), "{denied:?}");
+    assert!(!denied.stdout.is_empty() && denied.stderr.is_empty(), "{denied:?}");
+}
+
+#[test]
+fn a_relay_inside_is_in_the_map_and_keeps_its_certificate() {
+    let state = directory("embedded");
+    let flags = ["--relay", "embedded", "--derp-listen", "127.0.0.1:0", "--stun-listen", "127.0.0.1:0"];
+    let mut server = Running::start_in(&state, &flags);
+    assert!(server.address("derp").port() > 0 && server.address("stun").port() > 0);
+    let certificate = fs::read(state.join("relay.crt")).unwrap();
+    for name in ["relay.crt", "relay.pem", "relay.key"] {
+        assert_eq!(fs::metadata(state.join(name)).unwrap().permissions().mode() & 0o777, 0o600, "{name}");
+    }
+    server.signal("TERM");
+    assert_eq!(server.exit_code(), Some(0));
+    let _again = Running::start_in(&state, &flags);
+    assert_eq!(fs::read(state.join("relay.crt")).unwrap(), certificate);
 }

@@ -1,9 +1,80 @@
 //! Messages of the control protocol.
 
 use mesh_core::{
-    control::{Interner, NetMap, netmap},
+    control::{
+        Interner, NetMap,
+        codec::{MapReader, frame},
+        netmap,
+        noise::{Early, EarlyReader, Initiation, Initiator, Opener, Progress, Sealer},
+    },
+    key::MachinePrivate,
+    limits,
+    rng::Seed,
     time::WallTime,
 };
+
+/// A map stream says the same whether it arrives at once or in pieces, keeps no more than has come, and what it says is
+/// framed alike again. The first byte is the size of the pieces.
+///
+/// # Panics
+/// When that is not so.
+pub fn map_frames(data: &[u8]) {
+    let Some((size, data)) = data.split_first() else { return };
+    let (mut whole, mut pieces) = (MapReader::new(), MapReader::new());
+    let ended = whole.receive(data);
+    let ended_too = data.chunks(usize::from(*size).max(1)).try_for_each(|piece| pieces.receive(piece));
+    assert_eq!(ended, ended_too);
+    let mut again = Vec::new();
+    while let Some(message) = whole.pop() {
+        assert!((1..=limits::MAP_MESSAGE_BYTES).contains(&message.len()));
+        again.extend(frame(&message).expect("it was one"));
+        assert_eq!(pieces.pop(), Some(message));
+    }
+    assert_eq!(pieces.pop(), None);
+    assert!(data.starts_with(&again));
+    assert_eq!(whole.is_within_message() || ended.is_err(), again.len() < data.len());
+}
+
+/// Nobody who lacks the keys gets anything through a control connection: neither an answer to an initiation, nor a
+/// record, nor an initiation itself; and what both ends say is heard as it was said, whatever was in the way of it. The
+/// early payload ends where it says. Wrong bytes end a connection and nothing else.
+///
+/// # Panics
+/// When that is not so.
+pub fn noise_records(data: &[u8]) {
+    let mut rng = Seed::from_number(1).stream("noise", 0);
+    let (node, server) = (MachinePrivate::generate(&mut rng), MachinePrivate::generate(&mut rng));
+    assert!(Initiation::open(data, &server).is_err());
+    let start = || Initiator::start(119, &node, &server.public(), &mut Seed::from_number(1).stream("node", 0));
+    let (initiator, initiation) = start().expect("the keys are good");
+    assert!(!matches!(start().expect("the keys are good").0.read(data), Ok(Progress::Done { .. })));
+
+    let opened = Initiation::open(&initiation, &server).expect("it was made for this server");
+    let (response, mut sealer, _) = opened.respond(&mut rng).expect("the keys are good");
+    let Ok(Progress::Done { mut opener, .. }) = initiator.read(&response) else { panic!("it is the answer") };
+    hear(&mut sealer, &mut opener, data);
+    let mut heard = Vec::new();
+    // Nothing but the beginning of a record can go unnoticed.
+    if opener.open(data, &mut heard).is_ok() {
+        assert!(data.len() < 4096 && opener.is_within_record() == !data.is_empty());
+    }
+    assert!(heard.is_empty());
+
+    match EarlyReader::new().receive(data) {
+        Ok(Some((Early::Present(_), rest))) => assert!(data.ends_with(&rest)),
+        Ok(Some((Early::Absent, rest))) => assert_eq!(rest, data),
+        Ok(None) | Err(_) => {}
+    }
+}
+
+fn hear(sealer: &mut Sealer, opener: &mut Opener, said: &[u8]) {
+    let (mut wire, mut heard) = (Vec::new(), Vec::new());
+    sealer.seal(said, &mut wire).expect("there are counters left");
+    for piece in wire.chunks(said.first().map_or(1, |byte| usize::from(*byte) + 1)) {
+        opener.open(piece, &mut heard).expect("nobody changed it");
+    }
+    assert_eq!(heard, said);
+}
 
 /// A map message is read, or refused with a line that it has. What is read is written and read again, and is the same;
 /// with an interner too. Applied as the first message of a stream, told again, it changes nothing; applied to another

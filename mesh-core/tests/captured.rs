@@ -19,7 +19,10 @@ use serde_json::Value;
 
 use mesh_core::{
     control::{
-        Interner, NetMap, netmap,
+        Interner, NetMap,
+        codec::{MapReader, frame},
+        netmap,
+        noise::{Early, EarlyReader, Initiation},
         types::{
             DnsConfig, FilterRule, Hostinfo, MapRequest, MapResponse, PeerNode, RegisterRequest, RegisterResponse,
         },
@@ -30,7 +33,7 @@ use mesh_core::{
         client::{Event, Output, Start},
     },
     disco::{self, Disco, Message},
-    key::{DiscoPrivate, NodePrivate, NodePublic},
+    key::{DiscoPrivate, MachinePrivate, MachinePublic, NodePrivate, NodePublic},
     node::{PeerAddressing, PeerConfig},
     rng::Seed,
     stun,
@@ -46,7 +49,7 @@ use support::{End, config};
 type Test = fn(&Path) -> Result<(), Failed>;
 
 fn main() -> ExitCode {
-    let tests: [(&str, Test); 10] = [
+    let tests: [(&str, Test); 13] = [
         ("a_stock_initiation_opens_with_its_receivers_key", a_stock_initiation_opens_with_its_receivers_key),
         ("a_node_answers_a_stock_initiation", a_node_answers_a_stock_initiation),
         ("stock_disco_messages_open_and_are_made_alike", stock_disco_messages_open_and_are_made_alike),
@@ -55,6 +58,9 @@ fn main() -> ExitCode {
         ("stock_derp_hellos_open_with_the_relays_key", stock_derp_hellos_open_with_the_relays_key),
         ("a_client_follows_what_a_stock_relay_said", a_client_follows_what_a_stock_relay_said),
         ("stock_control_messages_are_read_and_written_alike", stock_control_messages_are_read_and_written_alike),
+        ("stock_noise_initiations_open_with_the_servers_key", stock_noise_initiations_open_with_the_servers_key),
+        ("stock_early_payloads_come_before_http2", stock_early_payloads_come_before_http2),
+        ("stock_map_frames_are_told_apart_and_made_alike", stock_map_frames_are_told_apart_and_made_alike),
         ("netmaps_follow_what_a_stock_server_said", netmaps_follow_what_a_stock_server_said),
         ("what_a_stock_client_shows_is_read_and_written_alike", what_a_stock_client_shows_is_read_and_written_alike),
     ];
@@ -267,6 +273,65 @@ fn stock_control_messages_are_read_and_written_alike(stock: &Path) -> Result<(),
     }
     assert_eq!((kinds["register request"], kinds["register response"]), (8, 8));
     assert!(kinds["map request"] > 30 && kinds["map response"] > 100, "{kinds:?}");
+    Ok(())
+}
+
+/// The initiations that a program with Tailscale's own code and stock clients made.
+fn stock_noise_initiations_open_with_the_servers_key(stock: &Path) -> Result<(), Failed> {
+    let session = json(&stock.join("crypto/noise.json"))?;
+    let text = |value: &Value| value.as_str().map(str::to_owned).ok_or("no text");
+    let message = HEXLOWER.decode(text(&session["records"][0]["hex"])?.as_bytes())?;
+    let server = MachinePrivate::from_secret_text(&text(&session["control_private"])?)?;
+    let opened = Initiation::open(&message, &server)?;
+    assert_eq!(opened.machine().to_string(), text(&session["machine_public"])?);
+    assert_eq!(Some(u64::from(opened.version())), session["protocol_version"].as_u64());
+
+    let keys = json(&stock.join("keys.json"))?;
+    let tap = MachinePrivate::from_secret_text(&text(&keys["control"]["tap"]["tap_control_private"])?)?;
+    for number in 1..=3 {
+        let upgrade = json(&stock.join(format!("control/raw/conn-{number:02}.json")))?;
+        let header = text(&upgrade["handshake_headers"]["X-Tailscale-Handshake"][0])?;
+        let opened = Initiation::open(&BASE64.decode(header.as_bytes())?, &tap)?;
+        assert_eq!(opened.machine(), text(&upgrade["client_machine"])?.parse::<MachinePublic>()?);
+        assert_eq!(Some(u64::from(opened.version())), upgrade["protocol_version"].as_u64());
+    }
+    Ok(())
+}
+
+/// What stock servers and clients say first inside Noise.
+fn stock_early_payloads_come_before_http2(stock: &Path) -> Result<(), Failed> {
+    for number in 1..=3 {
+        let said = std::fs::read(stock.join(format!("control/raw/conn-{number:02}.s2c")))?;
+        let (early, rest) = EarlyReader::new().receive(&said)?.ok_or("the payload is whole")?;
+        let Early::Present(payload) = early else { return Err("no early payload".into()) };
+        assert!(payload.node_key_challenge.starts_with("chalpub:"), "{payload:?}");
+        assert_eq!(payload.to_bytes(), said[..said.len() - rest.len()]);
+        // A SETTINGS frame (RFC 9113 §6.5) on stream 0.
+        assert_eq!((rest[3], &rest[5..9]), (4, &[0; 4][..]));
+        let asked = std::fs::read(stock.join(format!("control/raw/conn-{number:02}.c2s")))?;
+        assert_eq!(EarlyReader::new().receive(&asked)?, Some((Early::Absent, asked)));
+    }
+    Ok(())
+}
+
+/// The short messages of map streams, as they were framed.
+fn stock_map_frames_are_told_apart_and_made_alike(stock: &Path) -> Result<(), Failed> {
+    let entries = session(stock)?;
+    let messages = entries.iter().filter(|entry| entry["Kind"] == "map-message");
+    let framed: Vec<_> = messages.filter_map(|entry| entry["Hex"].as_str()).collect();
+    assert!(framed.len() > 10, "{} frames", framed.len());
+    let bytes = HEXLOWER.decode(framed.concat().as_bytes())?;
+    let mut reader = MapReader::new();
+    for piece in bytes.chunks(7) {
+        reader.receive(piece)?;
+    }
+    assert!(!reader.is_within_message());
+    let mut again = Vec::new();
+    while let Some(message) = reader.pop() {
+        assert_eq!(message[..4], [0x28, 0xb5, 0x2f, 0xfd], "a zstd frame (RFC 8878 §3.1.1)");
+        again.extend(frame(&message)?);
+    }
+    assert_eq!(again, bytes);
     Ok(())
 }
 

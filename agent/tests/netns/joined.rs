@@ -161,8 +161,20 @@ impl Agent {
         self.process = None;
     }
 
-    pub(crate) fn log(&self) -> String {
-        self.process.as_ref().map(Process::output).unwrap_or_default()
+    /// The end of what it has logged.
+    fn log(&self) -> String {
+        let all = self.process.as_ref().map(Process::output).unwrap_or_default();
+        let lines: Vec<_> = all.lines().filter(|line| !line.contains(" TRACE ")).collect();
+        lines.get(lines.len().saturating_sub(30)..).unwrap_or_default().join("\n")
+    }
+
+    /// Waits until what it needs to start alone is on disk.
+    pub(crate) fn wait_for_kept_map(&self) -> Result<()> {
+        until("the map is kept", PATIENCE, || {
+            let kept: Value = serde_json::from_str(&fs::read_to_string(self.state.join("state.json"))?)?;
+            let others = kept["Map"]["Peers"].as_array();
+            Ok(others.is_some_and(|peers| !peers.is_empty()).then_some(()))
+        })
     }
 
     /// Joins; returns how long `mesh up` took.

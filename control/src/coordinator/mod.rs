@@ -5,9 +5,9 @@
 //! has a map open learns of it by the next push: changes are gathered for a moment, then each such stream gets one
 //! message that tells how things are, made of the log from where the stream was left.
 //!
-//! * [`register`](self): registration, keys, expiry, logout, in `register`, `sign_in`, `expiry`
-//! * map requests in `map`, open streams in `streams`, what they are told in `push`
-//! * commands in `admin`, `admin_nodes`, `admin_policy`
+//! * `register`, `sign_in`, `expiry`: who is let in, and for how long
+//! * `map`, `streams`, `push`: what nodes say of themselves, their open maps, and when those are told what
+//! * `admin`, `admin_nodes`, `admin_policy`: commands
 //!
 //! Nothing is known here of sockets, of HTTP or of how messages are compressed, and nothing waits.
 //!

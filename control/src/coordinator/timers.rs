@@ -77,3 +77,26 @@ impl Timers {
         self.due.first().map(|(at, timer)| Deadline::new(*at, timer.why()))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_thing_is_due_once_and_last_set_counts() {
+        let mut timers = Timers::default();
+        let at = Instant::from_secs;
+        timers.set(Timer::Push, at(5));
+        timers.set(Timer::Open, at(2));
+        timers.set(Timer::Push, at(1));
+        timers.set(Timer::SignIn(1), at(1));
+        timers.clear(Timer::SignIn(1));
+        assert_eq!((timers.next(), timers.get(Timer::Push)), (Some(Deadline::new(at(1), "push")), Some(at(1))));
+        assert_eq!(timers.take(at(0)), None);
+        assert_eq!(
+            [timers.take(at(9)), timers.take(at(9)), timers.take(at(9))],
+            [Some(Timer::Push), Some(Timer::Open), None]
+        );
+        assert_eq!(timers.next(), None);
+    }
+}

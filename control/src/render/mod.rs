@@ -214,3 +214,28 @@ enum Kind {
     Full,
     Change,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_is_put_together_of_texts() {
+        let fragment = |text: &str| -> Fragment { text.into() };
+        let mut message = Message::default();
+        assert_eq!(message.to_json(), b"{}");
+        message.patches = vec![fragment("{\"NodeID\":3}")];
+        assert_eq!(message.to_json(), b"{\"PeersChangedPatch\":[{\"NodeID\":3}]}");
+        message.response.domain = "mesh".to_owned();
+        message.peers = vec![fragment("{\"ID\":1}"), fragment("{\"ID\":2}")];
+        let json = String::from_utf8(message.to_json()).unwrap();
+        assert_eq!(json, r#"{"Domain":"mesh","Peers":[{"ID":1},{"ID":2}],"PeersChangedPatch":[{"NodeID":3}]}"#);
+    }
+
+    #[test]
+    fn updates_may_go_to_other_threads() {
+        fn is_shared<T: Send + Sync + 'static>() {}
+        is_shared::<MapUpdate>();
+        is_shared::<Message>();
+    }
+}

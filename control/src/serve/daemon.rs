@@ -2,21 +2,24 @@
 #![allow(clippy::disallowed_types, clippy::disallowed_methods, reason = "shell")]
 
 use std::{
+    future::pending,
     io,
     net::SocketAddr,
     path::Path,
+    pin::pin,
     sync::{Arc, RwLock, atomic::AtomicU64},
     time::Duration,
 };
 
 use mesh_core::rng::Seed;
 use relay::serve::{
+    Ask, Signalled, Signals,
+    embedded::{Embedded, Place},
     failure::{Exit, Failure},
     log, print,
 };
 use tokio::{
     runtime::{Builder, Runtime},
-    signal::unix::{Signal, SignalKind, signal},
     sync::watch,
     task::JoinHandle,
     time::timeout,
@@ -26,13 +29,13 @@ use transports::{clock::Clock, notify};
 
 use super::{
     Flags,
-    config::Config,
+    config::{Config, RelayConfig},
     desk::{Desk, Owner},
     identity::{self, KeyFile},
     listen::{self, Shop, Wire},
     metrics,
     pass::Door,
-    relays,
+    relays::{self, Admission},
     render_pool::RenderPool,
     socket::AdminSocket,
     sql::{SqlStore, StoreError},
@@ -61,8 +64,11 @@ pub(super) fn serve(flags: &Flags, socket: &Path) -> Result<(), Failure> {
 async fn run(flags: &Flags, config: Config, socket: &Path, key: &KeyFile, seed: Seed) -> Result<(), Failure> {
     let signals = Signals::new()?;
     let tls = config.tls.as_ref().map(identity::tls).transpose()?;
-    let derp_map = relays::derp_map(config.derp_map.as_deref(), None)?;
+    let admission = Arc::new(Admission::default());
+    let relay = config.relay.as_ref().map(|relay| start_relay(relay, &config, &admission, &seed)).transpose()?;
+    let derp_map = relays::derp_map(config.derp_map.as_deref(), relay.as_ref().map(Embedded::region))?;
     let (owner, desk) = restore(&config, derp_map, &seed).await?;
+    admission.open(desk.clone());
     let (close, closing) = watch::channel(false);
 
     let main_wire = if tls.is_some() { Wire::Tls } else { Wire::Plain };
@@ -76,6 +82,9 @@ async fn run(flags: &Flags, config: Config, socket: &Path, key: &KeyFile, seed: 
         if let Some(listener) = listener {
             ready += &format!(" {name}={}", address(listener)?);
         }
+    }
+    if let Some((derp, stun)) = relay.as_ref().map(Embedded::addresses) {
+        ready += &format!(" derp={derp} stun={stun}");
     }
     ready += &format!(" socket={}", socket.display());
 
@@ -91,6 +100,7 @@ async fn run(flags: &Flags, config: Config, socket: &Path, key: &KeyFile, seed: 
         accepted: AtomicU64::new(0),
         refused: AtomicU64::new(0),
         conns: AtomicU64::new(0),
+        relay,
     });
     let owner = tokio::spawn(owner.run(closing));
     tokio::spawn(listen::accept(main, main_wire, Arc::clone(&shop)));
@@ -106,7 +116,7 @@ async fn run(flags: &Flags, config: Config, socket: &Path, key: &KeyFile, seed: 
     notify::ready();
     info!(url = config.server_url, "{ready}");
 
-    let ended = until_the_end(signals, owner, |signal_desk| reload(flags, &config, &shop, signal_desk)).await;
+    let ended = until_the_end(signals, owner, flags, &config, &shop).await;
     info!("ending");
     notify::stopping();
     admin.abort();
@@ -134,26 +144,46 @@ async fn run(flags: &Flags, config: Config, socket: &Path, key: &KeyFile, seed: 
 
 type OwnerTask = JoinHandle<Option<SqlStore>>;
 
-/// Waits for a signal to end; gives the owner back unless it ended by itself.
-async fn until_the_end<F>(
+/// Waits for a signal to end; gives the owner back unless a part of the server ended by itself.
+async fn until_the_end(
     mut signals: Signals,
     mut owner: OwnerTask,
-    reload: impl Fn(()) -> F,
-) -> Result<OwnerTask, Failure>
-where
-    F: Future<Output = ()>,
-{
+    flags: &Flags,
+    config: &Config,
+    shop: &Shop,
+) -> Result<OwnerTask, Failure> {
+    let lost = async {
+        match &shop.relay {
+            Some(relay) => relay.lost().await,
+            None => pending().await,
+        }
+    };
+    let mut lost = pin!(lost);
     loop {
         tokio::select! {
-            _ = signals.terminate.recv() => return Ok(owner),
-            _ = signals.interrupt.recv() => return Ok(owner),
-            _ = signals.hangup.recv() => reload(()).await,
+            signalled = signals.next() => match signalled {
+                Signalled::End => return Ok(owner),
+                Signalled::Reload => reload(flags, config, shop).await,
+            },
+            failure = &mut lost => return Err(failure),
             ended = &mut owner => {
                 let why = ended.map_or_else(|error| error.to_string(), |_| "nobody asked it to".to_owned());
                 return Err(Failure::new(Exit::Bug, "lost-owner", format!("the coordinator ended by a bug: {why}")));
             }
         }
     }
+}
+
+fn start_relay(
+    relay: &RelayConfig,
+    config: &Config,
+    admission: &Arc<Admission>,
+    seed: &Seed,
+) -> Result<Embedded, Failure> {
+    let place =
+        Place { state_dir: &config.state_dir, host: &relay.host, listen: relay.listen, stun_listen: relay.stun_listen };
+    let ask: Arc<dyn Ask> = Arc::<Admission>::clone(admission);
+    Embedded::start(&place, ask, seed.child("relay", 0))
 }
 
 async fn restore(
@@ -187,14 +217,15 @@ async fn restore(
 }
 
 /// Reads the configuration again and takes over what can change under way: the certificate and the relays.
-async fn reload(flags: &Flags, old: &Config, shop: &Shop, (): ()) {
+async fn reload(flags: &Flags, old: &Config, shop: &Shop) {
     let read = || {
         let new = flags.config()?;
         for name in old.fixed_changes(&new) {
             warn!("{name}: the change counts from the next start");
         }
         let tls = old.tls.as_ref().map(identity::tls).transpose()?;
-        Ok::<_, Failure>((tls, relays::derp_map(old.derp_map.as_deref(), None)?))
+        let region = shop.relay.as_ref().map(Embedded::region);
+        Ok::<_, Failure>((tls, relays::derp_map(old.derp_map.as_deref(), region)?))
     };
     match read() {
         Ok((tls, derp_map)) => {
@@ -227,23 +258,6 @@ fn warn_of_plain_http(config: &Config) {
              force TLS when they connect again within two minutes, so they will not come back; give --tls-cert and \
              --tls-key"
         );
-    }
-}
-
-struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-    hangup: Signal,
-}
-
-impl Signals {
-    fn new() -> Result<Self, Failure> {
-        let open = |kind| signal(kind).map_err(|error| bug(&error));
-        Ok(Self {
-            terminate: open(SignalKind::terminate())?,
-            interrupt: open(SignalKind::interrupt())?,
-            hangup: open(SignalKind::hangup())?,
-        })
     }
 }
 

@@ -4,7 +4,7 @@
 use std::{
     convert::Infallible,
     io,
-    net::{SocketAddr, TcpListener as StdTcpListener},
+    net::TcpListener as StdTcpListener,
     sync::{
         Arc, PoisonError, RwLock,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -18,6 +18,7 @@ use mesh_core::{
     key::{MachinePrivate, MachinePublic},
     rng::Seed,
 };
+use relay::serve::embedded::Embedded;
 use rustls::ServerConfig;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::{
@@ -57,6 +58,8 @@ pub(super) struct Shop {
     pub(super) accepted: AtomicU64,
     pub(super) refused: AtomicU64,
     pub(super) conns: AtomicU64,
+    /// The relay in this process.
+    pub(super) relay: Option<Embedded>,
 }
 
 impl Shop {
@@ -129,7 +132,7 @@ async fn serve(socket: TcpStream, wire: Wire, shop: Arc<Shop>, pass: Arc<Pass>) 
     }
 }
 
-async fn requests<S>(stream: S, wire: Wire, shop: Arc<Shop>, pass: Arc<Pass>)
+pub(super) async fn requests<S>(stream: S, wire: Wire, shop: Arc<Shop>, pass: Arc<Pass>)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -154,9 +157,4 @@ fn prepare(socket: &TcpStream) -> io::Result<()> {
     let socket = SockRef::from(socket);
     socket.set_tcp_user_timeout(Some(USER_TIMEOUT))?;
     socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE))
-}
-
-/// Where a listener is.
-pub(super) fn address(listener: &StdTcpListener) -> io::Result<SocketAddr> {
-    listener.local_addr()
 }

@@ -80,6 +80,9 @@ fn text(look: &Look, shop: &Shop) -> String {
         // Writing to a string does not fail.
         let _ = write!(text, "# TYPE mesh_control_{name} {kind}\nmesh_control_{name} {value}\n");
     }
+    if let Some(relay) = &shop.relay {
+        text += &relay.metrics();
+    }
     text
 }
 

@@ -23,8 +23,8 @@ thread_local! {
     static SCRATCH: RefCell<Vec<u8>> = RefCell::new(vec![0; READ_BYTES]);
 }
 
-/// The server's end of a stream in records.
-pub(super) struct NoiseStream<S> {
+/// One end of a stream in records.
+pub struct NoiseStream<S> {
     inner: S,
     sealer: Sealer,
     opener: Opener,
@@ -38,7 +38,8 @@ pub(super) struct NoiseStream<S> {
 
 impl<S> NoiseStream<S> {
     /// The stream after a handshake; `first` is written as it is before anything else.
-    pub(super) fn new(inner: S, sealer: Sealer, opener: Opener, first: Vec<u8>) -> Self {
+    #[must_use]
+    pub fn new(inner: S, sealer: Sealer, opener: Opener, first: Vec<u8>) -> Self {
         Self { inner, sealer, opener, plain: Vec::new(), read: 0, sealed: first, written: 0 }
     }
 }

@@ -1,13 +1,62 @@
-//! The relays that nodes are told of: those of `--derp-map`, and the one in this process.
+//! The relays that nodes are told of: those of `--derp-map`, and the one in this process, which asks here who may connect.
 #![allow(clippy::disallowed_types, clippy::disallowed_methods, reason = "shell")]
 
-use std::{collections::BTreeMap, fs, path::Path, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::Path,
+    pin::Pin,
+    sync::{Arc, OnceLock},
+};
 
-use mesh_core::derp::{DerpMap, DerpRegion};
-use relay::serve::failure::{Exit, Failure};
+use mesh_core::{
+    derp::{DerpMap, DerpRegion},
+    key::NodePublic,
+};
+use relay::{
+    admission,
+    serve::{
+        Ask,
+        failure::{Exit, Failure},
+    },
+};
+
+use super::desk::Desk;
+use crate::{
+    coordinator::{Command, Reply},
+    store::Principal,
+};
 
 /// Bytes of a DERP map that are read; the largest published one has some 20 KiB. At the bound it is refused.
 const MAP_BYTES: u64 = 4 << 20;
+
+/// Who may connect to the embedded relay, which is there before anybody can say.
+#[derive(Default)]
+pub(super) struct Admission {
+    desk: OnceLock<Desk>,
+}
+
+impl Admission {
+    /// From now on the coordinator says it.
+    pub(super) fn open(&self, desk: Desk) {
+        // Opened once.
+        let _ = self.desk.set(desk);
+    }
+}
+
+impl Ask for Admission {
+    fn ask(&self, node: NodePublic) -> Pin<Box<dyn Future<Output = admission::Admission> + Send + '_>> {
+        Box::pin(async move {
+            let Some(desk) = self.desk.get() else { return admission::Admission::Unreachable };
+            match desk.command(Principal::Server, Command::Verify { node }).await {
+                Ok(Ok(Reply::Verdict(true))) => admission::Admission::Allowed,
+                Ok(Ok(Reply::Verdict(false))) => admission::Admission::Refused,
+                Ok(_) => admission::Admission::Unclear,
+                Err(_) => admission::Admission::Unreachable,
+            }
+        })
+    }
+}
 
 /// The map of a file, and the embedded relay's region in it.
 pub(super) fn derp_map(file: Option<&Path>, embedded: Option<&DerpRegion>) -> Result<Arc<DerpMap>, Failure> {

@@ -144,3 +144,41 @@ impl ChangeLog {
         Some(self.entries.iter().skip(skip).cloned().collect())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_log_tells_all_since_a_version_or_that_it_cannot() {
+        let mut log = ChangeLog::default();
+        assert_eq!(log.since(Version(0)).unwrap().len(), 0);
+        let versions: Vec<_> = (0..limits::LOG_ENTRIES).map(|_| log.add(What::Relays)).collect();
+        assert_eq!((versions[0], log.version()), (Version(1), *versions.last().unwrap()));
+        assert_eq!(log.since(Version(0)).unwrap().len(), limits::LOG_ENTRIES);
+        let last = log.add(What::Relays);
+        assert!(log.since(Version(0)).is_none());
+        let told: Vec<_> = log.since(Version(last.0 - 2)).unwrap().iter().map(|entry| entry.version.0).collect();
+        assert_eq!(told, [last.0 - 1, last.0]);
+    }
+
+    #[test]
+    fn few_policies_are_kept() {
+        let mut log = ChangeLog::default();
+        let book = Arc::new(Rulebook::new(Arc::default(), [], []));
+        for _ in 0..=limits::LOG_POLICIES {
+            let change = PolicyChange { affected: Affected::default(), before: book.clone(), after: book.clone() };
+            log.add(What::Relays);
+            log.add(What::Policy(Box::new(change)));
+        }
+        assert!(log.since(Version(1)).is_none());
+        assert_eq!(log.since(Version(2)).unwrap().len(), 2 * limits::LOG_POLICIES);
+    }
+
+    #[test]
+    fn parts_are_joined_and_taken_away() {
+        let parts = Parts::KEY | Parts::ONLINE;
+        assert!(parts.has(Parts::KEY) && !parts.has(Parts::HOME) && parts.has(Parts::HOME | Parts::ONLINE));
+        assert!(parts.without(Parts::KEY).without(Parts::ONLINE).is_empty());
+    }
+}

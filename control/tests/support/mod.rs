@@ -283,6 +283,12 @@ impl World {
         self.update_with(client, request);
     }
 
+    /// A client comes by another connection; the one before is not known to be dead.
+    pub(crate) fn reconnect(&mut self, client: u32, conn: u64) {
+        self.conns.insert(ConnId(conn), client);
+        self.clients.get_mut(&client).unwrap().conn = ConnId(conn);
+    }
+
     /// The connection of a client ends.
     pub(crate) fn hang_up(&mut self, client: u32) {
         let conn = ConnId(self.number());

@@ -39,8 +39,10 @@ pub(super) struct Peer {
 pub(super) struct Watch {
     /// Data waits for an answer: does one come?
     pub(super) answer_at: Option<Instant>,
-    /// The relay did not have the peer: it is tried again then.
+    /// The relay did not have the peer, or the peer may not know our key yet: it is tried again then.
     pub(super) retry_at: Option<Instant>,
+    /// Our key is another since the last session.
+    pub(super) is_rekeyed: bool,
     /// Such tries since there was a session.
     pub(super) retries: u32,
     /// The paths are dropped when they have not been used until then.

@@ -119,10 +119,16 @@ impl Node {
 
     /// The relay did not have the peer, which may be about to connect: what was sent is sent again before long.
     fn plan_relay_retry(&mut self, id: PeerId, region: RegionId, now: Instant) {
+        if self.peers.get(id).is_some_and(|peer| peer.selection().relay() == Some(region)) {
+            self.plan_retry(id, now);
+        }
+    }
+
+    /// An initiation that was lost for a reason that passes is sent again before long.
+    pub(super) fn plan_retry(&mut self, id: PeerId, now: Instant) {
         let Some(peer) = self.peers.get_mut(id) else { return };
         let is_initiating = peer.tunnel.as_ref().is_some_and(|tunnel| tunnel.is_initiating());
-        let is_due = peer.watch.retry_at.is_none() && peer.watch.retries < RETRIES_MAX;
-        if is_initiating && peer.selection().relay() == Some(region) && is_due {
+        if is_initiating && peer.watch.retry_at.is_none() && peer.watch.retries < RETRIES_MAX {
             let pause = (RETRY_MIN * 2u32.pow(peer.watch.retries)).min(RETRY_MAX);
             peer.watch.retries += 1;
             peer.watch.retry_at = Some(now + pause);
@@ -133,6 +139,9 @@ impl Node {
     /// Tries a peer again that its relay did not have.
     pub(super) fn retry_relay(&mut self, id: PeerId, now: Instant) {
         self.with_tunnel_if_any(id, now, |tunnel, local| tunnel.retry(RETRY_MIN, local, now));
+        if self.peers.get(id).is_some_and(|peer| peer.watch.is_rekeyed) {
+            self.plan_retry(id, now);
+        }
         // The relay does not say again and again that it does not have the peer.
         if let Some(region) = self.peers.get(id).and_then(|peer| peer.selection().relay()) {
             self.plan_relay_retry(id, region, now);

@@ -143,6 +143,7 @@ impl Node {
                 tunnel::Output::Established => {
                     peer.last_handshake = Some(now);
                     has_come |= core::mem::take(&mut peer.watch.retries) > 0;
+                    peer.watch.is_rekeyed = false;
                     self.outbox.push_back(Output::Event(Event::SessionEstablished { peer: peer.config.key }));
                 }
                 tunnel::Output::GaveUp { packets } => {

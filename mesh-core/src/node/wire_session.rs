@@ -413,6 +413,12 @@ impl Node {
             let preshared_key = peer.config.preshared_key.clone().unwrap_or_default();
             let Some(remote) = Remote::new(&identity, peer.config.key, preshared_key) else { continue };
             self.with_tunnel_if_any(id, now, |tunnel, local| tunnel.set_remote(remote, local, now));
+            // Peers may hear of the new key from control only after this.
+            if let Some(peer) = self.peers.get_mut(id) {
+                peer.watch.is_rekeyed = true;
+                peer.watch.retries = 0;
+            }
+            self.plan_retry(id, now);
         }
         self.outbox.push_back(Output::Event(Event::KeyChanged(node)));
     }

@@ -181,10 +181,10 @@ async fn relay(
 }
 
 fn ask(shop: &Shop, node: NodePublic, from: SocketAddr) -> JoinHandle<Admission> {
-    let verifier = shop.verifier.clone();
+    let asker = shop.asker.clone();
     tokio::spawn(async move {
-        match verifier {
-            Some(verifier) => verifier.ask(&node, from.ip()).await,
+        match asker {
+            Some(asker) => asker.ask(&node, from.ip()).await,
             None => Admission::Unreachable,
         }
     })

@@ -2,6 +2,7 @@
 #![allow(clippy::disallowed_types, clippy::disallowed_methods, reason = "shell")]
 
 use std::{
+    future::{Future, pending},
     io,
     net::{SocketAddr, TcpListener as StdTcpListener, UdpSocket as StdUdpSocket},
     panic::AssertUnwindSafe,
@@ -33,7 +34,7 @@ use transports::{
 use super::{
     failure::{Exit, Failure},
     http, link,
-    verify::Verifier,
+    verify::Asker,
 };
 use crate::{directory::ConnId, gate::Pass, hub::Hub, limits, stun};
 
@@ -65,7 +66,7 @@ pub(super) struct Shop {
     pub(super) net: Net,
     pub(super) hub: Arc<Hub>,
     pub(super) tls: RwLock<Option<Arc<ServerConfig>>>,
-    pub(super) verifier: Option<Verifier>,
+    pub(super) asker: Option<Asker>,
 }
 
 impl Shop {
@@ -80,79 +81,129 @@ impl Shop {
     }
 }
 
-/// Serves until a signal says to end; `reload` is called when one says to read the configuration again.
-pub(super) fn serve(addresses: &Addresses, shop: &Arc<Shop>, reload: impl Fn(&Shop)) -> Result<(), Failure> {
-    let cores = thread::available_parallelism().map_or(1, usize::from);
-    // Listeners that share a port would share it with another relay too: find out first.
-    drop(StdTcpListener::bind(addresses.derp).map_err(|error| in_use(addresses.derp, &error))?);
-    let first = shared_tcp(addresses.derp)?;
-    // Port 0 stands for one that is free: the others take the same.
-    let derp = first.local_addr().map_err(|error| bug(&error))?;
-    let mut listeners = vec![first];
-    for _ in 1..cores {
-        listeners.push(shared_tcp(derp)?);
-    }
-    let stun = udp(addresses.stun)?;
-    let metrics = addresses.metrics.map(tcp).transpose()?;
-    let mut ready = format!("ready derp={derp} stun={}", stun.local_addr().map_err(|error| bug(&error))?);
-    if let Some(metrics) = &metrics {
-        ready += &format!(" metrics={}", metrics.local_addr().map_err(|error| bug(&error))?);
+/// A relay that accepts connections.
+pub(super) struct Running {
+    pub(super) derp: SocketAddr,
+    pub(super) stun: SocketAddr,
+    pub(super) metrics: Option<SocketAddr>,
+    close: watch::Sender<bool>,
+    threads: Vec<thread::JoinHandle<()>>,
+    lost: Arc<Notify>,
+}
+
+impl Running {
+    /// Opens the sockets and starts a thread for each core, and one for what is asked seldom.
+    pub(super) fn start(addresses: &Addresses, shop: &Arc<Shop>) -> Result<Self, Failure> {
+        let cores = thread::available_parallelism().map_or(1, usize::from);
+        // Listeners that share a port would share it with another relay too: find out first.
+        drop(StdTcpListener::bind(addresses.derp).map_err(|error| in_use(addresses.derp, &error))?);
+        let first = shared_tcp(addresses.derp)?;
+        // Port 0 stands for one that is free: the others take the same.
+        let derp = first.local_addr().map_err(|error| bug(&error))?;
+        let mut listeners = vec![first];
+        for _ in 1..cores {
+            listeners.push(shared_tcp(derp)?);
+        }
+        let stun = udp(addresses.stun)?;
+        let metrics = addresses.metrics.map(tcp).transpose()?;
+        let (close, closing) = watch::channel(false);
+        let mut running = Self {
+            derp,
+            stun: stun.local_addr().map_err(|error| bug(&error))?,
+            metrics: metrics.as_ref().map(StdTcpListener::local_addr).transpose().map_err(|error| bug(&error))?,
+            close,
+            threads: Vec::new(),
+            lost: Arc::new(Notify::new()),
+        };
+        let ids = Arc::new(AtomicU64::new(0));
+        for listener in listeners {
+            running.spawn(accept_on(listener, Arc::clone(shop), Arc::clone(&ids), closing.clone()))?;
+        }
+        running.spawn(answer_others(stun, metrics, Arc::clone(&shop.hub), closing))?;
+        Ok(running)
     }
 
-    let (close, closing) = watch::channel(false);
-    let (ids, lost) = (Arc::new(AtomicU64::new(0)), Arc::new(Notify::new()));
-    let mut threads = Vec::new();
-    for listener in listeners {
-        let (shop, ids, until) = (Arc::clone(shop), Arc::clone(&ids), closing.clone());
-        let accept = async move {
-            match HostListener::from_std(listener) {
-                Ok(listener) => accept(TcpListener::Host(listener), shop, ids, until).await,
-                Err(error) => error!(%error, "cannot listen"),
-            }
-        };
-        let (runtime, closing, lost) = (runtime()?, closing.clone(), Arc::clone(&lost));
-        threads.push(thread::spawn(move || {
-            let ended = std::panic::catch_unwind(AssertUnwindSafe(|| runtime.block_on(accept)));
+    /// Runs a part of the relay on a thread of its own.
+    fn spawn(&mut self, work: impl Future<Output = ()> + Send + 'static) -> Result<(), Failure> {
+        let (runtime, closing, lost) = (runtime()?, self.close.subscribe(), Arc::clone(&self.lost));
+        self.threads.push(thread::spawn(move || {
+            let ended = std::panic::catch_unwind(AssertUnwindSafe(|| runtime.block_on(work)));
             if ended.is_err() || !*closing.borrow() {
                 lost.notify_one();
             }
         }));
+        Ok(())
+    }
+
+    /// Waits until a thread has ended by itself, which is a bug.
+    pub(super) async fn lost(&self) -> Failure {
+        self.lost.notified().await;
+        Failure::new(Exit::Bug, "lost-thread", "a thread of the relay ended by itself")
+    }
+
+    /// Says last words to all clients and ends.
+    pub(super) fn stop(self) -> Result<(), Failure> {
+        // Nobody listens when all threads have ended already.
+        let _ = self.close.send(true);
+        for thread in self.threads {
+            if thread.join().is_err() {
+                return Err(Failure::new(Exit::Bug, "panic", "a thread of the relay panicked"));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Serves until a signal says to end; `reload` is called when one says to read the configuration again.
+pub(super) fn serve(addresses: &Addresses, shop: &Arc<Shop>, reload: impl Fn(&Shop)) -> Result<(), Failure> {
+    let running = Running::start(addresses, shop)?;
+    let mut ready = format!("ready derp={} stun={}", running.derp, running.stun);
+    if let Some(metrics) = running.metrics {
+        ready += &format!(" metrics={metrics}");
     }
     runtime()?.block_on(async {
-        let signals = Signals::new()?;
-        tokio::spawn(answer_stun(UdpSocket::from_std(stun).map_err(|error| bug(&error))?, Arc::clone(&shop.hub)));
-        if let Some(metrics) = metrics {
-            let metrics = HostListener::from_std(metrics).map_err(|error| bug(&error))?;
-            tokio::spawn(serve_metrics(metrics, Arc::clone(&shop.hub)));
-        }
+        let mut signals = Signals::new()?;
         super::print(&ready);
         notify::ready();
-        info!(%derp, cores, "ready");
-        tokio::select! {
-            () = signals.until_the_end(|| reload(shop)) => Ok(()),
-            () = lost.notified() => Err(Failure::new(Exit::Bug, "lost-thread", "a thread of the relay ended by itself")),
+        info!("{ready}");
+        loop {
+            tokio::select! {
+                signalled = signals.next() => match signalled {
+                    Signalled::End => return Ok(()),
+                    Signalled::Reload => reload(shop),
+                },
+                failure = running.lost() => return Err(failure),
+            }
         }
     })?;
     info!("ending");
     notify::stopping();
-    // Nobody listens when all threads have ended already.
-    let _ = close.send(true);
-    for thread in threads {
-        if thread.join().is_err() {
-            return Err(Failure::new(Exit::Bug, "panic", "a thread of the relay panicked"));
-        }
-    }
-    Ok(())
+    running.stop()
 }
 
-struct Signals {
+/// The signals that a server heeds.
+#[derive(Debug)]
+pub struct Signals {
     terminate: Signal,
     interrupt: Signal,
     hangup: Signal,
 }
 
+/// What a signal says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Signalled {
+    /// End.
+    End,
+    /// Read the configuration again.
+    Reload,
+}
+
 impl Signals {
-    fn new() -> Result<Self, Failure> {
+    /// Heeds them from now on. Needs a tokio runtime.
+    ///
+    /// # Errors
+    /// When the system refuses, which it does not for these.
+    pub fn new() -> Result<Self, Failure> {
         let open = |kind| signal(kind).map_err(|error| bug(&error));
         Ok(Self {
             terminate: open(SignalKind::terminate())?,
@@ -161,18 +212,50 @@ impl Signals {
         })
     }
 
-    async fn until_the_end(mut self, reload: impl Fn()) {
-        loop {
-            tokio::select! {
-                _ = self.terminate.recv() => return,
-                _ = self.interrupt.recv() => return,
-                _ = self.hangup.recv() => reload(),
-            }
+    /// Waits for the next one.
+    pub async fn next(&mut self) -> Signalled {
+        tokio::select! {
+            _ = self.terminate.recv() => Signalled::End,
+            _ = self.interrupt.recv() => Signalled::End,
+            _ = self.hangup.recv() => Signalled::Reload,
         }
     }
 }
 
+/// Answers STUN and whoever asks for metrics, until the relay ends.
+async fn answer_others(
+    stun: StdUdpSocket,
+    metrics: Option<StdTcpListener>,
+    hub: Arc<Hub>,
+    mut closing: watch::Receiver<bool>,
+) {
+    let open = || Ok::<_, io::Error>((UdpSocket::from_std(stun)?, metrics.map(HostListener::from_std).transpose()?));
+    let (stun, metrics) = match open() {
+        Ok(open) => open,
+        Err(error) => return error!(%error, "cannot listen"),
+    };
+    let metrics = async {
+        match metrics {
+            Some(metrics) => serve_metrics(metrics, Arc::clone(&hub)).await,
+            None => pending().await,
+        }
+    };
+    tokio::select! {
+        () = answer_stun(stun, Arc::clone(&hub)) => {}
+        () = metrics => {}
+        _ = closing.wait_for(|closing| *closing) => {}
+    }
+}
+
 /// Runs one core until the daemon ends, and a little longer for last words.
+async fn accept_on(listener: StdTcpListener, shop: Arc<Shop>, ids: Arc<AtomicU64>, closing: watch::Receiver<bool>) {
+    match HostListener::from_std(listener) {
+        Ok(listener) => accept(TcpListener::Host(listener), shop, ids, closing).await,
+        Err(error) => error!(%error, "cannot listen"),
+    }
+}
+
+/// The same on a listener of any network.
 pub(super) async fn accept(
     listener: TcpListener,
     shop: Arc<Shop>,
@@ -285,7 +368,7 @@ async fn serve_metrics(listener: HostListener, hub: Arc<Hub>) {
 }
 
 /// Counters, and what is the case now.
-fn metrics(hub: &Hub) -> String {
+pub(super) fn metrics(hub: &Hub) -> String {
     let (connections, ungreeted) = hub.connections();
     let clients = hub.directory.len();
     let now = format!(

@@ -6,6 +6,7 @@
 #![allow(clippy::disallowed_types, clippy::disallowed_methods, reason = "shell")]
 
 mod config;
+pub mod embedded;
 pub mod failure;
 mod http;
 mod identity;
@@ -40,8 +41,9 @@ use failure::{Exit, Failure};
 use identity::Certificate;
 pub use identity::write_secret;
 use listen::Shop;
-pub use listen::tcp;
-use verify::Verifier;
+pub use listen::{Signalled, Signals, tcp};
+pub use verify::Ask;
+use verify::{Asker, Verifier};
 
 const NAME: &str = "mesh-relay";
 
@@ -135,8 +137,8 @@ impl Config {
 
 fn serve(flags: &Flags) -> Result<(), Failure> {
     let config = flags.config()?;
-    let verifier = match &config.admit {
-        Some(Admit::Asked(url)) => Some(Verifier::new(url)?),
+    let asker = match &config.admit {
+        Some(Admit::Asked(url)) => Some(Asker::Url(Verifier::new(url)?)),
         Some(Admit::Everybody) => None,
         None => {
             return Err(Failure::new(Exit::Usage, "no-policy", "who may connect is not said")
@@ -147,13 +149,13 @@ fn serve(flags: &Flags) -> Result<(), Failure> {
     let key = identity::load_or_make_key(&config.state_dir)?;
     let seed = transports::entropy::seed()
         .map_err(|error| Failure::new(Exit::Bug, "entropy", format!("the system has no randomness: {error}")))?;
-    let policy = if verifier.is_some() { Policy::Ask } else { Policy::Open };
+    let policy = if asker.is_some() { Policy::Ask } else { Policy::Open };
     let hub = Arc::new(Hub::new(hub::Config { key, policy, rate: config.client_rate, seed }));
     let tls = config.certificate()?.map(|certificate| certificate.into_config(&hub.public)).transpose()?;
     // Each client is an open file.
     let _ = rlimit::increase_nofile_limit(u64::MAX);
     let addresses = listen::Addresses { derp: config.listen, stun: config.stun_listen, metrics: config.metrics_listen };
-    let shop = Shop { net: Net::Host, hub, tls: RwLock::new(tls), verifier };
+    let shop = Shop { net: Net::Host, hub, tls: RwLock::new(tls), asker };
     listen::serve(&addresses, &Arc::new(shop), |shop| match reload(flags, &config, shop) {
         Ok(()) => info!("configuration read again"),
         Err(failure) => {
@@ -165,7 +167,7 @@ fn serve(flags: &Flags) -> Result<(), Failure> {
 /// One core's share of a relay without TLS: serves the clients of one listener until `closing` becomes true. For whoever
 /// brings a network of their own.
 pub async fn serve_clients(listener: TcpListener, net: Net, hub: Arc<Hub>, closing: watch::Receiver<bool>) {
-    let shop = Shop { net, hub, tls: RwLock::new(None), verifier: None };
+    let shop = Shop { net, hub, tls: RwLock::new(None), asker: None };
     listen::accept(listener, Arc::new(shop), Arc::default(), closing).await;
 }
 
@@ -185,37 +187,65 @@ fn reload(flags: &Flags, old: &Config, shop: &Shop) -> Result<(), Failure> {
 }
 
 fn derp_map(config: &Config) -> Result<(), Failure> {
-    let mut node = serde_json::json!({
-        "Name": format!("{}a", config.region_id),
-        "RegionID": config.region_id,
-        "HostName": config.host,
-    });
-    if let Some(pin) = config.pin()? {
-        node["CertName"] = pin.into();
-    }
-    for ip in addresses_of(&config.host) {
-        let field = if ip.is_ipv4() { "IPv4" } else { "IPv6" };
-        if node[field].is_null() {
-            node[field] = ip.to_string().into();
-        }
-    }
-    if config.listen.port() != 443 {
-        node["DERPPort"] = config.listen.port().into();
-    }
-    if config.stun_listen.port() != 3478 {
-        node["STUNPort"] = config.stun_listen.port().into();
-    }
-    if config.tls == Tls::None {
-        node["InsecureForTests"] = true.into();
-    }
-    let region = serde_json::json!({
-        "RegionID": config.region_id,
-        "RegionCode": config.region_code,
-        "RegionName": config.region_code,
-        "Nodes": [node],
-    });
-    print(&region.to_string());
+    let region = Region {
+        id: config.region_id,
+        code: &config.region_code,
+        host: &config.host,
+        derp_port: config.listen.port(),
+        stun_port: config.stun_listen.port(),
+        pin: config.pin()?,
+        is_plain: config.tls == Tls::None,
+    };
+    print(&region.to_json().to_string());
     Ok(())
+}
+
+/// What clients are told of a relay.
+struct Region<'a> {
+    id: u16,
+    code: &'a str,
+    host: &'a str,
+    derp_port: u16,
+    stun_port: u16,
+    /// `sha256-raw:` and a hash, when they are to pin the certificate.
+    pin: Option<String>,
+    /// There is no TLS.
+    is_plain: bool,
+}
+
+impl Region<'_> {
+    /// The region of a DERP map.
+    fn to_json(&self) -> serde_json::Value {
+        let mut node = serde_json::json!({
+            "Name": format!("{}a", self.id),
+            "RegionID": self.id,
+            "HostName": self.host,
+        });
+        if let Some(pin) = &self.pin {
+            node["CertName"] = pin.as_str().into();
+        }
+        for ip in addresses_of(self.host) {
+            let field = if ip.is_ipv4() { "IPv4" } else { "IPv6" };
+            if node[field].is_null() {
+                node[field] = ip.to_string().into();
+            }
+        }
+        if self.derp_port != 443 {
+            node["DERPPort"] = self.derp_port.into();
+        }
+        if self.stun_port != 3478 {
+            node["STUNPort"] = self.stun_port.into();
+        }
+        if self.is_plain {
+            node["InsecureForTests"] = true.into();
+        }
+        serde_json::json!({
+            "RegionID": self.id,
+            "RegionCode": self.code,
+            "RegionName": self.code,
+            "Nodes": [node],
+        })
+    }
 }
 
 /// The host's addresses when it is one or resolves now; a map without them is good too, clients resolve themselves.

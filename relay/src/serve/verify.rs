@@ -1,7 +1,7 @@
 //! Asks a URL whether a node may connect: a POST, as derper does it, to headscale's or our own `/verify`.
 #![allow(clippy::disallowed_types, clippy::disallowed_methods, reason = "shell")]
 
-use std::{error::Error, net::IpAddr, sync::Arc};
+use std::{error::Error, net::IpAddr, pin::Pin, sync::Arc};
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
@@ -31,6 +31,33 @@ const ANSWER_BYTES: usize = 4 << 10;
 
 /// Why there is no answer. What a person wants to know is in its text.
 type Problem = Box<dyn Error + Send + Sync>;
+
+/// Who is asked.
+#[derive(Clone)]
+pub(super) enum Asker {
+    /// A URL.
+    Url(Verifier),
+    /// The program that the relay is a part of.
+    Program(Arc<dyn Ask>),
+}
+
+/// Somebody who knows who may connect.
+pub trait Ask: Send + Sync {
+    /// Whether a node may.
+    fn ask(&self, node: NodePublic) -> Pin<Box<dyn Future<Output = Admission> + Send + '_>>;
+}
+
+impl Asker {
+    /// Asks. What is not a clear answer in time is none.
+    pub(super) async fn ask(&self, node: &NodePublic, source: IpAddr) -> Admission {
+        match self {
+            Self::Url(verifier) => verifier.ask(node, source).await,
+            Self::Program(program) => {
+                timeout(limits::ADMISSION, program.ask(*node)).await.unwrap_or(Admission::Unreachable)
+            }
+        }
+    }
+}
 
 /// Where to ask.
 #[derive(Clone)]
@@ -74,7 +101,7 @@ impl Verifier {
     }
 
     /// Asks. What is not a clear answer in time is none.
-    pub(super) async fn ask(&self, node: &NodePublic, source: IpAddr) -> Admission {
+    async fn ask(&self, node: &NodePublic, source: IpAddr) -> Admission {
         match timeout(limits::ADMISSION, self.exchange(node, source)).await {
             Ok(Ok(admission)) => admission,
             Ok(Err(problem)) => {

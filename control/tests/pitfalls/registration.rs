@@ -1,0 +1,306 @@
+//! Pitfalls of registration: p01 to p04, p10 to p13, p23, p30, p31, p36.
+
+use core::time::Duration;
+use std::collections::BTreeSet;
+
+use control::{
+    coordinator::{Command, Endpoint, Refusal, Request, Response},
+    limits,
+};
+use mesh_core::{
+    control::types::{MapRequest, NetInfo, RegisterRequest},
+    time::WallTime,
+};
+
+use crate::support::{self, World};
+
+const HALF_A_YEAR: u64 = 180 * 24 * 3600;
+
+#[test]
+fn p01_every_host_gets_a_name_that_dns_can_carry() {
+    let mut world = World::open();
+    let key = world.key(true, false, &[]);
+    let hostile = ["", "..", "a..b", "-x-", "UPPER case", &"long".repeat(80), "ümläut", "x\n\0y", "host1"];
+    for (number, hostname) in (1..).zip(hostile) {
+        world.client(number);
+        world.clients.get_mut(&number).unwrap().hostinfo.hostname = hostname.into();
+        world.register(number, Some(&key));
+        world.stream(number);
+        world.update(number, &[]);
+    }
+    world.settle();
+    let map = &world.clients[&1].map;
+    assert_eq!(map.peers().len(), hostile.len() - 1);
+    let names: BTreeSet<_> = map.peers().values().map(|peer| peer.name.clone()).collect();
+    assert_eq!(names.len(), map.peers().len(), "no two have one name");
+    for name in names {
+        let name = name.strip_suffix('.').expect("a dot at the end");
+        assert!(name.len() <= 253 && name.split('.').all(control::names::is_label), "{name}");
+    }
+}
+
+#[test]
+fn p02_no_expiry_is_none_at_both_borders() {
+    let mut world = World::open();
+    let (user_key, tag_key) = (world.key(true, false, &[]), world.key(true, false, &["tag:a"]));
+    let zero = r#"{"Version":145,"Expiry":"0001-01-01T00:00:00Z"}"#;
+    let parsed: RegisterRequest = serde_json::from_str(zero).unwrap();
+    assert_eq!(parsed.expiry, None);
+    let (alice, tagged) = (world.join(1, &user_key), world.join(2, &tag_key));
+    world.settle();
+    let expected = world.row(alice).created.as_unix_nanos() + HALF_A_YEAR * 1_000_000_000;
+    assert_eq!(world.row(alice).key_expiry, Some(WallTime::from_unix_nanos(expected)));
+    assert_eq!(world.row(tagged).key_expiry, None);
+    assert_eq!(world.peer(alice, tagged).unwrap().key_expiry, None);
+    assert!(!world.clients[&tagged].map.self_node().unwrap().expired);
+}
+
+#[test]
+fn p03_a_logout_is_stored_as_of_now() {
+    let mut world = World::open();
+    let key = world.key(true, false, &[]);
+    let (a, b) = (world.join(1, &key), world.join(2, &key));
+    world.settle();
+    let long_ago = WallTime::from_unix_secs(123);
+    let request = RegisterRequest { expiry: Some(long_ago), ..world.clients[&b].registration(Some(&key)) };
+    let response = world.register_with(b, request).unwrap();
+    assert!(response.node_key_expired && !response.machine_authorized);
+    let now = world.wall();
+    assert_eq!(world.row(b).key_expiry, Some(now));
+    assert_eq!(world.clients[&b].stream, None, "its stream is closed");
+    world.settle();
+    let seen = world.peer(a, b).unwrap();
+    assert_eq!((seen.key_expiry, seen.online, seen.expired), (Some(now), Some(false), true));
+    // Later it comes with a new key and is the node that it was.
+    let id = world.id(b);
+    world.clients.get_mut(&b).unwrap().change_key(1);
+    world.register(b, Some(&key));
+    assert_eq!((world.id(b), world.row(b).key_expiry > Some(now)), (id, true));
+}
+
+#[test]
+fn p04_coming_again_changes_nothing() {
+    let mut world = World::open();
+    let key = world.key(true, false, &["tag:a"]);
+    let node = world.join(1, &key);
+    world.settle();
+    world.admin(Command::TagNode { node: "host1".into(), tags: ["tag:b".to_owned()].into() }).unwrap();
+    let (row, changes) = (world.row(node).clone(), world.coordinator.counters().changes_total);
+    world.advance(Duration::from_secs(1000));
+    for auth_key in [None, Some(key.as_str())] {
+        assert!(world.register(node, auth_key).machine_authorized);
+    }
+    assert_eq!((world.row(node), world.coordinator.counters().changes_total), (&row, changes));
+}
+
+#[test]
+fn p10_registering_again_keeps_what_only_updates_say() {
+    let mut world = World::open();
+    let key = world.key(true, false, &[]);
+    let (a, b) = (world.join(1, &key), world.join(2, &key));
+    world.settle();
+    let client = world.clients.get_mut(&b).unwrap();
+    let old = client.change_key(1);
+    let request = RegisterRequest { old_node_key: Some(old), ..client.registration(Some(&key)) };
+    world.register_with(b, request).unwrap();
+    world.settle();
+    let seen = world.peer(a, b).unwrap();
+    assert_eq!((seen.home_derp, seen.endpoints.len(), seen.key), (900, 1, world.clients[&b].key));
+    assert!(world.row(b).hostinfo.net_info.is_some());
+}
+
+#[test]
+fn p11_a_node_key_of_another_machine_is_refused_everywhere() {
+    let mut world = World::open();
+    let key = world.key(true, false, &[]);
+    let victim = world.join(1, &key);
+    let thief = world.client(2);
+    let victim_key = world.clients[&victim].key;
+    let before = world.row(victim).clone();
+    world.clients.get_mut(&thief).unwrap().key = victim_key;
+    let map = |stream, omit_peers| {
+        let request = MapRequest { stream, omit_peers, ..world.clients[&thief].map_request() };
+        Request::Map(Box::new(request))
+    };
+    let register = |request| Request::Register(Box::new(request));
+    let plain = world.clients[&thief].registration(None);
+    let mut requests = vec![
+        register(plain.clone()),
+        register(world.clients[&thief].registration(Some(&key))),
+        register(RegisterRequest { expiry: Some(WallTime::UNIX_EPOCH), ..plain.clone() }),
+        register(RegisterRequest { followup: "https://ctl.example.net/register/x".into(), ..plain.clone() }),
+        map(true, false),
+        map(false, true),
+        map(false, false),
+    ];
+    let mut rotated = plain;
+    rotated.old_node_key = Some(core::mem::replace(&mut rotated.node_key, world.clients[&victim].key));
+    rotated.node_key = mesh_core::key::NodePublic::from_bytes([99; 32]);
+    requests.push(register(rotated));
+    let all = [
+        Endpoint::SetDns,
+        Endpoint::IdToken,
+        Endpoint::FeatureQuery,
+        Endpoint::SetDeviceAttributes,
+        Endpoint::AuditLog,
+        Endpoint::UpdateHealth,
+    ];
+    requests.extend(all.map(|endpoint| Request::Other { endpoint, node_key: victim_key }));
+    for request in requests {
+        let text = format!("{request:?}");
+        let Some(Response::Refused(Refusal { status, .. })) = world.ask(thief, request) else { panic!("{text}") };
+        assert_eq!(status, 401, "{text}");
+    }
+    assert_eq!(world.row(victim), &before);
+    assert!(world.clients[&victim].stream.is_some());
+}
+
+#[test]
+fn p12_a_container_comes_with_the_same_spent_key_at_every_start() {
+    let mut world = World::open();
+    let key = world.key(false, false, &[]);
+    let node = world.join(1, &key);
+    assert_eq!(world.register(node, Some(&key)).error, "");
+    let other = world.client(2);
+    assert_eq!(world.register(other, Some(&key)).error, "authkey already used");
+    world.advance(limits::KEY_LIFE + Duration::from_secs(1));
+    assert_eq!(world.register(node, Some(&key)).error, "");
+    assert_eq!(world.register(other, Some(&key)).error, "authkey expired");
+    // With another node key the auth key counts again.
+    world.clients.get_mut(&node).unwrap().change_key(1);
+    assert_eq!(world.register(node, Some(&key)).error, "authkey expired");
+
+    let revoked = world.key(true, false, &[]);
+    let id = revoked.split('-').nth(2).unwrap().to_owned();
+    world.admin(Command::ExpireKey { id }).unwrap();
+    assert_eq!(world.register(other, Some(&revoked)).error, "authkey revoked");
+    let wrong = format!("{}x", &revoked[..revoked.len() - 1]);
+    for wrong in [wrong.as_str(), "tskey-auth-x-y", "nonsense", "tskey-auth-"] {
+        assert_eq!(world.register(other, Some(wrong)).error, "invalid authkey", "{wrong}");
+    }
+}
+
+#[test]
+fn p13_a_machine_that_registers_many_times_at_once_is_one_node() {
+    let mut world = World::open();
+    let key = world.key(true, false, &[]);
+    let node = world.client(1);
+    for generation in 0..8 {
+        world.clients.get_mut(&node).unwrap().change_key(generation);
+        assert_eq!(world.register(node, Some(&key)).error, "");
+    }
+    assert_eq!(world.rows.nodes.len(), 1);
+    // And of many machines that race for a key for one, one wins.
+    let single = world.key(false, false, &[]);
+    let mut won = 0;
+    for number in 2..10 {
+        world.client(number);
+        match world.register(number, Some(&single)).error.as_str() {
+            "" => won += 1,
+            error => assert_eq!(error, "authkey already used"),
+        }
+    }
+    assert_eq!((won, world.rows.nodes.len()), (1, 2));
+}
+
+#[test]
+fn p23_peers_hear_of_another_key_at_once_and_the_sign_in_is_not_renewed() {
+    let mut world = World::open();
+    let key = world.key(true, false, &[]);
+    let (a, b) = (world.join(1, &key), world.join(2, &key));
+    world.settle();
+    world.advance(Duration::from_secs(3600));
+    let expiry = world.row(b).key_expiry;
+    let client = world.clients.get_mut(&b).unwrap();
+    let old = client.change_key(1);
+    let request = RegisterRequest { old_node_key: Some(old), ..client.registration(None) };
+    let response = world.register_with(b, request).unwrap();
+    assert!(response.machine_authorized && response.auth_url.is_empty());
+    world.advance(Duration::from_millis(60));
+    let told = world.clients[&a].last();
+    assert_eq!(told.peers_changed_patch[0].key, Some(world.clients[&b].key));
+    assert_eq!(world.row(b).key_expiry, expiry);
+    // The key before it is nobody's now.
+    let request = MapRequest { node_key: old, ..world.clients[&b].map_request() };
+    let Some(Response::Refused(refusal)) = world.ask(b, Request::Map(Box::new(request))) else { panic!() };
+    assert_eq!(refusal.status, 404);
+    // One that has expired does not vouch for another.
+    world.admin(Command::ExpireNode { node: "host2".into() }).unwrap();
+    let expired = world.register(b, None);
+    assert!(expired.node_key_expired && expired.auth_url.is_empty());
+    let client = world.clients.get_mut(&b).unwrap();
+    let old = client.change_key(2);
+    let request = RegisterRequest { old_node_key: Some(old), ..client.registration(None) };
+    assert!(world.register_with(b, request).unwrap().auth_url.contains("/register/"));
+}
+
+#[test]
+fn p30_who_follows_up_is_answered_when_it_is_decided() {
+    let mut world = World::open();
+    let node = world.client(1);
+    let url = world.register(node, None).auth_url;
+    assert_eq!(world.register(node, None).auth_url, url, "the same while it is good");
+    let follow_up = RegisterRequest { followup: url.clone(), ..world.clients[&node].registration(None) };
+    let follow_up = || Request::Register(Box::new(follow_up.clone()));
+    let first = world.begin(node, follow_up());
+    assert!(world.answer(node, first).is_none());
+    let second = world.begin(node, follow_up());
+    assert!(matches!(world.answer(node, first), Some(Response::Refused(_))), "one waits at a time");
+    // In the end it gets another URL.
+    world.advance(limits::SIGN_IN_LIFE);
+    let Some(Response::Register(response)) = world.answer(node, second) else { panic!("it is answered") };
+    assert!(response.auth_url.starts_with("https://ctl.example.net/register/") && response.auth_url != url);
+    // And after a restart as well.
+    world.crash();
+    let third = world.begin(node, follow_up());
+    let Some(Response::Register(response)) = world.answer(node, third) else { panic!("it is answered") };
+    assert!(response.auth_url != url && !response.auth_url.is_empty());
+}
+
+#[test]
+fn p31_sign_ins_are_bounded_and_bound_to_their_machine() {
+    let mut world = World::open();
+    let first = world.client(1);
+    let url = world.register(first, None).auth_url;
+    for number in 2..=1 + u32::try_from(limits::SIGN_INS).unwrap() {
+        world.client(number);
+        assert!(!world.register(number, None).auth_url.is_empty());
+    }
+    assert_eq!(world.coordinator.status().sign_ins, limits::SIGN_INS);
+    assert_eq!(world.coordinator.counters().sign_ins_evicted_total, 1);
+    let code = url.rsplit('/').next().unwrap().to_owned();
+    assert!(code.len() >= 22, "22 letters of base58 are 128 bits");
+    let gone = world.admin(Command::RegisterNode { code, user: "alice@example.com".into() });
+    assert_eq!(gone.unwrap_err().code(), "not_found");
+    // Another machine does not get in by a URL that it saw.
+    let seen = world.register(5, None).auth_url;
+    let follow_up = RegisterRequest { followup: seen.clone(), ..world.clients[&6].registration(None) };
+    let other = world.register_with(6, follow_up).unwrap().auth_url;
+    assert!(!other.is_empty() && other != seen);
+}
+
+#[test]
+fn p36_no_signature_is_ever_asked_for() {
+    let mut world = World::open();
+    let key = world.key(true, false, &[]);
+    world.client(1);
+    let fields = serde_json::to_value(world.register(1, Some(&key))).unwrap();
+    assert!(fields["NodeKeySignature"].is_null());
+    let all = ["User", "Login", "NodeKeyExpired", "MachineAuthorized", "AuthURL", "NodeKeySignature", "Error"];
+    assert!(all.iter().all(|field| fields.get(field).is_some()), "some clients have no defaults: {fields}");
+}
+
+#[test]
+fn a_node_says_its_network_when_it_knows_it() {
+    let mut world = World::open();
+    let key = world.key(true, false, &[]);
+    let node = world.join(1, &key);
+    let rows = world.rows.nodes.clone();
+    // Latencies come and go with every measurement: they are not stored.
+    let mut update = world.clients[&node].update(&["192.0.2.1:41641"]);
+    let latency = [("900-v4".to_owned(), 0.25)].into();
+    let net_info = NetInfo { preferred_derp: 900, derp_latency: latency, ..NetInfo::default() };
+    update.hostinfo.as_mut().unwrap().net_info = Some(net_info);
+    world.update_with(node, update);
+    assert_eq!(world.rows.nodes, rows);
+}

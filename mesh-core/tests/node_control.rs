@@ -1,0 +1,699 @@
+//! A node and its control server, from joining to signing out. The server is whoever writes the test: it answers what
+//! the node asks.
+
+use std::time::Duration;
+
+use mesh_core::{
+    control::{
+        AuthKey, ControlEvent, ControlRequest, Failure, FailureKind, RequestId,
+        types::{Hostinfo, MapRequest, MapResponse, RegisterRequest, RegisterResponse},
+    },
+    dataplane::Punt,
+    derp::RegionId,
+    endpoints::LocalPorts,
+    key::{DiscoPrivate, MachinePublic, NodePrivate, NodePublic},
+    machine::Machine,
+    node::{
+        BackendState, Command, CommandError, CommandId, ControlConfig, Event, HostConfig, HostEvent, Input, LinkState,
+        Node, NodeConfig, Output, PingKind, PingTarget, Prefs, RelayCommand, RelayEvent, Reply, SavedState, Transmit,
+        Up,
+    },
+    path::PathAddr,
+    rng::Seed,
+    stun,
+    time::{Instant, WallAnchor, WallTime},
+};
+use serde_json::{Value, json};
+
+const EPOCH: WallTime = WallTime::from_unix_secs(1_800_000_000);
+const REGION: u16 = 900;
+
+/// A node, and what it said last.
+struct Lab {
+    node: Node,
+    now: Instant,
+    said: Vec<Output>,
+    /// What was to be kept last.
+    saved: SavedState,
+    seed: u64,
+}
+
+impl Lab {
+    fn new(saved: SavedState, seed: u64) -> Self {
+        Self::started(saved, seed, Instant::from_secs(1_000))
+    }
+
+    fn started(saved: SavedState, seed: u64, now: Instant) -> Self {
+        let seeds = Seed::from_number(seed);
+        let config = NodeConfig {
+            key: NodePrivate::generate(&mut seeds.stream("unused", 0)),
+            disco_key: DiscoPrivate::generate(&mut seeds.stream("disco", 0)),
+            addresses: Vec::new(),
+            mtu_bytes: 1280,
+            listen_port: 41641,
+            peers: Vec::new(),
+            control: Some(ControlConfig {
+                saved: saved.clone(),
+                hostinfo: Hostinfo { hostname: "node".to_owned(), os: "linux".to_owned(), ..Hostinfo::default() },
+            }),
+            seed: seeds,
+            epoch: WallAnchor { at: Instant::from_secs(1_000), wall: EPOCH },
+        };
+        let node = Node::new(config, now).unwrap();
+        let mut lab = Self { node, now, said: Vec::new(), saved, seed };
+        lab.hear();
+        lab
+    }
+
+    /// The same node after a crash: nothing survives but what was kept.
+    fn restarted(self) -> Self {
+        Self::started(self.saved, self.seed + 1, self.now + Duration::from_secs(60))
+    }
+
+    fn hear(&mut self) {
+        self.said.clear();
+        while let Some(output) = self.node.poll_output() {
+            if let Output::Save(saved) = &output {
+                self.saved = (**saved).clone();
+            }
+            self.said.push(output);
+        }
+        assert!(self.node.poll_timeout().is_none_or(|deadline| deadline.at > self.now));
+    }
+
+    fn input(&mut self, input: Input) {
+        self.node.handle_input(input, self.now);
+        self.hear();
+    }
+
+    fn event(&mut self, event: ControlEvent) {
+        self.input(Input::Control(event));
+    }
+
+    fn command(&mut self, id: u64, command: Command) {
+        self.input(Input::Command(CommandId(id), command));
+    }
+
+    /// Time passes, and everything that comes due meanwhile is done. What was said is kept.
+    fn pass(&mut self, time: Duration) {
+        let end = self.now + time;
+        let mut said = Vec::new();
+        loop {
+            let next = self.node.poll_timeout().map(|deadline| deadline.at).filter(|at| *at <= end);
+            self.now = next.unwrap_or(end);
+            self.node.handle_timeout(self.now);
+            self.hear();
+            said.append(&mut self.said);
+            if next.is_none() {
+                break;
+            }
+        }
+        self.said = said;
+    }
+
+    fn wall(&self) -> u64 {
+        EPOCH.as_unix_nanos() / 1_000_000_000 + self.now.since(Instant::from_secs(1_000)).as_secs()
+    }
+
+    fn requests(&self) -> impl Iterator<Item = &ControlRequest> {
+        self.said.iter().filter_map(|output| match output {
+            Output::Control(request) => Some(request),
+            _ => None,
+        })
+    }
+
+    fn fetching(&self) -> RequestId {
+        let mut found = self.requests().filter_map(|request| match request {
+            ControlRequest::FetchKey { id, .. } => Some(*id),
+            _ => None,
+        });
+        found.next().expect("the server's key is asked for")
+    }
+
+    fn registering(&self) -> (RequestId, RegisterRequest) {
+        let mut found = self.requests().filter_map(|request| match request {
+            ControlRequest::Register { id, request } => Some((*id, (**request).clone())),
+            _ => None,
+        });
+        found.next().expect("the node registers")
+    }
+
+    fn streaming(&self) -> Option<(RequestId, MapRequest)> {
+        self.requests().find_map(|request| match request {
+            ControlRequest::StreamMap { id, request } => Some((*id, (**request).clone())),
+            _ => None,
+        })
+    }
+
+    fn updating(&self) -> Option<(RequestId, MapRequest)> {
+        self.requests().find_map(|request| match request {
+            ControlRequest::Update { id, request } => Some((*id, (**request).clone())),
+            _ => None,
+        })
+    }
+
+    fn replies(&self) -> Vec<(u64, Result<Reply, CommandError>)> {
+        let reply = |output: &Output| match output {
+            Output::Reply(id, result) => Some((id.0, result.clone())),
+            _ => None,
+        };
+        self.said.iter().filter_map(reply).collect()
+    }
+
+    fn states(&self) -> Vec<BackendState> {
+        let state = |output: &Output| match output {
+            Output::Event(Event::State(state)) => Some(*state),
+            _ => None,
+        };
+        self.said.iter().filter_map(state).collect()
+    }
+
+    fn host(&self) -> HostConfig {
+        let host = self.said.iter().rev().find_map(|output| match output {
+            Output::Configure(host) => Some(host.clone()),
+            _ => None,
+        });
+        host.expect("the host is configured")
+    }
+
+    fn state(&self) -> BackendState {
+        self.node.status(self.now).state
+    }
+
+    fn own_key(&self) -> NodePublic {
+        self.node.status(self.now).key
+    }
+
+    /// Registered, and the first map is here. With the id of the stream.
+    fn joined() -> (Self, RequestId) {
+        Self::join(fresh(), 1)
+    }
+
+    fn join(saved: SavedState, seed: u64) -> (Self, RequestId) {
+        let mut lab = Self::new(saved, seed);
+        lab.command(1, up(Some("tskey-auth-1"), Prefs::default()));
+        let id = lab.fetching();
+        lab.event(ControlEvent::Key { id, key: server_key() });
+        let (id, _) = lab.registering();
+        lab.event(ControlEvent::Registered { id, response: welcome() });
+        let (stream, _) = lab.streaming().expect("the map is asked for at once");
+        let (update, _) = lab.updating().expect("control is told at once");
+        lab.event(ControlEvent::Updated { id: update });
+        let map = first_map(lab.own_key(), lab.wall() + 90 * 24 * 3_600);
+        lab.event(map_event(stream, &map));
+        (lab, stream)
+    }
+}
+
+fn fresh() -> SavedState {
+    SavedState::new(&mut Seed::from_number(7).stream("saved", 0))
+}
+
+fn server_key() -> MachinePublic {
+    MachinePublic::from_bytes([9; 32])
+}
+
+fn peer_key() -> NodePublic {
+    NodePrivate::from_bytes([5; 32]).public()
+}
+
+fn up(auth_key: Option<&str>, prefs: Prefs) -> Command {
+    let control_url = "https://control.example.com".parse().ok();
+    let auth_key = auth_key.map(|key| AuthKey(key.to_owned()));
+    Command::Up(Box::new(Up { prefs: Prefs { control_url, ..prefs }, auth_key, force_reauth: false }))
+}
+
+fn welcome() -> Box<RegisterResponse> {
+    Box::new(RegisterResponse { machine_authorized: true, ..RegisterResponse::default() })
+}
+
+fn time(secs: u64) -> Value {
+    // Enough for tests: days of 2027 and later, written as the types write them.
+    let map = MapResponse { control_time: Some(WallTime::from_unix_secs(secs)), ..MapResponse::default() };
+    serde_json::to_value(map).unwrap()["ControlTime"].clone()
+}
+
+fn peer(expiry: Option<u64>) -> Value {
+    let mut peer = json!({
+        "ID": 2, "StableID": "n2", "Name": "bob.mesh.internal.", "User": 1, "Key": peer_key(),
+        "DiscoKey": format!("discokey:{}", "ab".repeat(32)),
+        "Addresses": ["100.64.0.2/32"], "AllowedIPs": ["100.64.0.2/32", "10.9.0.0/16", "0.0.0.0/0"],
+        "HomeDERP": REGION, "Online": true, "Cap": 119,
+    });
+    if let Some(expiry) = expiry {
+        peer["KeyExpiry"] = time(expiry);
+    }
+    peer
+}
+
+fn first_map(own: NodePublic, expiry: u64) -> Value {
+    json!({
+        "Node": {
+            "ID": 1, "StableID": "n1", "Name": "node.mesh.internal.", "User": 1, "Key": own, "KeyExpiry": time(expiry),
+            "Addresses": ["100.64.0.1/32"], "AllowedIPs": ["100.64.0.1/32"], "MachineAuthorized": true,
+        },
+        "Peers": [peer(None)],
+        "DERPMap": {"Regions": {"900": {"RegionID": REGION, "RegionCode": "mesh", "RegionName": "Mesh",
+            "Nodes": [{"Name": "900a", "RegionID": REGION, "HostName": "relay.example.com", "IPv4": "192.0.2.9"}]}}},
+        "UserProfiles": [{"ID": 1, "LoginName": "alice@example.com", "DisplayName": "Alice"}],
+        "PacketFilters": {"base": [{"SrcIPs": ["*"], "DstPorts": [{"IP": "*", "Ports": {"First": 0, "Last": 65535}}]}]},
+        "Domain": "example.com",
+    })
+}
+
+fn map_event(id: RequestId, map: &Value) -> ControlEvent {
+    let text = serde_json::to_vec(map).unwrap();
+    let response = mesh_core::control::netmap::decode(&text, None).unwrap();
+    ControlEvent::Map { id, response: Box::new(response) }
+}
+
+fn has_peer_route(lab: &Lab) -> bool {
+    lab.node.data_plane().fib().routes().lookup("100.64.0.2".parse().unwrap()).is_some()
+}
+
+#[test]
+fn a_node_joins_with_a_key_and_runs_with_the_first_map() {
+    let mut lab = Lab::new(fresh(), 1);
+    assert_eq!(lab.state(), BackendState::NeedsLogin);
+    assert_eq!(lab.requests().count(), 0, "nothing is wanted yet");
+
+    lab.command(1, up(Some("tskey-auth-1"), Prefs { advertise_tags: vec!["tag:a".to_owned()], ..Prefs::default() }));
+    assert_eq!(lab.states(), [BackendState::Starting]);
+    assert!(lab.saved.prefs.want_running, "what the user wants is kept at once");
+    let id = lab.fetching();
+    lab.event(ControlEvent::Key { id, key: server_key() });
+    let (id, request) = lab.registering();
+    assert_eq!(request.auth.unwrap().auth_key, "tskey-auth-1");
+    let hostinfo = request.hostinfo.unwrap();
+    assert_eq!((hostinfo.hostname.as_str(), &hostinfo.request_tags[..]), ("node", &["tag:a".to_owned()][..]));
+    assert_eq!(hostinfo.backend_log_id.len(), 64);
+
+    lab.event(ControlEvent::Registered { id, response: welcome() });
+    let (stream, _) = lab.streaming().unwrap();
+    assert!(lab.replies().is_empty());
+    let map = first_map(lab.own_key(), lab.wall() + 90 * 24 * 3_600);
+    lab.event(map_event(stream, &map));
+    assert_eq!(lab.states(), [BackendState::Running]);
+    assert_eq!(lab.replies(), [(1, Ok(Reply::Up(BackendState::Running)))]);
+    assert_eq!(lab.host().addresses, [("100.64.0.1".parse().unwrap(), 32)]);
+    assert_eq!(lab.host().routes, ["100.64.0.2/32".parse().unwrap()], "neither subnets nor default routes unasked");
+    let status = lab.node.status(lab.now);
+    assert_eq!((status.magic_dns_suffix.as_str(), status.users.len(), status.health), ("mesh.internal", 1, vec![]));
+    assert!(status.control.unwrap().is_streaming);
+    lab.pass(Duration::from_secs(6));
+    assert_eq!(lab.saved.map.as_ref().unwrap().peers.len(), 1);
+}
+
+#[test]
+fn subnet_routes_are_used_when_the_user_accepts_them() {
+    let (mut lab, _) = Lab::joined();
+    let prefs = Prefs { accept_routes: true, ..lab.node.status(lab.now).prefs };
+    lab.command(2, Command::SetPrefs(Box::new(prefs)));
+    assert_eq!(lab.replies(), [(2, Ok(Reply::PrefsSet))]);
+    let routes: Vec<_> = lab.host().routes.iter().map(ToString::to_string).collect();
+    assert_eq!(routes, ["10.9.0.0/16", "100.64.0.2/32"]);
+}
+
+#[test]
+fn home_and_endpoints_reach_control_as_soon_as_they_are_known() {
+    let (mut lab, _) = Lab::joined();
+    let ports = LocalPorts { v4: Some(41_641), v6: None };
+    lab.input(Input::Host(HostEvent::SocketsOpen(ports)));
+    let addresses = vec!["192.0.2.1".parse().unwrap()];
+    lab.input(Input::Host(HostEvent::Links(LinkState { addresses, has_default_v4: true, has_default_v6: false })));
+    let (id, request) = lab.updating().expect("control is told where we are");
+    assert_eq!(request.endpoints, ["192.0.2.1:41641".parse().unwrap()]);
+    assert_eq!(request.endpoint_types, [1]);
+    lab.event(ControlEvent::Updated { id });
+    // What follows is what STUN says: the home, and where the relay sees us.
+    let seen = "198.51.100.7:41641".parse().unwrap();
+    let mut told = Vec::new();
+    for _ in 0..20 {
+        lab.pass(Duration::from_millis(100));
+        for output in core::mem::take(&mut lab.said) {
+            match output {
+                Output::Transmit(Transmit { to: PathAddr::Udp(to), payload, .. }) if stun::is_binding(&payload) => {
+                    let (tx, _) = stun::parse_request(&payload).unwrap();
+                    let datagram = stun::response(tx, seen);
+                    lab.node.handle_input(Input::Punt(Punt::Stun { source: to, datagram }), lab.now);
+                }
+                Output::Control(ControlRequest::Update { id, request }) => {
+                    told.push(*request);
+                    lab.node.handle_input(Input::Control(ControlEvent::Updated { id }), lab.now);
+                }
+                _ => {}
+            }
+        }
+    }
+    lab.hear();
+    assert_eq!(lab.node.home(), RegionId::new(REGION));
+    let last = told.last().expect("control was told");
+    let home = last.hostinfo.as_ref().and_then(|hostinfo| hostinfo.net_info.as_ref()?.home());
+    assert_eq!(home, RegionId::new(REGION));
+    assert!(last.endpoints.contains(&seen), "{last:?}");
+    assert!(told.len() <= 4, "{} updates for one join", told.len());
+}
+
+#[test]
+fn a_node_that_boots_while_control_is_away_comes_up_with_the_last_map() {
+    let (mut lab, _) = Lab::joined();
+    lab.pass(Duration::from_secs(6));
+    let key = lab.own_key();
+    let mut lab = lab.restarted();
+    assert_eq!((lab.state(), lab.own_key()), (BackendState::Running, key));
+    assert!(has_peer_route(&lab));
+    assert_eq!(lab.host().addresses.len(), 1);
+    assert!(lab.said.iter().any(
+        |output| matches!(output, Output::Control(ControlRequest::Connect(server)) if server.key == server_key())
+    ));
+    let failure = || Failure { kind: FailureKind::Unreachable, text: "no route".to_owned() };
+    for _ in 0..20 {
+        if let Some(ControlRequest::Register { id, .. }) = lab.requests().last().cloned() {
+            lab.event(ControlEvent::Failed { id, failure: failure() });
+        }
+        lab.pass(Duration::from_secs(40));
+        assert_eq!(lab.state(), BackendState::Running);
+    }
+    let health = lab.node.status(lab.now).health;
+    assert!(health.iter().any(|line| line.contains("no route") || line.contains("no answer")), "{health:?}");
+    // It talks: a ping leaves as a handshake over the peer's relay.
+    lab.command(
+        9,
+        Command::Ping {
+            target: PingTarget::Name("Bob".to_owned()),
+            kind: PingKind::Icmp,
+            timeout: Duration::from_secs(5),
+        },
+    );
+    assert!(lab.said.iter().any(|output| matches!(output, Output::Transmit(_))), "{:?}", lab.said);
+}
+
+#[test]
+fn the_last_map_goes_on_while_control_is_away() {
+    let (mut lab, stream) = Lab::joined();
+    lab.event(ControlEvent::Closed { id: stream });
+    for _ in 0..10 {
+        if let Some((id, _)) = lab.streaming() {
+            let failure = Failure { kind: FailureKind::Unreachable, text: "connection refused".to_owned() };
+            lab.event(ControlEvent::Failed { id, failure });
+        }
+        lab.pass(Duration::from_secs(60));
+    }
+    assert!(has_peer_route(&lab) && lab.state() == BackendState::Running);
+    let status = lab.node.status(lab.now);
+    assert!(!status.control.unwrap().is_streaming);
+    assert!(
+        status.health[0].contains("connection refused") || status.health[0].contains("no answer"),
+        "{:?}",
+        status.health
+    );
+}
+
+#[test]
+fn a_peer_whose_key_expires_is_not_talked_to() {
+    let (mut lab, stream) = Lab::joined();
+    let expiry = lab.wall() + 60;
+    lab.event(map_event(stream, &json!({"PeersChanged": [peer(Some(expiry))]})));
+    assert!(has_peer_route(&lab));
+    lab.pass(Duration::from_secs(59));
+    assert!(has_peer_route(&lab));
+    lab.pass(Duration::from_secs(2));
+    assert!(!has_peer_route(&lab));
+    lab.event(map_event(stream, &json!({"PeersChangedPatch": [{"NodeID": 2, "KeyExpiry": "0001-01-01T00:00:00Z"}]})));
+    assert!(has_peer_route(&lab));
+}
+
+#[test]
+fn expiries_go_by_the_servers_clock_when_ours_is_wrong() {
+    let (mut lab, stream) = Lab::joined();
+    let (expiry, server_now) = (lab.wall() + 3_600, lab.wall() + 7_200);
+    lab.event(map_event(stream, &json!({"PeersChanged": [peer(Some(expiry))]})));
+    assert!(has_peer_route(&lab));
+    lab.event(map_event(stream, &json!({"ControlTime": time(server_now)})));
+    assert!(!has_peer_route(&lab));
+}
+
+#[test]
+fn a_node_whose_own_key_expires_needs_a_sign_in_and_gets_a_new_key() {
+    let (mut lab, stream) = Lab::joined();
+    let old = lab.own_key();
+    let mut map = first_map(old, lab.wall() + 60);
+    map["Peers"] = json!([]);
+    lab.event(map_event(stream, &map));
+    // Half a minute before: a rotation, which control does not take.
+    lab.pass(Duration::from_secs(31));
+    let (id, request) = lab.registering();
+    assert_eq!((request.old_node_key, request.node_key != old), (Some(old), true));
+    let page = RegisterResponse { auth_url: "https://control.example.com/a".to_owned(), ..RegisterResponse::default() };
+    lab.event(ControlEvent::Registered { id, response: Box::new(page.clone()) });
+    assert_eq!((lab.state(), lab.own_key()), (BackendState::Running, old));
+
+    lab.pass(Duration::from_secs(30));
+    assert_eq!(lab.states(), [BackendState::NeedsLogin]);
+    assert!(!has_peer_route(&lab) && lab.host().addresses.is_empty());
+    assert!(lab.node.status(lab.now).health.iter().any(|line| line.contains("expired")));
+
+    lab.command(2, up(None, Prefs::default()));
+    let (id, request) = lab.registering();
+    assert_eq!(request.old_node_key, Some(old));
+    lab.event(ControlEvent::Registered { id, response: Box::new(page) });
+    assert!(lab.said.contains(&Output::Event(Event::LoginUrl("https://control.example.com/a".to_owned()))));
+    assert!(lab.replies().is_empty());
+    let (id, _) = lab.registering();
+    lab.event(ControlEvent::Registered { id, response: welcome() });
+    assert_eq!(lab.replies(), [(2, Ok(Reply::Up(BackendState::Running)))], "with the map that is there");
+    let (stream, request) = lab.streaming().unwrap();
+    let new = lab.own_key();
+    assert!(new != old && request.node_key == new && lab.saved.node_key.public() == new);
+    let map = first_map(new, lab.wall() + 90 * 24 * 3_600);
+    lab.event(map_event(stream, &map));
+    assert!(has_peer_route(&lab));
+}
+
+#[test]
+fn control_extends_an_expired_key_and_the_node_goes_on() {
+    let (mut lab, stream) = Lab::joined();
+    let mut map = first_map(lab.own_key(), lab.wall() - 1);
+    lab.event(map_event(stream, &map));
+    assert_eq!((lab.state(), has_peer_route(&lab)), (BackendState::NeedsLogin, false));
+    map["Node"]["KeyExpiry"] = time(lab.wall() + 3_600);
+    lab.event(map_event(stream, &json!({"Node": map["Node"]})));
+    assert_eq!((lab.state(), has_peer_route(&lab)), (BackendState::Running, true));
+}
+
+#[test]
+fn a_rotation_changes_the_key_under_the_peers() {
+    let (mut lab, stream) = Lab::joined();
+    let region = RegionId::new(REGION).unwrap();
+    lab.input(Input::Host(HostEvent::Links(LinkState {
+        addresses: vec!["192.0.2.1".parse().unwrap()],
+        has_default_v4: true,
+        has_default_v6: false,
+    })));
+    lab.pass(Duration::from_secs(10));
+    lab.input(Input::Relay(RelayEvent::Connected { region }));
+    let old = lab.own_key();
+    let expiry = lab.wall() + 60;
+    lab.event(map_event(stream, &first_map(old, expiry)));
+    lab.pass(Duration::from_secs(31));
+    let (id, request) = lab.registering();
+    let new = request.node_key;
+    assert_eq!(lab.saved.next_node_key.as_ref().map(NodePrivate::public), Some(new));
+    lab.event(ControlEvent::Registered { id, response: welcome() });
+    assert_eq!((lab.own_key(), lab.state()), (new, BackendState::Running));
+    assert_eq!((lab.saved.node_key.public(), lab.saved.next_node_key.is_none()), (new, true));
+    assert!(lab.said.iter().any(|o| matches!(o, Output::Relay(RelayCommand::SetKey(key)) if key.public() == new)));
+    assert!(
+        lab.said.iter().any(|o| matches!(o, Output::Relay(RelayCommand::Connect { region: r, .. }) if *r == region))
+    );
+    let (stream, request) = lab.streaming().unwrap();
+    assert_eq!(request.node_key, new);
+    // The map that still says the old key, and then the new one: packets are carried all the time.
+    assert!(has_peer_route(&lab));
+    lab.event(map_event(stream, &first_map(new, expiry)));
+    assert!(has_peer_route(&lab) && lab.state() == BackendState::Running);
+}
+
+#[test]
+fn signing_out_forgets_the_tailnet_and_keeps_the_machine() {
+    let (mut lab, _) = Lab::joined();
+    let (machine, old) = (lab.saved.machine_key.clone(), lab.own_key());
+    lab.command(3, Command::Logout);
+    let (id, request) = lab.registering();
+    assert_eq!((request.node_key, request.expiry), (old, Some(WallTime::from_unix_secs(123))));
+    lab.event(ControlEvent::Registered { id, response: welcome() });
+    assert_eq!(lab.replies(), [(3, Ok(Reply::LoggedOut))]);
+    assert_eq!(lab.state(), BackendState::NeedsLogin);
+    assert!(!has_peer_route(&lab) && lab.host().addresses.is_empty() && lab.own_key() != old);
+    assert_eq!((&lab.saved.machine_key, &lab.saved.registration, &lab.saved.map), (&machine, &None, &None));
+    assert!(!lab.saved.prefs.want_running);
+    let lab = lab.restarted();
+    assert_eq!((lab.state(), lab.requests().count()), (BackendState::NeedsLogin, 0));
+}
+
+#[test]
+fn a_node_that_is_down_carries_nothing_and_comes_back_without_a_sign_in() {
+    let (mut lab, _) = Lab::joined();
+    lab.command(2, Command::Down);
+    assert_eq!(lab.replies(), [(2, Ok(Reply::Down))]);
+    assert_eq!((lab.state(), has_peer_route(&lab)), (BackendState::Stopped, false));
+    assert!(lab.requests().any(|request| *request == ControlRequest::Disconnect));
+    lab.command(3, up(None, Prefs::default()));
+    assert_eq!(lab.replies(), [(3, Ok(Reply::Up(BackendState::Running)))]);
+    assert!(has_peer_route(&lab) && lab.streaming().is_some());
+}
+
+#[test]
+fn a_refused_key_is_the_answer_to_the_command() {
+    let mut lab = Lab::new(fresh(), 1);
+    lab.command(1, up(Some("spent"), Prefs::default()));
+    let id = lab.fetching();
+    lab.event(ControlEvent::Key { id, key: server_key() });
+    let (id, _) = lab.registering();
+    let response = RegisterResponse { error: "authkey already used".to_owned(), ..RegisterResponse::default() };
+    lab.event(ControlEvent::Registered { id, response: Box::new(response) });
+    assert_eq!(lab.replies(), [(1, Err(CommandError::Refused("authkey already used".to_owned())))]);
+    assert_eq!(lab.state(), BackendState::NeedsLogin);
+}
+
+#[test]
+fn a_machine_that_waits_for_an_administrator_is_told_so() {
+    let (mut lab, stream) = Lab::joined();
+    let mut map = first_map(lab.own_key(), lab.wall() + 3_600);
+    map["Node"]["MachineAuthorized"] = json!(false);
+    lab.event(map_event(stream, &map));
+    assert_eq!((lab.state(), has_peer_route(&lab)), (BackendState::NeedsMachineAuth, false));
+}
+
+#[test]
+fn control_asks_for_a_sign_of_life_once() {
+    let (mut lab, stream) = Lab::joined();
+    let ping = json!({"KeepAlive": true, "PingRequest": {"URL": "https://unused/machine/c2n-reply/1", "URLIsNoise": true,
+        "Types": "c2n", "Payload": "R0VUIC9lY2hvIEhUVFAvMS4xDQoNCmhp"}});
+    lab.event(map_event(stream, &ping));
+    let answers = |lab: &Lab| lab.requests().filter(|request| matches!(request, ControlRequest::Answer(_))).count();
+    assert_eq!(answers(&lab), 1);
+    lab.event(map_event(stream, &ping));
+    assert_eq!(answers(&lab), 0);
+}
+
+#[test]
+fn a_map_without_the_node_ends_the_stream_and_changes_nothing() {
+    let (mut lab, stream) = Lab::joined();
+    lab.event(ControlEvent::Closed { id: stream });
+    lab.pass(Duration::from_secs(1));
+    let (stream, _) = lab.streaming().unwrap();
+    lab.event(map_event(stream, &json!({"Domain": "other.example.com"})));
+    assert!(lab.requests().any(|request| *request == ControlRequest::Cancel { id: stream }), "{:?}", lab.said);
+    assert!(has_peer_route(&lab));
+    assert_eq!(lab.node.netmap().domain(), "example.com");
+}
+
+#[test]
+fn another_server_means_another_node_on_the_same_machine() {
+    let (mut lab, _) = Lab::joined();
+    let old = lab.own_key();
+    let prefs = Prefs { control_url: "https://other.example.com".parse().ok(), ..Prefs::default() };
+    lab.command(2, Command::Up(Box::new(Up { prefs, auth_key: Some(AuthKey("k".to_owned())), force_reauth: false })));
+    assert!(!has_peer_route(&lab) && lab.own_key() != old);
+    let id = lab.fetching();
+    lab.event(ControlEvent::Key { id, key: server_key() });
+    let (_, request) = lab.registering();
+    assert_eq!((request.node_key, request.old_node_key), (lab.own_key(), None));
+}
+
+#[test]
+fn a_node_without_control_says_so() {
+    let (mut lab, _) = Lab::joined();
+    lab.command(5, Command::Up(Box::default()));
+    assert_eq!(lab.replies(), [(5, Err(CommandError::NoServer))]);
+    lab.command(
+        6,
+        Command::Ping {
+            target: PingTarget::Name("carol".to_owned()),
+            kind: PingKind::Icmp,
+            timeout: Duration::from_secs(1),
+        },
+    );
+    assert_eq!(lab.replies(), [(6, Err(CommandError::UnknownName("carol".to_owned())))]);
+}
+
+/// Hands handshake messages from one node to the other, and the answers back, over the relay of both.
+fn shake_hands(a: &mut Lab, b: &mut Lab) {
+    let region = RegionId::new(REGION).unwrap();
+    for _ in 0..4 {
+        for (from, to) in [(&mut *a, &mut *b), (&mut *b, &mut *a)] {
+            let peer = from.own_key();
+            let sent = core::mem::take(&mut from.said).into_iter().filter_map(|output| match output {
+                Output::Transmit(transmit) => Some(transmit),
+                _ => None,
+            });
+            for transmit in sent.filter(|transmit| matches!(transmit.payload[0], 1 | 2)) {
+                assert!(matches!(transmit.to, PathAddr::Relay { .. }));
+                let source = PathAddr::Relay { region, peer };
+                to.node.handle_input(Input::Punt(Punt::Handshake { source, datagram: transmit.payload }), to.now);
+            }
+            while let Some(output) = to.node.poll_output() {
+                to.said.push(output);
+            }
+        }
+    }
+}
+
+#[test]
+fn sessions_survive_a_rotation_and_are_renewed_as_soon_as_the_peer_knows_the_new_key() {
+    let region = RegionId::new(REGION).unwrap();
+    let links =
+        LinkState { addresses: vec!["192.0.2.1".parse().unwrap()], has_default_v4: true, has_default_v6: false };
+    let other = SavedState::new(&mut Seed::from_number(8).stream("saved", 0));
+    let (mut a, mut b) = (Lab::join(fresh(), 1), Lab::join(other, 2));
+    let old = a.0.own_key();
+    let (key_of_a, key_of_b) = (json!(old), json!(b.0.own_key()));
+    for (lab, own, peer_key) in [(&mut a, &key_of_a, &key_of_b), (&mut b, &key_of_b, &key_of_a)] {
+        let mut map = first_map(lab.0.own_key(), lab.0.wall() + 3_600);
+        if own == &key_of_b {
+            map["Node"]["Addresses"] = json!(["100.64.0.2/32"]);
+            map["Peers"][0]["Addresses"] = json!(["100.64.0.1/32"]);
+            map["Peers"][0]["AllowedIPs"] = json!(["100.64.0.1/32"]);
+        }
+        map["Peers"][0]["Key"] = peer_key.clone();
+        lab.0.input(Input::Host(HostEvent::Links(links.clone())));
+        lab.0.event(map_event(lab.1, &map));
+        lab.0.input(Input::Relay(RelayEvent::Connected { region }));
+    }
+    let ((mut a, stream_of_a), (mut b, stream_of_b)) = (a, b);
+    a.command(
+        9,
+        Command::Ping {
+            target: PingTarget::Name("bob".to_owned()),
+            kind: PingKind::Icmp,
+            timeout: Duration::from_secs(5),
+        },
+    );
+    shake_hands(&mut a, &mut b);
+    let has_session = |lab: &Lab| lab.node.status(lab.now).peers[0].has_session;
+    let last_handshake = |lab: &Lab| lab.node.status(lab.now).peers[0].last_handshake;
+    let before = last_handshake(&a);
+    assert!(has_session(&a) && before.is_some());
+
+    // The expiry comes near, so that the session is still young when the key changes.
+    a.event(map_event(stream_of_a, &first_map_with(&a, a.wall() + 20, &key_of_b)));
+    a.pass(Duration::from_secs(11));
+    let (id, request) = a.registering();
+    a.event(ControlEvent::Registered { id, response: welcome() });
+    assert!(a.own_key() == request.node_key && has_session(&a), "packets are sent on the session of before");
+    b.now = a.now;
+    shake_hands(&mut a, &mut b);
+    let patch = json!({"PeersChangedPatch": [{"NodeID": 2, "Key": request.node_key}]});
+    b.event(map_event(stream_of_b, &patch));
+    a.pass(Duration::from_millis(400));
+    b.now = a.now;
+    shake_hands(&mut a, &mut b);
+    assert!(last_handshake(&a) > before && has_session(&a));
+}
+
+fn first_map_with(lab: &Lab, expiry: u64, peer_key: &Value) -> Value {
+    let mut map = first_map(lab.own_key(), expiry);
+    map["Peers"][0]["Key"] = peer_key.clone();
+    map
+}
