@@ -54,6 +54,7 @@ pub use output::{Output, Refusal, Response};
 use crate::{
     names,
     policy::Policy,
+    render::MapUpdate,
     store::{AuditRow, Mutation, Principal, Rows, State, node::Member},
 };
 use signins::SignIns;
@@ -188,6 +189,14 @@ impl Coordinator {
         }
     }
 
+    /// The whole map of a node as it would be told now; `None` where there is no such node. What streams tell has to come
+    /// to the same: this is for those who check that.
+    pub fn map_of(&mut self, node: NodeId) -> Option<MapUpdate> {
+        self.state.member(node)?;
+        let (snapshot, _) = self.state.snapshot();
+        Some(MapUpdate::full(None, node, snapshot, self.wall()))
+    }
+
     fn wall(&self) -> WallTime {
         self.clock.wall_at(self.now)
     }
@@ -291,7 +300,7 @@ impl Coordinator {
         let Some(member) = self.state.member(id).cloned() else { return };
         if let Some(stream) = self.streams.of_node(id) {
             let (snapshot, _) = self.state.snapshot();
-            let farewell = crate::render::MapUpdate::farewell(stream, member, snapshot, self.wall());
+            let farewell = MapUpdate::farewell(stream, member, snapshot, self.wall());
             self.pending.push(Output::Push(farewell));
             self.drop_stream(stream);
         }

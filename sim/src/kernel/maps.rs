@@ -93,7 +93,7 @@ impl MapSource {
 
 impl Known {
     fn new(node: &NodeHost) -> Self {
-        let prefix = Prefix::host(node.overlay().into());
+        let prefixes: Vec<_> = node.overlay().map(|address| Prefix::host(address.into())).into_iter().collect();
         let number = i64::from(node.id().0) + 1;
         let node = PeerNode {
             id: NodeId(number),
@@ -101,8 +101,8 @@ impl Known {
             name: format!("node{number}.simulated."),
             key: node.public(),
             disco_key: Some(node.disco_key().public()),
-            addresses: vec![prefix],
-            allowed_ips: Some(vec![prefix]),
+            addresses: prefixes.clone(),
+            allowed_ips: Some(prefixes),
             ..PeerNode::default()
         };
         Self {

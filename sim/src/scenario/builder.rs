@@ -15,7 +15,7 @@ use crate::{
 
 use super::{
     DEFAULT_PORT, Endpoint, EventSpec, ExpectSpec, Fault, Maps, NetSpec, NodeSpec, PeerSpec, RelaySpec, RelayStart,
-    ResolverSpec, Scenario, TrafficKind, TrafficSpec,
+    ResolverSpec, Scenario, TrafficKind, TrafficSpec, default_user,
 };
 
 /// A world that is being described, for one seed.
@@ -77,7 +77,9 @@ impl World {
     /// Adds a node.
     pub fn node(&self, name: &str, net: &NetRef) -> NodeRef {
         let mut scenario = self.scenario.borrow_mut();
-        scenario.nodes.push(NodeSpec { name: name.to_owned(), net: net.id, port: DEFAULT_PORT });
+        let (name, port, user) = (name.to_owned(), DEFAULT_PORT, default_user(name));
+        let (net, tags, start, key) = (net.id, Vec::new(), Instant::ZERO, None);
+        scenario.nodes.push(NodeSpec { name, net, port, user, tags, start, key });
         NodeRef(HostId(scenario.nodes.len() as u32 - 1))
     }
 

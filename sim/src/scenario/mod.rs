@@ -3,6 +3,7 @@
 mod builder;
 mod read;
 mod toml;
+mod toml_control;
 mod toml_event;
 mod toml_expect;
 mod toml_nat;
@@ -11,11 +12,12 @@ mod value;
 
 use core::{fmt, time::Duration};
 
+use control::coordinator::Command;
 use mesh_core::{derp::RegionId, time::Instant};
 
 use crate::{
     check::Expectation,
-    host::{HostId, Manner, RelayChange},
+    host::{ControlChange, HostId, Manner, NodeOrder, Preparation, RelayChange},
     kernel::{dice::Probability, trace::Names},
     net::{
         Direction, Family, Ipv6, NetId, NetSetup, Renumber, firewall::FirewallParams, link::LinkParams, nat::NatParams,
@@ -31,6 +33,9 @@ pub const DEFAULT_PORT: u16 = 41641;
 
 /// What the DNS server is called.
 const RESOLVER: &str = "resolver";
+
+/// What the control server is called.
+pub const CONTROL: &str = "control";
 
 /// A world, what happens in it, and what is expected.
 #[derive(Clone, Debug, Default)]
@@ -49,6 +54,8 @@ pub struct Scenario {
     pub relays: Vec<RelaySpec>,
     /// Who tells everybody the relays' addresses, if they are told by name.
     pub resolver: Option<ResolverSpec>,
+    /// The control server that nodes join, if there is one; then nobody is told of anybody by `peers` or `maps`.
+    pub control: Option<ControlSpec>,
     /// How long the core takes between two regions.
     pub latencies: Vec<(u16, u16, Duration)>,
     /// What nodes are told of each other, in a world with relays in which nobody is told of anybody by `peers`.
@@ -81,6 +88,25 @@ pub struct NodeSpec {
     pub net: NetId,
     /// The UDP port that it listens on.
     pub port: u16,
+    /// Whose it is, as a policy names them.
+    pub user: String,
+    /// Its tags, `tag:` included. With tags it is nobody's.
+    pub tags: Vec<String>,
+    /// When it starts.
+    pub start: Instant,
+    /// The auth key that it joins with, by its name in the scenario; with none somebody has to sign in.
+    pub key: Option<String>,
+}
+
+/// A control server.
+#[derive(Clone, Debug)]
+pub struct ControlSpec {
+    /// Where it is.
+    pub net: NetId,
+    /// How long its disk takes to store something.
+    pub commit: Duration,
+    /// What was set up before the world begins.
+    pub preparation: Preparation,
 }
 
 /// A relay.
@@ -260,6 +286,22 @@ pub enum Fault {
     },
     /// The DNS server behaves otherwise from now on.
     Resolver(Manner),
+    /// Something happens to the control server.
+    Control {
+        /// What.
+        change: ControlChange,
+        /// How long until a killed one is started, a frozen one goes on, or a black hole answers; for ever when `None`.
+        length: Option<Duration>,
+    },
+    /// Somebody who runs the control server wants something of it.
+    Admin(Box<Command>),
+    /// Somebody tells a node what to do.
+    Order {
+        /// Which.
+        node: HostId,
+        /// What.
+        order: NodeOrder,
+    },
 }
 
 /// A part of an access link.
@@ -308,11 +350,18 @@ impl Scenario {
         names
     }
 
-    /// The names of all hosts, in order of their numbers: nodes, then relays, then the DNS server.
+    /// The names of all hosts, in order of their numbers: nodes, then relays, then the DNS server, then control.
     pub fn host_names(&self) -> impl Iterator<Item = &str> {
         let nodes = self.nodes.iter().map(|node| node.name.as_str());
         let relays = self.relays.iter().map(|relay| relay.name.as_str());
-        nodes.chain(relays).chain(self.resolver.as_ref().map(|_| RESOLVER))
+        let resolver = self.resolver.as_ref().map(|_| RESOLVER);
+        nodes.chain(relays).chain(resolver).chain(self.control.as_ref().map(|_| CONTROL))
+    }
+
+    /// The host of the control server.
+    #[must_use]
+    pub fn control_host(&self) -> HostId {
+        self.relay_host(self.relays.len() + usize::from(self.resolver.is_some()))
     }
 
     /// The host of a relay.
@@ -342,6 +391,15 @@ impl Scenario {
             let RelaySpec { region, net, stun, derp, start, .. } = relay;
             text += &format!(" relay {region} {net:?} {stun} {derp} {start:?}");
         }
+        for (number, node) in self.nodes.iter().enumerate() {
+            if node.start != Instant::ZERO || node.key.is_some() {
+                text += &format!(" {number}: {} {:?}", node.start, node.key);
+            }
+        }
+        if let Some(control) = &self.control {
+            let names: Vec<_> = self.nodes.iter().map(|node| &node.name).collect();
+            text += &format!(" {control:?} {names:?}");
+        }
         if let Some(resolver) = &self.resolver {
             text += &format!(" {resolver:?}");
         }
@@ -353,6 +411,11 @@ impl Scenario {
         }
         text.into_bytes()
     }
+}
+
+/// Whose a node is that says nothing of it: each has a user of its own.
+fn default_user(node: &str) -> String {
+    format!("{node}@example.com")
 }
 
 impl ExpectSpec {
@@ -379,6 +442,9 @@ impl Fault {
             Self::Suspend { node, .. } => format!("{} sleeps", host(node)),
             Self::Relay { relay, change, .. } => format!("relay {} {change:?}", host(relay)),
             Self::Resolver(manner) => format!("resolver {manner:?}"),
+            Self::Control { change, .. } => format!("control {change:?}"),
+            Self::Admin(command) => format!("control is told {command:?}"),
+            Self::Order { node, order } => format!("{} is told {order:?}", host(node)),
             Self::Reboot { net: id, .. } => format!("reboot of the NAT of {}", net(id)),
             Self::Nat { net: id, .. } => format!("NAT of {} changes", net(id)),
         }
