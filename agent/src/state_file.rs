@@ -12,7 +12,7 @@ use std::{
 };
 
 use mesh_core::{key::DiscoPrivate, node::SavedState, rng::Seed};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use crate::failure::{Exit, Failure};
 
@@ -36,14 +36,14 @@ pub struct State {
     directory: PathBuf,
 }
 
-/// The form on disk.
-#[derive(Serialize, Deserialize)]
+/// The form on disk, as it is written. It is read in parts: flattened, serde takes no numbers as keys of maps.
+#[derive(Serialize)]
 #[serde(rename_all = "PascalCase")]
-struct Stored<S> {
+struct Stored<'a> {
     version: u32,
     disco_key: String,
     #[serde(flatten)]
-    saved: S,
+    saved: &'a SavedState,
 }
 
 impl State {
@@ -99,10 +99,10 @@ impl State {
             let fresh = SavedState::new(&mut seed.stream("saved-keys", 0));
             stored["MachineKey"] = fresh.machine_key.to_secret_text().into();
         }
-        let stored: Stored<SavedState> = serde_json::from_value(stored).map_err(|error| error.to_string())?;
-        let disco_key =
-            DiscoPrivate::from_secret_text(&stored.disco_key).map_err(|error| format!("DiscoKey: {error}"))?;
-        Ok(Self { saved: stored.saved, disco_key, directory: directory.to_owned() })
+        let disco_key = stored.get("DiscoKey").and_then(serde_json::Value::as_str).unwrap_or_default();
+        let disco_key = DiscoPrivate::from_secret_text(disco_key).map_err(|error| format!("DiscoKey: {error}"))?;
+        let saved = serde_json::from_value(stored).map_err(|error| error.to_string())?;
+        Ok(Self { saved, disco_key, directory: directory.to_owned() })
     }
 }
 
@@ -151,7 +151,7 @@ fn cannot(what: &str, path: &Path, error: &io::Error) -> Failure {
 mod tests {
     use std::{os::unix::fs::PermissionsExt, sync::Arc};
 
-    use mesh_core::control::types::MapResponse;
+    use mesh_core::{control::types::MapResponse, derp::DerpMap};
 
     use super::*;
 
@@ -187,7 +187,9 @@ mod tests {
         let mut state = State::open(&directory, &Seed::from_number(1)).unwrap();
         let mut saved = state.saved.clone();
         saved.prefs.hostname = "alice".to_owned();
-        saved.map = Some(Arc::new(MapResponse { domain: "example.com".to_owned(), ..MapResponse::default() }));
+        let derp_map = DerpMap { regions: Some([(900, None)].into()), ..DerpMap::default() };
+        let map = MapResponse { domain: "example.com".to_owned(), derp_map: Some(derp_map), ..MapResponse::default() };
+        saved.map = Some(Arc::new(map));
         state.save(saved.clone()).unwrap();
         assert_eq!(State::open(&directory, &Seed::from_number(2)).unwrap().saved, saved);
         fs::remove_dir_all(directory).unwrap();

@@ -7,11 +7,12 @@
 mod agents;
 #[path = "netns/homes.rs"]
 mod homes;
+#[path = "netns/joined.rs"]
+mod joined;
 #[path = "netns/lab.rs"]
 mod lab;
 
 mod interop {
-    pub(crate) mod control;
     pub(crate) mod stock_control;
     pub(crate) mod stock_relay;
     pub(crate) mod wireguard_go;

@@ -49,7 +49,9 @@ impl Clock {
     #[cfg(feature = "turmoil")]
     #[must_use]
     pub fn simulated() -> Self {
-        let anchor = WallAnchor { at: simulated_now(), wall: WallTime::from_unix_secs(SIMULATED_EPOCH) };
+        let elapsed = u64::try_from(turmoil::sim_elapsed().unwrap_or_default().as_nanos()).unwrap_or(u64::MAX);
+        let wall = WallTime::from_unix_nanos(SIMULATED_EPOCH.as_unix_nanos().saturating_add(elapsed));
+        let anchor = WallAnchor { at: simulated_now(), wall };
         Self { is_simulated: true, asleep: Duration::ZERO, anchor }
     }
 
@@ -100,9 +102,9 @@ impl Default for Clock {
     }
 }
 
-/// When simulations begin: 2026-01-01.
+/// When simulations begin: 2027-01-15.
 #[cfg(feature = "turmoil")]
-const SIMULATED_EPOCH: u64 = 1_767_225_600;
+const SIMULATED_EPOCH: WallTime = WallTime::from_unix_secs(1_800_000_000);
 
 /// The time of the simulation that the caller runs in; it does not begin at zero, which some take for "never".
 #[cfg(feature = "turmoil")]

@@ -24,7 +24,7 @@ pub enum What {
     Metrics,
     /// Have meshd read its static file or map file again
     Reload,
-    /// The network map that the control server sent, as it was kept last
+    /// The network map, as the first message of a map stream
     Map,
 }
 

@@ -11,7 +11,7 @@ use core::{
     future::poll_fn,
     task::{Context, Poll},
 };
-use std::{collections::BTreeMap, io, sync::Arc};
+use std::{collections::BTreeMap, io};
 
 use mesh_core::{
     control::types::MapResponse,
@@ -58,7 +58,7 @@ pub enum Request {
     /// Somebody wants to know how a peer is reached; `None` when nobody has the key.
     Paths(NodePublic, oneshot::Sender<Option<PathsStatus>>),
     /// Somebody wants the network map; `None` while there is none.
-    Map(oneshot::Sender<Option<Arc<MapResponse>>>),
+    Map(oneshot::Sender<Option<MapResponse>>),
     /// Somebody wants something of the node.
     Command(Command, oneshot::Sender<Result<Reply, CommandError>>),
     /// The end.
@@ -411,8 +411,7 @@ impl<T: Tun> Basic<T> {
                 let _ = reply.send(self.node.paths_status(&key, now));
             }
             Request::Map(reply) => {
-                let kept = self.state.as_ref().and_then(|state| state.saved.map.clone());
-                let _ = reply.send(kept);
+                let _ = reply.send(self.node.netmap().snapshot());
             }
             Request::Command(command, reply) => self.command(command, reply, now),
         }

@@ -2,12 +2,12 @@
 
 use std::{collections::BTreeMap, fs};
 
-use mesh_core::{control::types::Hostinfo, key::MachinePublic};
+use mesh_core::control::types::Hostinfo;
 use nix::sys::utsname::uname;
 
 /// What is known of this host. Name, routes and tags that the user chose come on top of it.
 #[must_use]
-pub(super) fn hostinfo(machine: &MachinePublic) -> Hostinfo {
+pub(super) fn hostinfo() -> Hostinfo {
     let text = fs::read_to_string("/etc/os-release").unwrap_or_default();
     let release = os_release(&text);
     let of = |name: &str| release.get(name).cloned().unwrap_or_default();
@@ -17,8 +17,6 @@ pub(super) fn hostinfo(machine: &MachinePublic) -> Hostinfo {
     };
     Hostinfo {
         ipn_version: crate::VERSION.to_owned(),
-        // Servers want one that stays the same; we keep no logs elsewhere that it could name.
-        backend_log_id: hexadecimal(machine),
         no_logs_no_support: true,
         os: "linux".to_owned(),
         os_version: named(|names| names.release()),
@@ -37,11 +35,6 @@ pub(super) fn hostinfo(machine: &MachinePublic) -> Hostinfo {
         userspace_router: Some(false),
         ..Hostinfo::default()
     }
-}
-
-/// 64 hexadecimal digits.
-fn hexadecimal(machine: &MachinePublic) -> String {
-    machine.as_bytes().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// The assignments of os-release(5).
@@ -63,8 +56,8 @@ mod tests {
 
     #[test]
     fn a_host_is_described() {
-        let said = hostinfo(&MachinePublic::from_bytes([0xab; 32]));
-        assert_eq!((said.os.as_str(), said.backend_log_id.as_str()), ("linux", "ab".repeat(32).as_str()));
+        let said = hostinfo();
+        assert_eq!(said.os, "linux");
         assert!(!said.hostname.is_empty() && !said.os_version.is_empty());
     }
 }

@@ -177,8 +177,7 @@ async fn prepare(config: &Config, clock: &Clock) -> Result<(NodeConfig, Source, 
     let (source, disco_key, control) = match &config.map {
         Some(path) => (Source::Map(MapFile { path: path.clone() }), state.disco_key.clone(), None),
         None => {
-            let hostinfo = hostinfo::hostinfo(&state.saved.machine_key.public());
-            let control = ControlConfig { saved: state.saved.clone(), hostinfo };
+            let control = ControlConfig { saved: state.saved.clone(), hostinfo: hostinfo::hostinfo() };
             // A new one tells peers that we have started anew and know nothing of sessions.
             (Source::Control, DiscoPrivate::generate(&mut seed.stream("disco-key", 0)), Some(control))
         }

@@ -242,7 +242,7 @@ pub(super) async fn snapshot(context: &Context) -> Result<Snapshot, (StatusCode,
     answer.await.map_err(|_| stopping())
 }
 
-/// The network map, as it was kept last.
+/// The network map, as the first message of a stream.
 async fn map(context: &Context) -> Answered {
     let (reply, answer) = oneshot::channel();
     context.requests.send(basic::Request::Map(reply)).await.map_err(|_| stopping())?;
@@ -250,7 +250,7 @@ async fn map(context: &Context) -> Answered {
         let failure = Failure::new(Exit::Refused, "no-map", "there is no network map yet");
         (StatusCode::NOT_FOUND, failure.hint("mesh status says what is waited for"))
     })?;
-    json(&*map)
+    json(&map)
 }
 
 async fn ping(query: &str, context: &Context) -> Answered {

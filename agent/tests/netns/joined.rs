@@ -2,6 +2,8 @@
 //!
 //! The relay is a program of its own, so that a restart of control is only that.
 
+#![allow(dead_code, reason = "shared by two suites, neither of which needs all of it")]
+
 use std::{
     fs,
     path::PathBuf,
@@ -9,6 +11,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
+use rcgen::{CertificateParams, KeyPair};
 use serde_json::{Value, json};
 
 use super::{
@@ -42,6 +45,8 @@ pub(crate) struct Control {
     state: PathBuf,
     socket: PathBuf,
     derp_map: PathBuf,
+    /// Chain and key, when it is reached over https.
+    certificate: Option<(PathBuf, PathBuf)>,
 }
 
 /// An agent that joins.
@@ -50,6 +55,8 @@ pub(crate) struct Agent {
     pub(crate) process: Option<Process>,
     socket: PathBuf,
     state: PathBuf,
+    /// Whom it trusts beside the host's roots.
+    trust: Option<PathBuf>,
 }
 
 impl Joined {
@@ -59,10 +66,7 @@ impl Joined {
         let control = Control::new(&mut homes, 0)?;
         let mut agents = Vec::new();
         for member in &homes.members {
-            let (socket, state) = (member.node.path("meshd.sock"), member.node.path("joined"));
-            let mut agent = Agent { node: member.node.clone(), process: None, socket, state };
-            agent.start()?;
-            agents.push(agent);
+            agents.push(Agent::new(&member.node, &control)?);
         }
         Ok(Self { homes, agents, control })
     }
@@ -86,6 +90,28 @@ impl Joined {
 impl Control {
     /// A server that runs, with a user, on a cable of its own to the segment; `number` is 0 or 1.
     pub(crate) fn new(homes: &mut Homes, number: u8) -> Result<Self> {
+        let mut control = Self::place(homes, number)?;
+        control.begin()?;
+        Ok(control)
+    }
+
+    /// The same over https, as control.lab, with a certificate that nobody trusts who is not told to. Port 80 is served
+    /// as well: there stock clients ask first.
+    pub(crate) fn with_certificate(homes: &mut Homes) -> Result<Self> {
+        let mut control = Self::place(homes, 0)?;
+        let (chain, file) = (control.node.path("tls.crt"), control.node.path("tls.key"));
+        let key = KeyPair::generate()?;
+        let certificate = CertificateParams::new(["control.lab".to_owned()])?.self_signed(&key)?;
+        fs::write(&chain, certificate.pem())?;
+        fs::write(&file, key.serialize_pem())?;
+        let line = format!("echo {} control.lab >> /etc/hosts", control.address);
+        homes.members.iter().try_for_each(|member| member.node.run(&["sh", "-c", &line]).map(drop))?;
+        control.certificate = Some((chain, file));
+        control.begin()?;
+        Ok(control)
+    }
+
+    fn place(homes: &mut Homes, number: u8) -> Result<Self> {
         let node = homes.lab.node(&format!("control{number}"))?;
         let (ours, address) = (format!("203.0.113.{}", 241 + 4 * number), format!("203.0.113.{}", 242 + 4 * number));
         let device = format!("control{number}");
@@ -95,15 +121,25 @@ impl Control {
         node.route(&format!("default via {ours}"))?;
         let (state, socket, derp_map) = (node.path("state"), node.path("control.sock"), node.path("derp-map.json"));
         fs::write(&derp_map, serde_json::to_string_pretty(&homes.relay.derp_map()?)?)?;
-        let mut control = Self { node, process: None, address, state, socket, derp_map };
-        control.start()?;
-        control.run(&["users", "create", "lab"])?;
-        Ok(control)
+        Ok(Self { node, process: None, address, state, socket, derp_map, certificate: None })
+    }
+
+    fn begin(&mut self) -> Result<()> {
+        self.start()?;
+        self.run(&["users", "create", "lab"]).map(drop)
+    }
+
+    /// The certificate, for `SSL_CERT_FILE`.
+    pub(crate) fn certificate(&self) -> Option<&PathBuf> {
+        self.certificate.as_ref().map(|(chain, _)| chain)
     }
 
     /// What agents are told.
     pub(crate) fn url(&self) -> String {
-        format!("http://{}:8080", self.address)
+        match &self.certificate {
+            Some(_) => "https://control.lab".to_owned(),
+            None => format!("http://{}:8080", self.address),
+        }
     }
 
     pub(crate) fn start(&mut self) -> Result<()> {
@@ -111,9 +147,18 @@ impl Control {
         let path = |path: &PathBuf| path.to_str().map(ToOwned::to_owned).context("a path that is not text");
         let (program, state, socket, map) =
             (path(&program)?, path(&self.state)?, path(&self.socket)?, path(&self.derp_map)?);
-        let line = [&program, "serve", "--server-url", &url, "--listen", &listen, "--relay", "none"];
-        let more = ["--derp-map", &map, "--state-dir", &state, "--socket", &socket, "--base-domain", "lab.internal"];
-        let process = self.node.spawn(&[&line[..], &more, &["--log", "debug"]].concat())?;
+        let mut line: Vec<String> = [&program, "serve", "--server-url", &url, "--relay", "none", "--derp-map", &map]
+            .iter()
+            .chain(&["--state-dir", &state, "--socket", &socket, "--base-domain", "lab.internal", "--log", "debug"])
+            .map(ToString::to_string)
+            .collect();
+        match &self.certificate {
+            Some((chain, key)) => {
+                line.extend(["--tls-cert".to_owned(), path(chain)?, "--tls-key".to_owned(), path(key)?]);
+            }
+            None => line.extend(["--listen".to_owned(), listen]),
+        }
+        let process = self.node.spawn(&line.iter().map(String::as_str).collect::<Vec<_>>())?;
         process.wait_for("ready", PATIENCE)?;
         self.process = Some(process);
         Ok(())
@@ -145,11 +190,23 @@ impl Control {
 }
 
 impl Agent {
+    /// One that runs and has not joined. It trusts the server's certificate.
+    pub(crate) fn new(node: &Node, control: &Control) -> Result<Self> {
+        let (socket, state) = (node.path("meshd.sock"), node.path("joined"));
+        let trust = control.certificate().cloned();
+        let mut agent = Self { node: node.clone(), process: None, socket, state, trust };
+        agent.start()?;
+        Ok(agent)
+    }
+
     /// Starts the daemon and waits until it is ready.
     pub(crate) fn start(&mut self) -> Result<()> {
         let path = |path: &PathBuf| path.to_str().map(ToOwned::to_owned).context("a path that is not text");
         let (program, socket, state) = (path(&built("meshd")?)?, path(&self.socket)?, path(&self.state)?);
-        let line = [&program, "--socket", &socket, "--state-dir", &state, "--log", "debug,mesh_core=trace"];
+        let line = [&*program, "--socket", &socket, "--state-dir", &state, "--log", "debug,mesh_core=trace"];
+        let trust = self.trust.as_ref().map(|file| format!("SSL_CERT_FILE={}", file.display()));
+        let trust = trust.as_ref().map(|trust| ["env", trust]);
+        let line = [trust.as_ref().map(<[&str; 2]>::as_slice).unwrap_or_default(), &line].concat();
         let process = self.node.spawn(&line)?;
         process.wait_for("ready", PATIENCE)?;
         self.process = Some(process);
@@ -161,8 +218,20 @@ impl Agent {
         self.process = None;
     }
 
-    pub(crate) fn log(&self) -> String {
-        self.process.as_ref().map(Process::output).unwrap_or_default()
+    /// The end of what it has logged.
+    fn log(&self) -> String {
+        let all = self.process.as_ref().map(Process::output).unwrap_or_default();
+        let lines: Vec<_> = all.lines().filter(|line| !line.contains(" TRACE ")).collect();
+        lines.get(lines.len().saturating_sub(30)..).unwrap_or_default().join("\n")
+    }
+
+    /// Waits until what it needs to start alone is on disk.
+    pub(crate) fn wait_for_kept_map(&self) -> Result<()> {
+        until("the map is kept", PATIENCE, || {
+            let kept: Value = serde_json::from_str(&fs::read_to_string(self.state.join("state.json"))?)?;
+            let others = kept["Map"]["Peers"].as_array();
+            Ok(others.is_some_and(|peers| !peers.is_empty()).then_some(()))
+        })
     }
 
     /// Joins; returns how long `mesh up` took.

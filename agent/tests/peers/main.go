@@ -7,6 +7,8 @@
 //	peers derpserver a DERP server with TLS and STUN
 //	peers netcheck   one report about the regions of a DERP map
 //	peers node       a node with the whole engine, which does what the lines of standard input say
+//	peers echo       a TCP service of the host that sends back what comes
+//	peers dial       sends something to such a service
 //	peers fleet      many nodes that speak to control alone
 package main
 
@@ -22,7 +24,7 @@ import (
 
 func main() {
 	if len(os.Args) < 2 {
-		fail("which one: client, derpserver, netcheck, node or fleet?")
+		fail("which one: client, derpserver, netcheck, node, echo, dial or fleet?")
 	}
 	verb, arguments := os.Args[1], os.Args[2:]
 	var err error
@@ -35,6 +37,10 @@ func main() {
 		err = runNetcheck(arguments)
 	case "node":
 		err = runNode(arguments)
+	case "echo":
+		err = runEcho(arguments)
+	case "dial":
+		err = runDial(arguments)
 	case "fleet":
 		err = runFleet(arguments)
 	default:

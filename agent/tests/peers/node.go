@@ -169,7 +169,7 @@ func (n *node) obey(ctx context.Context, order order) (any, error) {
 		}
 		return n.client.Ping(ctx, peer, tailcfg.PingType(order.Kind))
 	case "dial":
-		return n.dial(ctx, order)
+		return exchange(ctx, n.server.Dial, order)
 	case "listen": // Sends back what comes.
 		listener, err := n.server.Listen("tcp", order.Address)
 		if err != nil {
@@ -200,9 +200,9 @@ func (n *node) obey(ctx context.Context, order order) (any, error) {
 	return nil, fmt.Errorf("not understood: %q", order.Do)
 }
 
-// dial connects, sends, and reads as much back, which must be the same.
-func (n *node) dial(ctx context.Context, order order) (any, error) {
-	connection, err := n.server.Dial(ctx, "tcp", order.Address)
+// exchange connects, sends, and reads as much back, which must be the same.
+func exchange(ctx context.Context, dial func(context.Context, string, string) (net.Conn, error), order order) (any, error) {
+	connection, err := dial(ctx, "tcp", order.Address)
 	if err != nil {
 		return nil, err
 	}
@@ -276,4 +276,36 @@ func (n *node) prefs(ctx context.Context, order order) (any, error) {
 		change.HostnameSet, change.Hostname = true, order.Hostname
 	}
 	return n.client.EditPrefs(ctx, change)
+}
+
+// runEcho sends back what comes, over the host's own TCP.
+func runEcho(arguments []string) error {
+	flags := newFlags("echo")
+	listen := flags.String("listen", ":7", "where")
+	flags.Parse(arguments)
+	listener, err := net.Listen("tcp", *listen)
+	if err != nil {
+		return err
+	}
+	observe("ready", "address", listener.Addr().String())
+	echo(listener)
+	return nil
+}
+
+// runDial sends something to an echo over the host's own TCP, and reads it back.
+func runDial(arguments []string) error {
+	flags := newFlags("dial")
+	address := flags.String("address", "", "HOST:PORT")
+	size := flags.Int64("bytes", 1000, "how many")
+	patience := flags.Duration("patience", 3*time.Second, "how long it may take")
+	flags.Parse(arguments)
+	ctx, cancel := context.WithTimeout(context.Background(), *patience)
+	defer cancel()
+	dialer := new(net.Dialer)
+	result, err := exchange(ctx, dialer.DialContext, order{Address: *address, Bytes: *size})
+	if err != nil {
+		return err
+	}
+	observe("done", "result", result)
+	return nil
 }

@@ -23,7 +23,10 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{error, warn};
 use transports::clock::Clock;
 
-use super::{limits, sql::SqlStore};
+use super::{
+    limits,
+    sql::{SqlStore, StoreError},
+};
 use crate::{
     coordinator::{
         AdminError, AdminId, Command, ConnId, Coordinator, Counters, Input, Output, Refusal, Reply, Request, RequestId,
@@ -123,17 +126,29 @@ impl Desk {
     }
 }
 
+/// Where rows are kept.
+pub(super) trait Store: Send + 'static {
+    /// Carries out mutations: all of them are kept when this returns, or none is.
+    fn commit(&mut self, mutations: &[Mutation]) -> impl Future<Output = Result<(), StoreError>> + Send;
+}
+
+impl Store for SqlStore {
+    async fn commit(&mut self, mutations: &[Mutation]) -> Result<(), StoreError> {
+        Self::commit(self, mutations).await
+    }
+}
+
 /// A commit under way; it comes back with the store.
-type Commit = Pin<Box<dyn Future<Output = (SqlStore, u64)> + Send>>;
+type Commit<S> = Pin<Box<dyn Future<Output = (S, u64)> + Send>>;
 
 /// The owner.
-pub(super) struct Owner {
+pub(super) struct Owner<S = SqlStore> {
     coordinator: Coordinator,
     clock: Clock,
     events: mpsc::Receiver<Event>,
     /// Here unless a commit is under way.
-    store: Option<SqlStore>,
-    commit: Option<Commit>,
+    store: Option<S>,
+    commit: Option<Commit<S>>,
     /// Whether the commit under way has failed before.
     stuck: Arc<AtomicBool>,
     /// To be carried out when the commit is done.
@@ -160,9 +175,9 @@ struct Stream {
     orders: mpsc::Sender<Order>,
 }
 
-impl Owner {
+impl<S: Store> Owner<S> {
     /// An owner that was told nothing yet, and the way to it.
-    pub(super) fn new(coordinator: Coordinator, clock: Clock, store: SqlStore) -> (Self, Desk) {
+    pub(super) fn new(coordinator: Coordinator, clock: Clock, store: S) -> (Self, Desk) {
         let (sender, events) = mpsc::channel(limits::EVENTS);
         let owner = Self {
             coordinator,
@@ -185,7 +200,7 @@ impl Owner {
     }
 
     /// Works until `closing` becomes true; then the store, with everything in it.
-    pub(super) async fn run(mut self, mut closing: watch::Receiver<bool>) -> Option<SqlStore> {
+    pub(super) async fn run(mut self, mut closing: watch::Receiver<bool>) -> Option<S> {
         let mut open = true;
         loop {
             for event in self.clock.observe().into_iter().flatten() {
@@ -262,7 +277,7 @@ impl Owner {
         self.listen();
     }
 
-    fn handle_committed(&mut self, store: SqlStore, failed: u64) {
+    fn handle_committed(&mut self, store: S, failed: u64) {
         self.commit = None;
         self.store = Some(store);
         self.commits += 1;
@@ -380,7 +395,7 @@ impl Owner {
 }
 
 /// Commits, however often it takes: what was decided cannot be taken back, and nobody was told of it yet.
-async fn commit(mut store: SqlStore, mutations: Vec<Mutation>, stuck: Arc<AtomicBool>) -> (SqlStore, u64) {
+async fn commit<S: Store>(mut store: S, mutations: Vec<Mutation>, stuck: Arc<AtomicBool>) -> (S, u64) {
     let mut failed = 0;
     while let Err(problem) = store.commit(&mutations).await {
         failed += 1;
@@ -392,7 +407,7 @@ async fn commit(mut store: SqlStore, mutations: Vec<Mutation>, stuck: Arc<Atomic
     (store, failed)
 }
 
-async fn committed(commit: &mut Option<Commit>) -> (SqlStore, u64) {
+async fn committed<S>(commit: &mut Option<Commit<S>>) -> (S, u64) {
     match commit {
         Some(commit) => commit.as_mut().await,
         None => pending().await,

@@ -132,7 +132,7 @@ async fn serve(socket: TcpStream, wire: Wire, shop: Arc<Shop>, pass: Arc<Pass>) 
     }
 }
 
-async fn requests<S>(stream: S, wire: Wire, shop: Arc<Shop>, pass: Arc<Pass>)
+pub(super) async fn requests<S>(stream: S, wire: Wire, shop: Arc<Shop>, pass: Arc<Pass>)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {

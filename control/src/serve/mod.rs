@@ -23,6 +23,7 @@ mod pages;
 mod pass;
 mod relays;
 mod render_pool;
+pub mod simulated;
 mod socket;
 mod sql;
 mod table;

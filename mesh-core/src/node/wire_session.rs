@@ -20,7 +20,7 @@ use crate::{
         types::{Hostinfo, MapResponse, NetInfo},
     },
     crypto::hash::blake2s,
-    derp::{RegionId, relays::Network},
+    derp::{DerpMap, RegionId, relays::Network},
     key::NodePrivate,
     limits,
     machine::Deadline,
@@ -432,6 +432,9 @@ impl Node {
         }
         self.refresh_state(now);
         self.apply_peers_of_map(now);
+        // Relays ask control who we are, and whom it does not know they turn away for a while: no connection before
+        // there is a map again.
+        self.set_derp_map(&DerpMap::default(), now);
     }
 
     /// Works out what the node is doing. Says whether packets are carried other than before.

@@ -9,6 +9,7 @@ use std::{
 };
 
 use mesh_core::{derp::DerpRegion, rng::Seed};
+use transports::net::Net;
 
 use super::{
     Region,
@@ -56,7 +57,12 @@ impl Embedded {
         let pin = certificate.pin();
         let hub = Arc::new(Hub::new(hub::Config { key, policy: Policy::Ask, rate: None, seed }));
         let tls = certificate.into_config(&hub.public)?;
-        let shop = Shop { net: Net::Host, hub: Arc::clone(&hub), tls: RwLock::new(Some(tls)), asker: Some(Asker::Program(ask)) };
+        let shop = Shop {
+            net: Net::Host,
+            hub: Arc::clone(&hub),
+            tls: RwLock::new(Some(tls)),
+            asker: Some(Asker::Program(ask)),
+        };
         let addresses = Addresses { derp: place.listen, stun: place.stun_listen, metrics: None };
         let running = Running::start(&addresses, &Arc::new(shop))?;
         let region = Region {

@@ -117,13 +117,7 @@ impl Running {
         };
         let ids = Arc::new(AtomicU64::new(0));
         for listener in listeners {
-            let (shop, ids, until) = (Arc::clone(shop), Arc::clone(&ids), closing.clone());
-            running.spawn(async move {
-                match HostListener::from_std(listener) {
-                    Ok(listener) => accept(TcpListener::Host(listener), shop, ids, until).await,
-                    Err(error) => error!(%error, "cannot listen"),
-                }
-            })?;
+            running.spawn(accept_on(listener, Arc::clone(shop), Arc::clone(&ids), closing.clone()))?;
         }
         running.spawn(answer_others(stun, metrics, Arc::clone(&shop.hub), closing))?;
         Ok(running)
@@ -254,6 +248,14 @@ async fn answer_others(
 }
 
 /// Runs one core until the daemon ends, and a little longer for last words.
+async fn accept_on(listener: StdTcpListener, shop: Arc<Shop>, ids: Arc<AtomicU64>, closing: watch::Receiver<bool>) {
+    match HostListener::from_std(listener) {
+        Ok(listener) => accept(TcpListener::Host(listener), shop, ids, closing).await,
+        Err(error) => error!(%error, "cannot listen"),
+    }
+}
+
+/// The same on a listener of any network.
 pub(super) async fn accept(
     listener: TcpListener,
     shop: Arc<Shop>,
