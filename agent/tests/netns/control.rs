@@ -46,6 +46,10 @@ fn join() -> Result<()> {
     }
     let said = alice.mesh(&["ping", "-c", "60", "bob"])?;
     ensure!(said.lines().last().is_some_and(|line| line.contains(" via 203.0.113.")), "{said}");
+    for (kind, via) in [("--tsmp", " via TSMP in "), ("--icmp", " in ")] {
+        let said = alice.mesh(&["ping", "-c", "1", kind, "bob"])?;
+        ensure!(said.starts_with("pong from bob (100.") && said.contains(via), "{said}");
+    }
     let text = alice.mesh(&["status"])?;
     ensure!(text.lines().any(|line| line.contains("bob") && line.contains("active; direct 203.0.113.")), "{text}");
 
