@@ -403,7 +403,13 @@ impl<T: Tun> Basic<T> {
     fn handle_request(&mut self, request: Request) -> bool {
         let now = self.clock.now();
         match request {
-            Request::Stop => return false,
+            Request::Stop => {
+                let map = self.node.netmap().snapshot();
+                if let Some(Err(failure)) = self.state.as_mut().map(|state| state.keep_map(map)) {
+                    error!(%failure, "the network map is not kept");
+                }
+                return false;
+            }
             Request::Status(reply) => {
                 let _ = reply.send(self.snapshot(now));
             }
