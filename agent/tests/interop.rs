@@ -11,13 +11,15 @@ mod homes;
 mod lab;
 
 mod interop {
+    pub(crate) mod control;
+    pub(crate) mod stock_control;
     pub(crate) mod stock_relay;
     pub(crate) mod wireguard_go;
 }
 
 use std::process::ExitCode;
 
-use interop::{stock_relay, wireguard_go};
+use interop::{stock_control, stock_relay, wireguard_go};
 use libtest_mimic::{Arguments, Failed, Trial};
 
 /// A test: its name as a sentence, and what it does.
@@ -32,6 +34,7 @@ fn main() -> ExitCode {
     let groups = [
         (wireguard_go::TESTS, wireguard_go_missing),
         (stock_relay::TESTS, lab::missing().or_else(lab::peers::missing)),
+        (stock_control::TESTS, lab::missing().or_else(lab::peers::missing)),
     ];
     let trials = groups.iter().flat_map(|(tests, missing)| {
         tests.iter().map(move |&(name, test): &Test| {

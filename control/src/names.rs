@@ -137,7 +137,7 @@ mod tests {
     #[test]
     fn a_name_that_is_taken_gets_a_number_and_keeps_it() {
         let mut names = Names::default();
-        let mut take = |names: &mut Names, id| {
+        let take = |names: &mut Names, id| {
             let name = names.like("web", NodeId(id), None);
             names.take(name.clone(), NodeId(id));
             name

@@ -104,6 +104,29 @@ fn a_peer_that_is_not_at_the_relay_yet_is_reached_soon_after_it_is() {
     assert_eq!(net.tags(2), [7], "not after WireGuard's five seconds");
 }
 
+/// Stock nodes: about as many as the bounds, with one packet of data a second.
+#[test]
+fn a_peer_that_is_away_is_not_probed_more_than_stock_nodes_would() {
+    let mut net = Tailnet::new(2, START);
+    net.hand_out_map(1);
+    let mut talk_a_minute = |tags: core::ops::Range<u16>| {
+        let before = (net.member(1).udp_sent, net.member(1).relayed_sent);
+        for tag in tags {
+            net.send(1, 2, tag);
+            net.run_for(Duration::from_secs(1));
+        }
+        (net.member(1).udp_sent - before.0, net.member(1).relayed_sent - before.1)
+    };
+    let (first, later) = (talk_a_minute(0..60), talk_a_minute(60..120));
+    assert!(first.0 <= 12 && first.1 <= 36, "{first:?}");
+    assert!(later.0 <= 4 && later.1 <= 18, "{later:?}");
+    net.hand_out_map(2);
+    net.run_for(Duration::from_secs(7));
+    assert!(!net.tags(2).is_empty());
+    net.run_for(Duration::from_secs(1));
+    assert_eq!(net.selection(1, 2), Selection::Direct(underlay(2)), "directly as soon as it has come");
+}
+
 #[test]
 fn a_peer_that_restarted_is_talked_to_at_once() {
     let mut net = joined();

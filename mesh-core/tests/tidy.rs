@@ -89,8 +89,10 @@ const SHELL_FILES: &[&str] = &[
     "sim/src/bin/sim.rs",
     "sim/tests/determinism.rs",
     "sim/tests/errors.rs",
+    "sim/tests/join.rs",
     "sim/tests/nat_vs_linux.rs",
     "sim/tests/paths.rs",
+    "sim/tests/policy.rs",
     "sim/tests/scenarios.rs",
     "sim/tests/support/mod.rs",
 ];

@@ -13,9 +13,10 @@
 //! * [`check`]: invariants that always hold, and what a scenario expects
 //! * [`report`]: what is told of a run
 //!
-//! Relays take part through the pure half of their crate, as the coordination server ([`control`]) will; until then the
-//! kernel hands out network maps in its stead. In worlds with relays nodes know each other only by key, find each other
-//! over a relay, and directly where their NATs allow it. In worlds without, peers are static.
+//! Relays and the coordination server take part through the pure halves of their crates. In worlds with control nodes join
+//! it and hear of each other from it; in worlds with relays alone the kernel hands out network maps in its stead. There
+//! nodes know each other only by key, find each other over a relay, and directly where their NATs allow it. In worlds
+//! without relays peers are static.
 //!
 //! ```
 //! use core::time::Duration;
@@ -47,9 +48,6 @@ pub use kernel::{Ended, Simulation};
 pub use net::{link::LinkParams, nat::NatParams};
 pub use report::{RunReport, Verdict};
 pub use scenario::{Scenario, ScenarioError, World, star};
-
-use control as _;
-use relay as _;
 
 /// Describes and runs a world once for every seed.
 ///

@@ -6,6 +6,8 @@
 //	peers client     a DERP client that does what the lines of standard input say
 //	peers derpserver a DERP server with TLS and STUN
 //	peers netcheck   one report about the regions of a DERP map
+//	peers node       a node with the whole engine, which does what the lines of standard input say
+//	peers fleet      many nodes that speak to control alone
 package main
 
 import (
@@ -20,7 +22,7 @@ import (
 
 func main() {
 	if len(os.Args) < 2 {
-		fail("which one: client, derpserver or netcheck?")
+		fail("which one: client, derpserver, netcheck, node or fleet?")
 	}
 	verb, arguments := os.Args[1], os.Args[2:]
 	var err error
@@ -31,6 +33,10 @@ func main() {
 		err = runServer(arguments)
 	case "netcheck":
 		err = runNetcheck(arguments)
+	case "node":
+		err = runNode(arguments)
+	case "fleet":
+		err = runFleet(arguments)
 	default:
 		fail("unknown: " + verb)
 	}

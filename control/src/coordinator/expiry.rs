@@ -16,6 +16,10 @@ impl Coordinator {
             let id = member.id();
             self.set_expiry(id, member.row.key_expiry);
             let is_gone = self.streams.of_node(id).is_none();
+            // Routers that do not come back are replaced by those that do.
+            if is_gone && member.row.served_routes().next().is_some() {
+                self.timers.set(Timer::Offline(id), self.after(limits::OFFLINE_GRACE));
+            }
             if member.row.ephemeral && is_gone && self.timers.get(Timer::Forget(id)).is_none() {
                 self.timers.set(Timer::Forget(id), self.after(limits::EPHEMERAL_LIFE));
             }
@@ -59,10 +63,13 @@ impl Coordinator {
         if self.streams.of_node(id).is_some() {
             return;
         }
-        let (mut row, mut live) = ((*member.row).clone(), member.live.clone());
-        live.online = false;
-        row.last_seen = Some(self.wall());
-        self.state.put_node(row, live);
+        if member.live.online {
+            let (mut row, mut live) = ((*member.row).clone(), member.live.clone());
+            live.online = false;
+            row.last_seen = Some(self.wall());
+            self.state.put_node(row, live);
+        }
+        self.state.fail_over(id);
     }
 
     /// An ephemeral node has been gone long enough.

@@ -12,6 +12,7 @@ use super::{
     Caller, Coordinator,
     hostinfo::{bound, merged},
     output::{Refusal, Response},
+    timers::Timer,
 };
 use crate::{
     limits, names,
@@ -33,14 +34,16 @@ impl Coordinator {
             Err(refusal) => return self.refuse(caller, refusal),
         };
         let node = member.id();
-        if request.stream {
+        // A stream that is to change nothing would end the one that the node has open: it gets one map.
+        let opens = request.stream && !request.read_only;
+        if opens {
             let stream = self.open_stream(node, caller.conn, caller.id, request.keep_alive);
             self.respond(caller, Response::Stream(stream));
         }
         if !request.read_only {
             self.update(&member, &request);
         }
-        if request.stream {
+        if opens {
             return;
         }
         if request.omit_peers {
@@ -90,7 +93,8 @@ impl Coordinator {
         let wanted: BTreeSet<_> = said.request_tags.iter().cloned().collect();
         let asked_before = known.request_tags.iter().cloned().collect();
         *row.hostinfo = said;
-        if wanted != asked_before && !wanted.is_empty() && !wanted.is_subset(&row.tags) {
+        let is_asking = wanted != asked_before && !wanted.is_empty() && !wanted.is_subset(&row.tags);
+        if is_asking && !row.is_expired(self.wall()) {
             self.note_wanted_tags(row, live, wanted);
         }
         if *row.hostinfo.routable_ips != known.routable_ips {
@@ -110,7 +114,6 @@ impl Coordinator {
         if wanted.iter().all(is_good) {
             let before = json!({ "tags": row.tags });
             (row.tags, row.user, row.key_expiry) = (wanted, None, None);
-            live.expired = false;
             let after = json!({ "tags": row.tags });
             self.audit(actor, "node.tag", &row.stable_id, before, after);
         } else {
@@ -126,7 +129,13 @@ impl Coordinator {
         live.online |= self.streams.of_node(id).is_some();
         row.announced |= row.disco.is_some() && live.online;
         self.set_expiry(id, row.key_expiry);
+        let is_online = live.online;
         self.state.put_node(row, live);
+        if is_online {
+            // A router that is not back yet may be in a moment.
+            let timers = &self.timers;
+            self.state.take_over(id, |router| timers.get(Timer::Offline(router)).is_some());
+        }
     }
 }
 

@@ -54,6 +54,7 @@ pub use output::{Output, Refusal, Response};
 use crate::{
     names,
     policy::Policy,
+    render::MapUpdate,
     store::{AuditRow, Mutation, Principal, Rows, State, node::Member},
 };
 use signins::SignIns;
@@ -115,7 +116,8 @@ struct Caller {
 }
 
 impl Coordinator {
-    /// A server with what was stored; [`Rows::default`] for a new one. Nobody is connected.
+    /// A server with what was stored; [`Rows::default`] for a new one. Nobody is connected. The seed has to be another at
+    /// each start: ids and the secrets of keys are drawn from it.
     ///
     /// # Errors
     /// When the configuration or the stored policy is not good.
@@ -186,6 +188,14 @@ impl Coordinator {
             sign_ins: self.sign_ins.len(),
             version: self.state.log().version().0,
         }
+    }
+
+    /// The whole map of a node as it would be told now; `None` where there is no such node. What streams tell has to come
+    /// to the same: this is for those who check that.
+    pub fn map_of(&mut self, node: NodeId) -> Option<MapUpdate> {
+        self.state.member(node)?;
+        let (snapshot, _) = self.state.snapshot();
+        Some(MapUpdate::full(None, node, snapshot, self.wall()))
     }
 
     fn wall(&self) -> WallTime {
@@ -291,7 +301,7 @@ impl Coordinator {
         let Some(member) = self.state.member(id).cloned() else { return };
         if let Some(stream) = self.streams.of_node(id) {
             let (snapshot, _) = self.state.snapshot();
-            let farewell = crate::render::MapUpdate::farewell(stream, member, snapshot, self.wall());
+            let farewell = MapUpdate::farewell(stream, member, snapshot, self.wall());
             self.pending.push(Output::Push(farewell));
             self.drop_stream(stream);
         }

@@ -361,7 +361,61 @@ impl State {
     pub fn applied(&self, policy: Policy) -> Rulebook {
         let users = self.users.values().map(|row| policy_user(row));
         let nodes = self.members.values().map(|member| policy_node(&member.row));
-        Rulebook::new(Arc::new(policy), users, nodes)
+        let mut rulebook = Rulebook::new(Arc::new(policy), users, nodes);
+        // Routers that took the place of others keep it.
+        for subnet in self.routers.iter().flat_map(|router| self.served_subnets(*router)) {
+            if let Some(primary) =
+                self.rulebook.primary(subnet).filter(|primary| rulebook.primary(subnet) != Some(*primary))
+            {
+                rulebook.set_primary(subnet, primary);
+            }
+        }
+        rulebook
+    }
+
+    /// A router is away: of the subnets that it is primary for, another that is online becomes primary.
+    pub fn fail_over(&mut self, id: NodeId) {
+        let online = |router: &NodeId| self.members.get(router).is_some_and(|member| member.live.online);
+        let others: Vec<_> = self
+            .served_subnets(id)
+            .filter(|subnet| self.rulebook.primary(*subnet) == Some(id))
+            .filter_map(|subnet| {
+                Some((subnet, self.rulebook.servers(subnet).find(|router| *router != id && online(router))?))
+            })
+            .collect();
+        self.set_primaries(id, others);
+    }
+
+    /// A router is online: of the subnets whose primary router is away, and not about to come back, it becomes primary.
+    pub fn take_over(&mut self, id: NodeId, comes_back: impl Fn(NodeId) -> bool) {
+        let is_away = |router: NodeId| {
+            let online = self.members.get(&router).is_some_and(|member| member.live.online);
+            router != id && !online && !comes_back(router)
+        };
+        let own: Vec<_> = self
+            .served_subnets(id)
+            .filter(|subnet| self.rulebook.primary(*subnet).is_some_and(is_away))
+            .map(|subnet| (subnet, id))
+            .collect();
+        self.set_primaries(id, own);
+    }
+
+    fn served_subnets(&self, id: NodeId) -> impl Iterator<Item = Prefix> {
+        let routes = self.members.get(&id).into_iter().flat_map(|member| member.row.served_routes());
+        routes.filter(|route| route.length() > 0)
+    }
+
+    fn set_primaries(&mut self, id: NodeId, primaries: Vec<(Prefix, NodeId)>) {
+        let mut change = Change::default();
+        for (subnet, router) in primaries {
+            self.snapshot = None;
+            change.routes.extend(Arc::make_mut(&mut self.rulebook).set_primary(subnet, router));
+        }
+        if !change.routes.is_empty() {
+            let viewers = change.routes.clone();
+            let version = self.log.add(What::Node(id, Parts::default(), change));
+            self.concerned.push(Concern { before: Version(version.0 - 1), viewers });
+        }
     }
 
     /// The relays are others.

@@ -238,6 +238,34 @@ fn p21_a_subnet_is_shown_at_one_router() {
 }
 
 #[test]
+fn p21_a_router_that_is_away_is_replaced_by_one_that_is_not() {
+    let (mut world, viewer, [first, second]) = routers();
+    let primary =
+        |world: &World| [first, second].map(|router| world.peer(viewer, router).unwrap().primary_routes.len());
+    world.hang_up(first);
+    world.advance(Duration::from_secs(5));
+    assert_eq!(primary(&world), [1, 0], "it may be back in a moment");
+    world.advance(Duration::from_secs(10));
+    assert_eq!(primary(&world), [0, 1]);
+    assert_eq!(world.clients[&second].map.self_node().unwrap().primary_routes.len(), 1);
+    // The one that comes back waits until it is needed.
+    world.stream(first);
+    world.settle();
+    assert_eq!(primary(&world), [0, 1]);
+    world.hang_up(second);
+    world.advance(Duration::from_secs(15));
+    assert_eq!(primary(&world), [1, 0]);
+    // After a restart the oldest is waited for, and not for ever.
+    world.crash();
+    world.stream(viewer);
+    world.stream(second);
+    world.settle();
+    assert_eq!(primary(&world), [1, 0]);
+    world.advance(Duration::from_secs(15));
+    assert_eq!(primary(&world), [0, 1]);
+}
+
+#[test]
 fn p22_a_node_is_routed_its_own_addresses() {
     let (world, viewer, routers) = routers();
     for peer in routers {
@@ -362,7 +390,8 @@ fn p40_rules_name_both_families() {
 #[test]
 fn p41_an_exit_node_is_not_told_of_subnets_that_others_serve() {
     let mut world = World::open();
-    let key = world.key(true, false, &["tag:exit"]);
+    let (key, alices) = (world.key(true, false, &["tag:exit"]), world.key(true, false, &[]));
+    world.join(2, &alices);
     let exit = world.client(1);
     world.clients.get_mut(&exit).unwrap().hostinfo.routable_ips =
         ["0.0.0.0/0", "::/0"].map(|route| route.parse().unwrap()).into();

@@ -19,6 +19,8 @@ use super::{LinkState, Node, Output, RelayCommand, RelayEvent, Transmit};
 /// Between the tries of a handshake with a peer that its relay does not have (yet).
 const RETRY_MIN: Duration = Duration::from_millis(100);
 const RETRY_MAX: Duration = Duration::from_secs(2);
+/// So many, which take nine seconds. A peer that is not there then is away, and WireGuard's own pace is enough.
+const RETRIES_MAX: u32 = 8;
 
 /// What is known of a region.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -126,10 +128,9 @@ impl Node {
     pub(super) fn plan_retry(&mut self, id: PeerId, now: Instant) {
         let Some(peer) = self.peers.get_mut(id) else { return };
         let is_initiating = peer.tunnel.as_ref().is_some_and(|tunnel| tunnel.is_initiating());
-        if is_initiating && peer.watch.retry_at.is_none() {
-            let attempts = peer.watch.retries;
-            peer.watch.retries = attempts.saturating_add(1);
-            let pause = (RETRY_MIN * 2u32.pow(attempts.min(8))).min(RETRY_MAX);
+        if is_initiating && peer.watch.retry_at.is_none() && peer.watch.retries < RETRIES_MAX {
+            let pause = (RETRY_MIN * 2u32.pow(peer.watch.retries)).min(RETRY_MAX);
+            peer.watch.retries += 1;
             peer.watch.retry_at = Some(now + pause);
             self.rearm(id);
         }
@@ -141,7 +142,6 @@ impl Node {
         if self.peers.get(id).is_some_and(|peer| peer.watch.is_rekeyed) {
             self.plan_retry(id, now);
         }
-        self.with_active_paths(id, now, |paths| paths.note_relay_connected(now));
         // The relay does not say again and again that it does not have the peer.
         if let Some(region) = self.peers.get(id).and_then(|peer| peer.selection().relay()) {
             self.plan_relay_retry(id, region, now);

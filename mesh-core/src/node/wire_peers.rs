@@ -126,6 +126,7 @@ impl Node {
         let Some(peer) = self.peers.get_mut(id) else { return };
         let Some(tunnel) = &mut peer.tunnel else { return };
         let mut payloads = Vec::new();
+        let mut has_come = false;
         while let Some(output) = tunnel.poll_output() {
             match output {
                 tunnel::Output::Send(payload) => payloads.push(payload),
@@ -141,7 +142,7 @@ impl Node {
                 }
                 tunnel::Output::Established => {
                     peer.last_handshake = Some(now);
-                    peer.watch.retries = 0;
+                    has_come |= core::mem::take(&mut peer.watch.retries) > 0;
                     peer.watch.is_rekeyed = false;
                     self.outbox.push_back(Output::Event(Event::SessionEstablished { peer: peer.config.key }));
                 }
@@ -157,6 +158,10 @@ impl Node {
             peer.tunnel = None;
         }
         self.rearm(id);
+        if has_come {
+            // Its relay did not have it: it has not heard where we are.
+            self.with_active_paths(id, now, |paths| paths.note_relay_connected(now));
+        }
         if !payloads.is_empty() {
             self.send_payloads(id, payloads, answer_to, now);
         }

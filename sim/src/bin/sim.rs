@@ -9,6 +9,7 @@
 use std::{
     fs,
     io::{self, IsTerminal as _, Write as _},
+    path::Path,
     process::{Command, ExitCode, Stdio},
 };
 
@@ -307,7 +308,8 @@ fn replay_seed(options: &Replay) -> Result<u8, Failure> {
 
 fn read(file: &str) -> Result<Scenario, Failure> {
     let text = fs::read_to_string(file).map_err(|error| unusable(file, "read", &error))?;
-    scenario::parse_with(&text, |name| std::env::var(name).ok()).map_err(|error| Failure {
+    let beside = |name: &str| fs::read_to_string(Path::new(file).with_file_name(name)).ok();
+    scenario::parse_with(&text, |name| std::env::var(name).ok(), beside).map_err(|error| Failure {
         exit: 2,
         code: "bad_scenario",
         message: format!("{file}:{}:{}: {}", error.line, error.column, error.message),

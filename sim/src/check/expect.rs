@@ -5,16 +5,17 @@
 
 use core::time::Duration;
 
-use mesh_core::time::Instant;
+use mesh_core::{node::BackendState, time::Instant};
 
 use crate::{
-    host::{HostId, NodeEvent, Over},
+    host::{HostId, NodeEvent, Over, state_name},
     kernel::{dice::Probability, trace::Names},
     net::PacketKind,
 };
 
 use super::{
     CheckId, Flows, Tally,
+    states::{self, Ruling},
     technique::{Surroundings, Technique, technique},
     ways::{Doubt, addresses, first_in, first_not, way_at, ways},
 };
@@ -123,6 +124,36 @@ pub enum Expectation {
         /// At most.
         max: Option<u64>,
     },
+    /// Nodes come to this state at or before `after + within`; without `within`, some time.
+    State {
+        /// Which node; each when `None`.
+        node: Option<HostId>,
+        /// Which state.
+        is: BackendState,
+        /// From when on it is looked at.
+        after: Instant,
+        /// How soon.
+        within: Option<Duration>,
+        /// For how long.
+        hold: Hold,
+        /// How many nodes do, exactly; all that are looked at when `None`.
+        count: Option<u64>,
+    },
+    /// From `after + within` on the policy lets messages through, or none.
+    Acl {
+        /// By whom sent.
+        from: HostId,
+        /// At whom.
+        to: HostId,
+        /// Which.
+        is: Ruling,
+        /// When the policy became so.
+        after: Instant,
+        /// How long that may take.
+        within: Duration,
+        /// Messages sent from then on do not count.
+        until: Option<Instant>,
+    },
     /// These invariants were looked at, and held.
     Invariants {
         /// Which.
@@ -207,11 +238,11 @@ impl Verdict {
         }
     }
 
-    fn failed(why: impl Into<String>) -> Self {
+    pub(super) fn failed(why: impl Into<String>) -> Self {
         Self::Failed { at: None, why: why.into() }
     }
 
-    fn failed_by(at: Instant, why: impl Into<String>) -> Self {
+    pub(super) fn failed_by(at: Instant, why: impl Into<String>) -> Self {
         Self::Failed { at: Some(at), why: why.into() }
     }
 }
@@ -250,6 +281,8 @@ impl Expectation {
             Self::Loss { .. } => "loss",
             Self::Packets { .. } => "packets",
             Self::Event { .. } => "event",
+            Self::State { .. } => "state",
+            Self::Acl { .. } => "acl",
             Self::Invariants { .. } => "invariants",
         }
     }
@@ -261,7 +294,9 @@ impl Expectation {
             Self::Delivered { from, to, .. }
             | Self::Outage { from, to, .. }
             | Self::Rtt { from, to, .. }
-            | Self::Loss { from, to, .. } => vec![*from, *to],
+            | Self::Loss { from, to, .. }
+            | Self::Acl { from, to, .. } => vec![*from, *to],
+            Self::State { node, .. } => node.iter().copied().collect(),
             Self::Path { between, .. } => between.to_vec(),
             Self::Packets { of, .. } => of.iter().copied().collect(),
             Self::Event { node, peer, .. } => node.iter().chain(peer).copied().collect(),
@@ -279,6 +314,8 @@ impl Expectation {
             Self::Delivered { .. } | Self::Outage { .. } | Self::Rtt { .. } | Self::Loss { .. } => {
                 format!("{} {}", self.kind(), hosts.join(" to "))
             }
+            Self::State { is, .. } => format!("state {} {}", state_name(*is), hosts.join("")),
+            Self::Acl { is, .. } => format!("acl {} {}", hosts.join(" to "), is.name()),
             Self::Path { is, .. } => format!("path {} {}", hosts.join(" and "), is.name()),
             Self::Packets { kind, .. } => format!("packets {} {}", kind.name(), hosts.join("")),
             Self::Event { is, .. } => format!("event {is} {}", hosts.join(" about ")),
@@ -329,6 +366,12 @@ pub(crate) fn evaluate(expectation: &Expectation, view: &View<'_>) -> Verdict {
                 return Verdict::NotEvaluated("the run ended first".to_owned());
             }
             verdict(!wrong, || format!("it happened {count} times, {}", bounds(Some(*min), *max)))
+        }
+        Expectation::State { node, is, after, within, hold, count } => {
+            states::came_to(view, *node, *is, (*after, *within), *hold, *count)
+        }
+        Expectation::Acl { from, to, is, after, within, until } => {
+            states::ruled(view, (*from, *to), *is, *after + *within, *until)
         }
         Expectation::Invariants { all } => invariants(view, all),
     }

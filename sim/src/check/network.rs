@@ -43,6 +43,8 @@ pub(crate) struct Ended<'r> {
     pub(crate) probes: &'r [Vec<(Instant, SocketAddr)>],
     /// When the scenario did something, and when that was over, in order.
     pub(crate) disturbed: Vec<(Instant, Instant)>,
+    /// Pairs whose messages the scenario expects a policy to stop.
+    pub(crate) denied: Vec<[HostId; 2]>,
 }
 
 /// Looks at everything.
@@ -51,7 +53,7 @@ pub(crate) fn check(ended: &Ended<'_>, tally: &mut Tally) {
     let mut seen: Vec<[HostId; 2]> = Vec::new();
     for flow in ended.flows.iter() {
         let pair = [flow.from.min(flow.to), flow.from.max(flow.to)];
-        if seen.contains(&pair) {
+        if seen.contains(&pair) || ended.denied.contains(&pair) {
             continue;
         }
         seen.push(pair);
@@ -268,7 +270,7 @@ mod tests {
         events: &'r [(Instant, HostId, NodeEvent)],
         disturbed: Vec<(Instant, Instant)>,
     ) -> Ended<'r> {
-        Ended { end: secs(200), flows, events, probes: &[], disturbed }
+        Ended { end: secs(200), flows, events, probes: &[], disturbed, denied: Vec::new() }
     }
 
     /// A message and its answer every second, for 200 s.

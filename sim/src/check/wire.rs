@@ -43,6 +43,11 @@ impl WireCheck {
         }
     }
 
+    /// A host has this overlay address from now on.
+    pub fn note_overlay(&mut self, address: Ipv4Addr) {
+        self.overlay.insert(address.octets());
+    }
+
     /// A host sends a packet.
     pub fn handle_sent(&mut self, host: HostId, proto: Proto, payload: &[u8], now: Instant, tally: &mut Tally) {
         self.check_clear(host, payload, now, tally);

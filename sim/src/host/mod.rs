@@ -5,6 +5,7 @@
 //! the agenda itself.
 
 pub mod asks;
+pub mod control;
 pub mod dns;
 pub mod http;
 pub mod links;
@@ -15,9 +16,12 @@ pub mod relay;
 pub mod resolver;
 pub mod stack;
 
-use core::net::{IpAddr, SocketAddr};
+use core::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-use mesh_core::{dataplane::DropCounts, derp::RegionId, machine::Deadline, path::Selection, time::Instant};
+use mesh_core::{
+    control::Interner, dataplane::DropCounts, derp::RegionId, key::NodePublic, machine::Deadline, node::BackendState,
+    path::Selection, time::Instant,
+};
 
 use crate::{
     kernel::trace::Names,
@@ -26,7 +30,8 @@ use crate::{
 
 use message::Message;
 
-pub use node::{NodeHost, NodeSetup, PeerSetup};
+pub use self::control::{ControlChange, ControlHost, ControlSetup, KeySetup, Preparation};
+pub use node::{JoinSetup, NodeHost, NodeOrder, NodeSetup, PeerSetup};
 pub use relay::{RelayChange, RelayHost, RelaySetup};
 pub use resolver::{Manner, ResolverHost};
 
@@ -39,6 +44,8 @@ pub enum Host {
     Relay(Box<RelayHost>),
     /// Runs a DNS server.
     Resolver(Box<ResolverHost>),
+    /// Runs a control server.
+    Control(Box<ControlHost>),
 }
 
 impl Host {
@@ -47,7 +54,7 @@ impl Host {
     pub fn node(&self) -> Option<&NodeHost> {
         match self {
             Self::Node(node) => Some(node),
-            Self::Relay(_) | Self::Resolver(_) => None,
+            Self::Relay(_) | Self::Resolver(_) | Self::Control(_) => None,
         }
     }
 
@@ -55,7 +62,7 @@ impl Host {
     pub fn node_mut(&mut self) -> Option<&mut NodeHost> {
         match self {
             Self::Node(node) => Some(node),
-            Self::Relay(_) | Self::Resolver(_) => None,
+            Self::Relay(_) | Self::Resolver(_) | Self::Control(_) => None,
         }
     }
 
@@ -64,7 +71,15 @@ impl Host {
     pub fn relay(&self) -> Option<&RelayHost> {
         match self {
             Self::Relay(relay) => Some(relay),
-            Self::Node(_) | Self::Resolver(_) => None,
+            Self::Node(_) | Self::Resolver(_) | Self::Control(_) => None,
+        }
+    }
+
+    /// The control server that it runs, to do something to it.
+    pub fn control_mut(&mut self) -> Option<&mut ControlHost> {
+        match self {
+            Self::Control(control) => Some(control),
+            Self::Node(_) | Self::Relay(_) | Self::Resolver(_) => None,
         }
     }
 
@@ -75,6 +90,16 @@ impl Host {
             Self::Node(node) => node.net(),
             Self::Relay(relay) => Some(relay.net()),
             Self::Resolver(resolver) => Some(resolver.net()),
+            Self::Control(control) => Some(control.net()),
+        }
+    }
+
+    /// The control server that it runs.
+    #[must_use]
+    pub fn control(&self) -> Option<&ControlHost> {
+        match self {
+            Self::Control(control) => Some(control),
+            Self::Node(_) | Self::Relay(_) | Self::Resolver(_) => None,
         }
     }
 
@@ -85,6 +110,7 @@ impl Host {
             Self::Node(node) => node.addresses(),
             Self::Relay(relay) => relay.addresses(),
             Self::Resolver(resolver) => resolver.addresses(),
+            Self::Control(control) => control.addresses(),
         }
     }
 
@@ -95,6 +121,7 @@ impl Host {
             Self::Node(node) => (node.is_awake(), node.has_socket(packet.destination.port())),
             Self::Relay(relay) => (relay.is_reachable(), relay.has_socket(packet.destination.port())),
             Self::Resolver(resolver) => (true, resolver.has_socket(packet.destination.port())),
+            Self::Control(control) => (control.is_reachable(), false),
         };
         match packet.proto {
             _ if !is_up => Some(DropCause::HostDown),
@@ -113,6 +140,7 @@ impl Host {
                 resolver.handle_datagram(source, destination, &payload, now);
                 resolver.handle_timeout(now, effects);
             }
+            Self::Control(control) => control.handle_packet(source, destination, &payload, now, effects),
         }
     }
 
@@ -122,6 +150,7 @@ impl Host {
             Self::Node(node) => node.handle_timeout(now, effects),
             Self::Relay(relay) => relay.handle_timeout(now, effects),
             Self::Resolver(resolver) => resolver.handle_timeout(now, effects),
+            Self::Control(control) => control.handle_timeout(now, effects),
         }
     }
 
@@ -132,6 +161,7 @@ impl Host {
             Self::Node(node) => node.poll_timeout(),
             Self::Relay(relay) => relay.poll_timeout(),
             Self::Resolver(resolver) => resolver.poll_timeout(),
+            Self::Control(control) => control.poll_timeout(),
         }
     }
 
@@ -141,6 +171,7 @@ impl Host {
             Self::Node(node) => node.start(now, effects),
             Self::Relay(relay) => relay.change(RelayChange::Start, now, effects),
             Self::Resolver(_) => {}
+            Self::Control(control) => control.change(&ControlChange::Start, now, effects),
         }
     }
 }
@@ -172,6 +203,18 @@ pub struct Effects {
     pub events: Vec<NodeEvent>,
     /// Packets that ended in the fast path since the host was asked last.
     pub drops: DropCounts,
+    /// Messages that were said and heard inside control channels.
+    pub control_messages: u64,
+    /// The overlay address that control gave the node.
+    pub overlay: Option<Ipv4Addr>,
+    /// Whether control told the node something of its network.
+    pub told: bool,
+    /// The key that the node has from now on.
+    pub new_key: Option<NodePublic>,
+    /// What control said that it has stored; what was wrong with that, if it had not.
+    pub stored: Vec<Option<String>>,
+    /// Peers as maps say them: all hosts share those that are written alike.
+    pub interner: Interner,
 }
 
 /// A packet to send.
@@ -268,6 +311,14 @@ pub enum NodeEvent {
         /// Which.
         region: RegionId,
     },
+    /// What the node does is this now.
+    State(BackendState),
+    /// What the node was told to do was refused.
+    OrderRefused,
+    /// Somebody has to sign in.
+    LoginUrl,
+    /// Control cannot be reached, or refuses.
+    ControlProblem,
 }
 
 impl NodeEvent {
@@ -281,6 +332,15 @@ impl NodeEvent {
         "relay_connected",
         "relay_failed",
         "home_changed",
+        "no_state",
+        "needs_login",
+        "needs_approval",
+        "disconnected",
+        "starting",
+        "running",
+        "order_refused",
+        "login_url",
+        "control_problem",
     ];
 
     /// The name in scenarios and reports.
@@ -295,6 +355,10 @@ impl NodeEvent {
             Self::RelayConnected { .. } => "relay_connected",
             Self::RelayFailed { .. } => "relay_failed",
             Self::HomeChanged { .. } => "home_changed",
+            Self::State(state) => state_name(*state),
+            Self::OrderRefused => "order_refused",
+            Self::LoginUrl => "login_url",
+            Self::ControlProblem => "control_problem",
         }
     }
 
@@ -306,7 +370,11 @@ impl NodeEvent {
             | Self::Stopped
             | Self::RelayConnected { .. }
             | Self::RelayFailed { .. }
-            | Self::HomeChanged { .. } => None,
+            | Self::HomeChanged { .. }
+            | Self::State(_)
+            | Self::OrderRefused
+            | Self::LoginUrl
+            | Self::ControlProblem => None,
             Self::SessionEstablished { peer } | Self::PathChanged { peer, .. } | Self::HandshakeGivenUp { peer } => {
                 Some(*peer)
             }
@@ -328,6 +396,10 @@ impl NodeEvent {
             Self::RelayConnected { region } => 5 | u64::from(region.number()) << 24,
             Self::RelayFailed { region } => 6 | u64::from(region.number()) << 24,
             Self::HomeChanged { region } => 7 | u64::from(region.number()) << 24,
+            Self::State(state) => 8 | (*state as u64) << 24,
+            Self::OrderRefused => 9,
+            Self::LoginUrl => 10,
+            Self::ControlProblem => 11,
         };
         (kind, self.peer().map_or(u64::MAX, |peer| u64::from(peer.0)))
     }
@@ -343,5 +415,26 @@ impl NodeEvent {
             (_, Some(peer)) => format!("{} {peer}", self.name()),
             (_, None) => self.name().to_owned(),
         }
+    }
+}
+
+/// All states of a node that joins.
+pub(crate) const STATES: [BackendState; 5] = [
+    BackendState::NeedsLogin,
+    BackendState::NeedsMachineAuth,
+    BackendState::Stopped,
+    BackendState::Starting,
+    BackendState::Running,
+];
+
+/// The name of a state in scenarios and reports.
+pub(crate) const fn state_name(state: BackendState) -> &'static str {
+    match state {
+        BackendState::NoState => "no_state",
+        BackendState::NeedsLogin => "needs_login",
+        BackendState::NeedsMachineAuth => "needs_approval",
+        BackendState::Stopped => "disconnected",
+        BackendState::Starting => "starting",
+        BackendState::Running => "running",
     }
 }

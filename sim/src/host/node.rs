@@ -19,8 +19,8 @@ use mesh_core::{
     key::{DiscoPrivate, NodePrivate, NodePublic},
     machine::{Deadline, Machine},
     node::{
-        Command, CommandId, Event, HostConfig, HostEvent, Input, LinkState, Node, NodeConfig, Output, PeerAddressing,
-        PeerConfig, SocketPlan, Status, Transmit,
+        BackendState, Command, Event, HostEvent, Input, LinkState, Node, NodeConfig, Output, PeerAddressing,
+        PeerConfig, SavedState, SocketPlan, Status, Transmit,
     },
     path::{PathAddr, Selection, SendPath},
     rng::{Rng, Seed},
@@ -35,11 +35,16 @@ use crate::{
 use super::{
     Delivery, Effects, HostId, NodeEvent, Outgoing, Over, Relayed, Sealed,
     asks::Asks,
+    control::link::ControlLink,
     links::{Links, Net},
     message::{Carrier, Marker, Message},
     names::Names,
     stack::Stack,
 };
+
+pub use join::{JoinSetup, NodeOrder};
+
+use join::MAP;
 
 /// MTU of the TUN in bytes: the smallest that IPv6 allows.
 const MTU_BYTES: usize = 1280;
@@ -69,8 +74,10 @@ pub struct NodeSetup {
     pub by_key: BTreeMap<NodePublic, HostId>,
     /// The UDP port that it listens on; 0 lets the host choose.
     pub port: u16,
-    /// Its overlay address.
+    /// Its overlay address; a node that joins is given one by control instead.
     pub overlay: Ipv4Addr,
+    /// What it joins with; none where nodes know each other without control.
+    pub join: Option<JoinSetup>,
     /// Its key.
     pub key: NodePrivate,
     /// Its peers.
@@ -104,6 +111,12 @@ pub struct NodeHost {
     net: Option<NetId>,
     addresses: Vec<IpAddr>,
     clock: HostClock,
+    /// Its overlay address now.
+    overlay: Option<Ipv4Addr>,
+    /// What the node asked to keep.
+    saved: Option<SavedState>,
+    /// What the node said last that it does.
+    state: BackendState,
     /// How each peer is sent to, as was told.
     ways: BTreeMap<HostId, Selection>,
     ports: Rng,
@@ -129,6 +142,7 @@ struct Running {
     names: Names,
     links: Links,
     asks: Asks,
+    control: ControlLink,
 }
 
 impl NodeHost {
@@ -140,6 +154,9 @@ impl NodeHost {
         Self {
             net: Some(setup.net),
             addresses: setup.addresses.clone(),
+            overlay: setup.join.is_none().then_some(setup.overlay),
+            saved: None,
+            state: BackendState::NoState,
             setup,
             clock,
             ways: BTreeMap::new(),
@@ -156,20 +173,22 @@ impl NodeHost {
         }
     }
 
-    /// Starts the node: the same key, nothing else kept.
+    /// Starts the node: the same key, and what it asked to keep.
     ///
     /// # Panics
     /// When the node refuses its configuration, which scenarios cannot bring about.
     pub fn start(&mut self, world: Instant, effects: &mut Effects) {
         let now = self.clock.at(world);
+        let (control, is_first) = self.control_config();
+        let key = control.as_ref().map_or(&self.setup.key, |control| &control.saved.node_key).clone();
         let config = NodeConfig {
-            key: self.setup.key.clone(),
+            key: key.clone(),
             disco_key: self.disco_key(),
-            addresses: vec![(IpAddr::V4(self.setup.overlay), OVERLAY_BITS)],
+            addresses: self.setup.fixed_addresses(),
             mtu_bytes: MTU_BYTES,
             listen_port: self.setup.port,
             peers: self.setup.peers.iter().map(PeerSetup::config).collect(),
-            control: None,
+            control,
             // Another seed each time, as entropy is after a restart: with the old one ephemeral keys would repeat.
             seed: self.setup.seed.child("boot", self.boots),
             epoch: self.clock.anchor(),
@@ -184,11 +203,16 @@ impl NodeHost {
             port: 0,
             stack: Stack::new(&mut boot.stream("streams", 0)),
             names: Names::new(self.setup.resolver),
-            links: Links::new(self.setup.key.clone(), self.setup.certificates.clone(), boot.child("links", 0)),
+            links: Links::new(key, self.setup.certificates.clone(), boot.child("links", 0)),
             asks: Asks::new(),
+            control: ControlLink::new(boot.child("control", 0)),
         });
         self.ways.clear();
+        self.state = BackendState::NoState;
         effects.events.push(NodeEvent::Started);
+        if is_first {
+            self.join(now);
+        }
         self.settle(now, effects);
     }
 
@@ -280,7 +304,9 @@ impl NodeHost {
             Carrier::Echo { id } if id == ping_id => Message { carrier: Carrier::Echo { id: !id }, ..message },
             Carrier::Echo { .. } | Carrier::Udp => message,
         };
-        let packet = message.packet(self.setup.overlay, to, self.setup.marker);
+        // Without an address of its own a host has nothing to send from.
+        let Some(own) = self.overlay else { return };
+        let packet = message.packet(own, to, self.setup.marker);
         self.seal(&packet, now, effects);
         self.settle(now, effects);
     }
@@ -290,7 +316,7 @@ impl NodeHost {
         let Some(running) = &mut self.running else { return };
         let now = self.clock.at(world);
         let command = Command::ReplaceMap(Box::new(map));
-        running.node.handle_input(Input::Command(CommandId(0), command), now);
+        running.node.handle_input(Input::Command(MAP, command), now);
         self.settle(now, effects);
         self.tell_ways(now, effects);
     }
@@ -365,10 +391,21 @@ impl NodeHost {
         self.running.as_ref().map(|running| &running.node)
     }
 
-    /// Its overlay address.
+    /// Its overlay address; none before control gave it one.
     #[must_use]
-    pub fn overlay(&self) -> Ipv4Addr {
-        self.setup.overlay
+    pub fn overlay(&self) -> Option<Ipv4Addr> {
+        self.overlay
+    }
+
+    /// What the node said last that it does.
+    #[must_use]
+    pub fn state(&self) -> BackendState {
+        self.state
+    }
+
+    /// A node has another key from now on.
+    pub fn note_key(&mut self, key: NodePublic, of: HostId) {
+        self.setup.by_key.insert(key, of);
     }
 
     /// Whether the node runs.
@@ -459,13 +496,18 @@ impl NodeHost {
     }
 
     fn carry_out(&mut self, now: Instant, effects: &mut Effects) {
+        // What the node sends on two ways at once it says twice in a row.
+        let mut before = Vec::new();
         while let Some(output) = self.running.as_mut().and_then(|running| running.node.poll_output()) {
             match output {
                 Output::Transmit(Transmit { to, ttl, payload }) => {
-                    self.transmit(to, ttl, payload, false, now, effects);
+                    let is_copy = payload == before;
+                    before.clone_from(&payload);
+                    self.transmit(to, ttl, payload, is_copy, now, effects);
                 }
                 Output::Relay(command) => self.command(command, now),
-                Output::Control(_) | Output::Save(_) => unreachable!("nodes of a world have no control server"),
+                Output::Control(request) => self.ask_control(request, now),
+                Output::Save(saved) => self.saved = Some(*saved),
                 Output::Fetch(id, request) => {
                     self.with_asks(|asks, net| asks.fetch(id, request, net, now));
                 }
@@ -476,9 +518,15 @@ impl NodeHost {
                     self.open_sockets(port, now);
                 }
                 Output::Sockets(SocketPlan { port }) => self.open_sockets(port, now),
-                // The TUN is as the node's configuration says from the start.
-                Output::Configure(HostConfig { .. }) => {}
-                Output::Reply(_, reply) => assert!(reply.is_ok(), "a map that the world made is refused: {reply:?}"),
+                Output::Configure(config) => self.configure(&config, effects),
+                Output::Reply(MAP, reply) => assert!(reply.is_ok(), "a map that the world made is refused: {reply:?}"),
+                Output::Reply(_, Ok(_)) => {}
+                Output::Reply(_, Err(_)) => effects.events.push(NodeEvent::OrderRefused),
+                Output::Event(Event::State(state)) => self.note_state(state, effects),
+                Output::Event(Event::KeyChanged(key)) => {
+                    self.note_key(key, self.setup.id);
+                    effects.new_key = Some(key);
+                }
                 Output::Event(event) => {
                     let event = node_event(event, &self.setup.by_key);
                     if let Some(NodeEvent::PathChanged { peer, to }) = event {
@@ -512,23 +560,31 @@ impl NodeHost {
     /// Its key, as others know it.
     #[must_use]
     pub fn public(&self) -> NodePublic {
-        self.setup.key.public()
+        self.saved.as_ref().map_or(&self.setup.key, |saved| &saved.node_key).public()
     }
 
     /// The host's own stack: questions are answered, everything is shown to the kernel.
     fn deliver(&mut self, packet: Vec<u8>, now: Instant, effects: &mut Effects) {
         let message = IpPacket::parse(&packet).ok().and_then(|ip| {
-            let for_us = ip.destination() == IpAddr::V4(self.setup.overlay);
+            let for_us = self.overlay.is_some_and(|own| ip.destination() == IpAddr::V4(own));
             Some((ip.source(), Message::parse(&ip, self.setup.marker).filter(|_| for_us)?))
         });
         if let Some((IpAddr::V4(from), message)) = &message
             && let Some(answer) = message.answer()
+            && let Some(own) = self.overlay
         {
-            let answer = answer.packet(self.setup.overlay, *from, self.setup.marker);
+            let answer = answer.packet(own, *from, self.setup.marker);
             self.seal(&answer, now, effects);
         }
         let message = message.map(|(_, message)| message);
         effects.delivered.push(Delivery { sealed: self.opening, packet, message });
+    }
+}
+
+impl NodeSetup {
+    /// The addresses that it has without control.
+    fn fixed_addresses(&self) -> Vec<(IpAddr, u8)> {
+        self.join.is_none().then(|| (self.overlay.into(), OVERLAY_BITS)).into_iter().collect()
     }
 }
 
@@ -564,16 +620,14 @@ fn node_event(event: Event, peers: &BTreeMap<NodePublic, HostId>) -> Option<Node
         Event::PathChanged { peer, path } => NodeEvent::PathChanged { peer: id(peer)?, to: path },
         Event::HandshakeGivenUp { peer } => NodeEvent::HandshakeGivenUp { peer: id(peer)? },
         Event::HomeChanged(region) => NodeEvent::HomeChanged { region },
-        // Maps of worlds make sense.
-        Event::MapPartSkipped(_)
-        | Event::State(_)
-        | Event::LoginUrl(_)
-        | Event::Browse(_)
-        | Event::ControlProblem(_)
-        | Event::KeyChanged(_) => return None,
+        Event::LoginUrl(_) => NodeEvent::LoginUrl,
+        Event::ControlProblem(_) => NodeEvent::ControlProblem,
+        // Maps of worlds make sense; states and keys are told of apart.
+        Event::MapPartSkipped(_) | Event::State(_) | Event::Browse(_) | Event::KeyChanged(_) => return None,
     })
 }
 
+mod join;
 mod serve;
 
 #[cfg(test)]

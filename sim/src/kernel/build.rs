@@ -1,7 +1,7 @@
 //! Hosts from a scenario: addresses, keys and peers.
 
 use core::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use mesh_core::{
     derp::{DerpMap, DerpNode, DerpRegion},
@@ -12,11 +12,11 @@ use mesh_core::{
 use crate::{
     check::PathCheck,
     host::{
-        Host, HostId, NodeHost, NodeSetup, PeerSetup, RelayHost, RelaySetup, ResolverHost, dns::DNS_PORT,
-        message::Marker,
+        ControlHost, ControlSetup, Host, HostId, JoinSetup, NodeHost, NodeSetup, PeerSetup, RelayHost, RelaySetup,
+        ResolverHost, dns::DNS_PORT, message::Marker,
     },
     net::Network,
-    scenario::{Endpoint, PeerSpec, RelayStart, Scenario},
+    scenario::{CONTROL, Endpoint, PeerSpec, RelayStart, Scenario},
 };
 
 use super::dice::Dice;
@@ -32,9 +32,20 @@ pub(super) fn hosts(scenario: &Scenario, network: &mut Network, dice: &Dice, mar
     let publics: Vec<NodePublic> = keys.iter().map(NodePrivate::public).collect();
     let inside: Vec<_> = ids().map(|id| network.attach(scenario.nodes[id.index()].net, id)).collect();
     let relays = relays(scenario, network, dice);
+    if let Some(control) = &scenario.control {
+        network.attach(control.net, scenario.control_host());
+    }
     let resolver = resolver(scenario, network, &relays);
     let asked = resolver.as_ref().and_then(|resolver| resolver.addresses().first().copied());
     let derp_map = derp_map(scenario, &relays);
+    let control = control(scenario, network, dice, &derp_map);
+    let (control, auth_keys) = control.map_or_else(Default::default, |(control, keys)| (Some(control), keys));
+    let auth_keys = Arc::new(auth_keys);
+    let join = |id: HostId| {
+        let spec = &scenario.nodes[id.index()];
+        let (name, url, auth_key) = (spec.name.clone(), control.as_ref()?.url().clone(), spec.key.clone());
+        Some(JoinSetup { name, url, auth_key, auth_keys: Arc::clone(&auth_keys) })
+    };
     let certificates: BTreeMap<_, _> = scenario
         .relays
         .iter()
@@ -69,6 +80,7 @@ pub(super) fn hosts(scenario: &Scenario, network: &mut Network, dice: &Dice, mar
             by_key: by_key.clone(),
             port: scenario.nodes[id.index()].port,
             overlay: overlay(id),
+            join: join(id),
             key,
             peers: scenario.peers.iter().filter(|spec| spec.of == id).map(peer).collect(),
             seed: seed(id),
@@ -78,7 +90,8 @@ pub(super) fn hosts(scenario: &Scenario, network: &mut Network, dice: &Dice, mar
     let nodes: Vec<_> = ids().zip(keys).map(|node_and_key| Host::Node(Box::new(node(node_and_key)))).collect();
     let relays = relays.into_iter().map(|relay| Host::Relay(Box::new(relay)));
     let resolver = resolver.map(|resolver| Host::Resolver(Box::new(resolver)));
-    nodes.into_iter().chain(relays).chain(resolver).collect()
+    let control = control.map(|control| Host::Control(Box::new(control)));
+    nodes.into_iter().chain(relays).chain(resolver).chain(control).collect()
 }
 
 /// Opens what nodes say to each other about their paths.
@@ -110,8 +123,38 @@ fn resolver(scenario: &Scenario, network: &mut Network, relays: &[RelayHost]) ->
     let id = scenario.relay_host(scenario.relays.len());
     network.attach(spec.net, id);
     let named = scenario.relays.iter().zip(relays);
-    let names = named.map(|(spec, relay)| (spec.name.clone(), relay.addresses().to_vec())).collect();
+    let relays = named.map(|(spec, relay)| (spec.name.clone(), relay.addresses().to_vec()));
+    let control = scenario
+        .control
+        .as_ref()
+        .map(|spec| (CONTROL.to_owned(), network.addresses(spec.net, scenario.control_host())));
+    let names = relays.chain(control).collect();
     Some(ResolverHost::new(spec.net, network.addresses(spec.net, id), names, spec.delay))
+}
+
+/// The control server, and its auth keys by name. With a resolver it is found by name, otherwise by address.
+fn control(
+    scenario: &Scenario,
+    network: &Network,
+    dice: &Dice,
+    derp_map: &DerpMap,
+) -> Option<(ControlHost, BTreeMap<String, String>)> {
+    let spec = scenario.control.as_ref()?;
+    let addresses = network.addresses(spec.net, scenario.control_host());
+    let host = match (&scenario.resolver, addresses.first()) {
+        (None, Some(IpAddr::V6(address))) => format!("[{address}]"),
+        (None, Some(IpAddr::V4(address))) => address.to_string(),
+        (Some(_), _) | (None, None) => CONTROL.to_owned(),
+    };
+    Some(ControlHost::new(ControlSetup {
+        net: spec.net,
+        addresses,
+        url: format!("https://{host}").parse().expect("a name or an address"),
+        derp_map: Arc::new(derp_map.clone()),
+        commit: spec.commit,
+        preparation: spec.preparation.clone(),
+        seed: dice.seed("control", 0),
+    }))
 }
 
 /// The map of a scenario's relays. With a resolver they are told by name, otherwise by address.

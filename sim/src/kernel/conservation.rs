@@ -2,9 +2,11 @@
 
 use core::time::Duration;
 
+use mesh_core::time::Instant;
+
 use crate::{
-    check::{CheckId, PathCheck, network},
-    host::RelayChange,
+    check::{CheckId, Expectation, PathCheck, Ruling, network},
+    host::{NodeOrder, RelayChange},
     scenario::{Fault, LinkChange},
 };
 
@@ -25,9 +27,24 @@ impl Simulation<'_> {
                 (event.at, length.map_or(self.end, |length| event.at + length))
             })
             .collect();
+        disturbed.extend(self.scenario.nodes.iter().map(|node| (node.start, node.start)));
+        if self.scenario.policy.is_some() {
+            // Not everybody can be reached.
+            disturbed.push((Instant::ZERO, self.end));
+        }
         disturbed.sort_unstable();
+        let denied: Vec<_> = self
+            .scenario
+            .expects
+            .iter()
+            .filter_map(|spec| match spec.expectation {
+                Expectation::Acl { from, to, is: Ruling::Denied, .. } => Some([from.min(to), from.max(to)]),
+                _ => None,
+            })
+            .collect();
         let probes = self.paths.as_ref().map_or(&[][..], PathCheck::probes);
-        let ended = network::Ended { end: self.now, flows: &self.flows, events: &self.node_events, probes, disturbed };
+        let (end, flows, events) = (self.now, &self.flows, self.node_events.as_slice());
+        let ended = network::Ended { end, flows, events, probes, disturbed, denied };
         network::check(&ended, &mut self.tally);
     }
 
@@ -87,5 +104,10 @@ fn length_of(fault: &Fault, relays: usize) -> Option<Duration> {
         | Fault::Suspend { length, .. } => Some(*length),
         Fault::Link { change: LinkChange::Up, .. } | Fault::Nat { .. } | Fault::Firewall { .. } => Some(Duration::ZERO),
         Fault::Link { change: LinkChange::Set(_), .. } | Fault::Resolver(_) => Some(Duration::ZERO),
+        // Nodes that know each other do without control.
+        Fault::Control { .. } | Fault::Order { order: NodeOrder::Up { .. }, .. } => Some(Duration::ZERO),
+        Fault::Admin(_) | Fault::Order { .. } => None,
+        // It decides who may speak from then on.
+        Fault::Policy { .. } => None,
     }
 }

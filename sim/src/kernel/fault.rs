@@ -2,8 +2,10 @@
 
 use core::time::Duration;
 
+use control::coordinator::Command;
+
 use crate::{
-    host::{Host, HostId, RelayChange},
+    host::{ControlChange, Host, HostId, RelayChange},
     net::NetId,
     scenario::{Fault, LinkChange, LinkPart},
 };
@@ -21,6 +23,8 @@ pub(super) enum Healing {
     Waking { host: HostId },
     /// A relay is there again.
     Relay { relay: HostId, change: RelayChange },
+    /// Control is there again.
+    Control(&'static ControlChange),
 }
 
 impl Simulation<'_> {
@@ -82,6 +86,37 @@ impl Simulation<'_> {
                 };
                 self.heal_after(*length, Healing::Relay { relay: *relay, change: back });
             }
+            Fault::Control { change, length } => {
+                self.change_control(change);
+                let back = match change {
+                    ControlChange::Kill => &ControlChange::Start,
+                    ControlChange::Freeze => &ControlChange::Thaw,
+                    ControlChange::BlackHole => &ControlChange::Answer,
+                    ControlChange::Start
+                    | ControlChange::Crash { .. }
+                    | ControlChange::Thaw
+                    | ControlChange::Answer
+                    | ControlChange::Reset => return,
+                };
+                self.heal_after(*length, Healing::Control(back));
+            }
+            Fault::Admin(command) => {
+                let id = self.scenario.control_host();
+                if let Command::SetPolicy { text } = &**command {
+                    self.note_policy(text);
+                }
+                self.call(id, |host, now, effects| {
+                    if let Host::Control(control) = host {
+                        control.handle_command((**command).clone(), now, effects);
+                    }
+                });
+            }
+            Fault::Order { node, order } => self.call(*node, |host, now, effects| {
+                if let Host::Node(node) = host {
+                    node.handle_order(order, now, effects);
+                }
+            }),
+            Fault::Policy { text } => self.set_policy(text),
             Fault::Resolver(manner) => {
                 for host in &mut self.hosts {
                     if let Host::Resolver(resolver) = host {
@@ -110,7 +145,16 @@ impl Simulation<'_> {
                 }
             }),
             Healing::Relay { relay, change } => self.change_relay(relay, change),
+            Healing::Control(change) => self.change_control(change),
         }
+    }
+
+    fn change_control(&mut self, change: &ControlChange) {
+        self.call(self.scenario.control_host(), |host, now, effects| {
+            if let Host::Control(control) = host {
+                control.change(change, now, effects);
+            }
+        });
     }
 
     fn change_relay(&mut self, relay: HostId, change: RelayChange) {

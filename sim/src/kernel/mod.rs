@@ -8,26 +8,29 @@ pub mod agenda;
 mod build;
 pub mod clock;
 mod conservation;
+mod control;
 pub mod dice;
 mod fault;
 mod maps;
+mod policy;
 pub mod trace;
 
-use core::time::Duration;
+use core::{net::IpAddr, time::Duration};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use mesh_core::{dataplane::DropCounts, ip::packet::IpPacket, time::Instant};
 
 use crate::{
-    check::{CheckId, Flows, PathCheck, Tally, WireCheck},
+    check::{CheckId, Flows, PathCheck, PolicyCheck, Tally, WireCheck},
     host::{
-        Delivery, Effects, Host, HostId, NodeEvent, Outgoing, Over,
+        Delivery, Effects, Host, HostId, NodeEvent, NodeHost, Outgoing, Over,
         message::{Carrier, Marker, Message, Role},
     },
     net::{Forwarded, Hop, Network, Packet, PacketKind, Proto},
     scenario::{Scenario, TrafficKind},
 };
 
+use self::control::ControlWatch;
 use agenda::{Agenda, Class};
 use dice::Dice;
 use fault::Healing;
@@ -56,18 +59,23 @@ pub struct Simulation<'s> {
     hosts: Vec<Host>,
     /// Who hands out network maps, where they are handed out.
     maps: Option<MapSource>,
+    control: ControlWatch,
     /// When each host is to be woken next.
     armed: Vec<Option<Instant>>,
     flows: Flows,
     wire: WireCheck,
     /// Where nodes find each other by disco.
     paths: Option<PathCheck>,
+    /// Where a policy says who may reach whom.
+    policy: Option<PolicyCheck>,
     tally: Tally,
     effects: Effects,
     /// Datagrams sent so far.
     sent: u64,
     /// DERP frames written so far.
     derp_frames: u64,
+    /// Messages said and heard inside control channels so far.
+    control_messages: u64,
     /// By host, by kind.
     packets: Vec<[u64; PacketKind::ALL.len()]>,
     node_events: Vec<(Instant, HostId, NodeEvent)>,
@@ -133,8 +141,8 @@ impl<'s> Simulation<'s> {
         }
         let marker = Marker::new(&mut dice.stream("marker", 0));
         let hosts = build::hosts(scenario, &mut network, &dice, marker);
-        let (has_relays, has_peers) = (!scenario.relays.is_empty(), !scenario.peers.is_empty());
-        let maps = MapSource::new(scenario.maps, has_relays, has_peers, &hosts, &dice);
+        let has_control = scenario.control.is_some();
+        let maps = MapSource::new(scenario, &hosts, &dice);
         let mut about = seed.to_le_bytes().to_vec();
         about.extend(scenario.canonical());
         let mut simulation = Self {
@@ -151,14 +159,21 @@ impl<'s> Simulation<'s> {
             network,
             armed: vec![None; hosts.len()],
             flows: Flows::new(&scenario.traffic),
-            wire: WireCheck::new(marker, hosts.iter().filter_map(Host::node).map(|node| node.overlay()), hosts.len()),
-            paths: maps.is_some().then(|| build::path_check(&hosts, &dice)),
+            wire: WireCheck::new(
+                marker,
+                hosts.iter().filter_map(Host::node).filter_map(NodeHost::overlay),
+                hosts.len(),
+            ),
+            paths: (maps.is_some() || has_control).then(|| build::path_check(&hosts, &dice)),
+            policy: policy::check(scenario, &hosts),
             tally: Tally::default(),
             effects: Effects::default(),
             sent: 0,
             derp_frames: 0,
+            control_messages: 0,
             packets: vec![[0; PacketKind::ALL.len()]; hosts.len()],
             maps,
+            control: ControlWatch::default(),
             hosts,
             node_events: Vec::new(),
             refused: DropCounts::default(),
@@ -206,6 +221,7 @@ impl<'s> Simulation<'s> {
             self.check_conservation();
             self.check_network();
             self.check_maps();
+            self.check_control();
         }
         ended
     }
@@ -288,6 +304,12 @@ impl<'s> Simulation<'s> {
         self.derp_frames
     }
 
+    /// Messages that were said and heard inside control channels.
+    #[must_use]
+    pub fn control_messages(&self) -> u64 {
+        self.control_messages
+    }
+
     /// What nodes said, and when.
     #[must_use]
     pub fn node_events(&self) -> &[(Instant, HostId, NodeEvent)] {
@@ -315,7 +337,8 @@ impl<'s> Simulation<'s> {
             self.agenda.insert(event.at, Class::Fault, Event::Fault { event: number as u32 });
         }
         for host in 0..self.hosts.len() {
-            self.agenda.insert(Instant::ZERO, Class::Fault, Event::Start { host: HostId(host as u32) });
+            let at = self.scenario.nodes.get(host).map_or(Instant::ZERO, |node| node.start);
+            self.agenda.insert(at, Class::Fault, Event::Start { host: HostId(host as u32) });
         }
         for (number, traffic) in self.scenario.traffic.iter().enumerate() {
             self.agenda.insert(traffic.start, Class::App, Event::Ask { flow: number as u32 });
@@ -405,7 +428,6 @@ impl<'s> Simulation<'s> {
         if spec.stop.is_none_or(|stop| next < stop) {
             self.agenda.insert(next, Class::App, Event::Ask { flow });
         }
-        let Some(to) = self.hosts[spec.to.index()].node().map(|node| node.overlay()) else { return };
         // A host that sleeps has no application that asks.
         if self.hosts[spec.from.index()].node().is_none_or(|node| node.is_asleep()) {
             return;
@@ -418,6 +440,8 @@ impl<'s> Simulation<'s> {
         };
         let (bytes, answer_bytes) = (spec.bytes, spec.answer_bytes);
         let message = Message { flow, sequence, role: Role::Question, carrier, bytes, answer_bytes };
+        // Whom control has not given an address nobody knows how to ask.
+        let Some(to) = self.hosts[spec.to.index()].node().and_then(NodeHost::overlay) else { return };
         self.call(spec.from, |host, now, effects| {
             if let Host::Node(node) = host {
                 node.handle_message(message, to, now, effects);
@@ -452,12 +476,30 @@ impl<'s> Simulation<'s> {
             }
         }
         self.derp_frames += core::mem::take(&mut effects.derp_frames);
+        self.control_messages += core::mem::take(&mut effects.control_messages);
+        if let Some(overlay) = effects.overlay.take() {
+            self.wire.note_overlay(overlay);
+            self.note_address(id);
+        }
+        let was_told = core::mem::take(&mut effects.told);
+        if let Some(key) = effects.new_key.take() {
+            for node in self.hosts.iter_mut().filter_map(Host::node_mut) {
+                node.note_key(key, id);
+            }
+        }
+        for violation in effects.stored.drain(..) {
+            self.tally.note(CheckId::Stored, self.now, violation);
+        }
         for packet in effects.packets.drain(..) {
             self.send(id, packet);
         }
         self.effects = effects;
         self.arm(id);
         self.note_told(id);
+        self.note_control(id);
+        if was_told {
+            self.note_rules(id);
+        }
     }
 
     fn note_refused(&mut self, id: HostId, drops: &DropCounts) {
@@ -494,12 +536,13 @@ impl<'s> Simulation<'s> {
         let packet = &delivery.packet;
         if let Some(sealed) = delivery.sealed {
             self.wire.handle_delivered(id, node.boots(), sealed.head, self.now, &mut self.tally);
-            let sealer = self.hosts[sealed.by.index()].node().map(|node| node.overlay().into());
+            let sealer = self.hosts[sealed.by.index()].node().and_then(NodeHost::overlay).map(IpAddr::V4);
             let inner = IpPacket::parse(packet).map(|ip| ip.source()).ok();
             let forged = (inner != sealer)
                 .then(|| format!("host {} delivered a packet from {inner:?} sealed by {sealer:?}", id.0));
             self.tally.note(CheckId::S3, self.now, forged);
         }
+        self.check_policy(id, packet, delivery.message.as_ref());
         let Some(message) = &delivery.message else { return };
         let (flow, sequence) = (message.flow, message.sequence);
         let over = delivery.sealed.map_or(Over::Udp, |sealed| sealed.over);

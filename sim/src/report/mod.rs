@@ -217,7 +217,8 @@ fn packets(simulation: &Simulation<'_>) -> BTreeMap<&'static str, u64> {
     let total = |kind: PacketKind| simulation.packets().iter().map(|counts| counts[kind as usize]).sum();
     let kinds = [PacketKind::WireguardHandshake, PacketKind::WireguardData, PacketKind::Disco, PacketKind::Stun];
     let datagrams = kinds.map(|kind| (kind.name(), total(kind)));
-    datagrams.into_iter().chain([("derp_frames", simulation.derp_frames())]).collect()
+    let others = [("derp_frames", simulation.derp_frames()), ("control_messages", simulation.control_messages())];
+    datagrams.into_iter().chain(others).collect()
 }
 
 fn invariants(simulation: &Simulation<'_>) -> Vec<(CheckId, u64)> {

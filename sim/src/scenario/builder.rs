@@ -15,7 +15,7 @@ use crate::{
 
 use super::{
     DEFAULT_PORT, Endpoint, EventSpec, ExpectSpec, Fault, Maps, NetSpec, NodeSpec, PeerSpec, RelaySpec, RelayStart,
-    ResolverSpec, Scenario, TrafficKind, TrafficSpec,
+    ResolverSpec, Scenario, TrafficKind, TrafficSpec, default_user,
 };
 
 /// A world that is being described, for one seed.
@@ -77,7 +77,9 @@ impl World {
     /// Adds a node.
     pub fn node(&self, name: &str, net: &NetRef) -> NodeRef {
         let mut scenario = self.scenario.borrow_mut();
-        scenario.nodes.push(NodeSpec { name: name.to_owned(), net: net.id, port: DEFAULT_PORT });
+        let (name, port, user) = (name.to_owned(), DEFAULT_PORT, default_user(name));
+        let (net, tags, start, key) = (net.id, Vec::new(), Instant::ZERO, None);
+        scenario.nodes.push(NodeSpec { name, net, port, user, tags, start, key });
         NodeRef(HostId(scenario.nodes.len() as u32 - 1))
     }
 
@@ -96,6 +98,16 @@ impl World {
     /// Sets what nodes are told of each other.
     pub fn maps(&self, maps: Maps) {
         self.scenario.borrow_mut().maps = maps;
+    }
+
+    /// Sets the policy; without one everything is allowed. It is read when the world is made.
+    pub fn policy(&self, text: &str) {
+        self.scenario.borrow_mut().policy = Some(text.to_owned());
+    }
+
+    /// Gives a node a tag; it is nobody's then.
+    pub fn tag(&self, node: NodeRef, tag: &str) {
+        self.scenario.borrow_mut().nodes[node.0.index()].tags.push(tag.to_owned());
     }
 
     /// Adds a DNS server; relays are told by name from then on.

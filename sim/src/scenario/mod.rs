@@ -3,6 +3,7 @@
 mod builder;
 mod read;
 mod toml;
+mod toml_control;
 mod toml_event;
 mod toml_expect;
 mod toml_nat;
@@ -11,11 +12,12 @@ mod value;
 
 use core::{fmt, time::Duration};
 
+use control::coordinator::Command;
 use mesh_core::{derp::RegionId, time::Instant};
 
 use crate::{
     check::Expectation,
-    host::{HostId, Manner, RelayChange},
+    host::{ControlChange, HostId, Manner, NodeOrder, Preparation, RelayChange},
     kernel::{dice::Probability, trace::Names},
     net::{
         Direction, Family, Ipv6, NetId, NetSetup, Renumber, firewall::FirewallParams, link::LinkParams, nat::NatParams,
@@ -31,6 +33,9 @@ pub const DEFAULT_PORT: u16 = 41641;
 
 /// What the DNS server is called.
 const RESOLVER: &str = "resolver";
+
+/// What the control server is called.
+pub const CONTROL: &str = "control";
 
 /// A world, what happens in it, and what is expected.
 #[derive(Clone, Debug, Default)]
@@ -49,10 +54,14 @@ pub struct Scenario {
     pub relays: Vec<RelaySpec>,
     /// Who tells everybody the relays' addresses, if they are told by name.
     pub resolver: Option<ResolverSpec>,
+    /// The control server that nodes join, if there is one; then nobody is told of anybody by `peers` or `maps`.
+    pub control: Option<ControlSpec>,
     /// How long the core takes between two regions.
     pub latencies: Vec<(u16, u16, Duration)>,
     /// What nodes are told of each other, in a world with relays in which nobody is told of anybody by `peers`.
     pub maps: Maps,
+    /// Who may reach whom, as the text of a policy, in a world with network maps; `None` is everybody everything.
+    pub policy: Option<String>,
     /// Who is told of whom.
     pub peers: Vec<PeerSpec>,
     /// What applications do.
@@ -81,6 +90,25 @@ pub struct NodeSpec {
     pub net: NetId,
     /// The UDP port that it listens on.
     pub port: u16,
+    /// Whose it is, as a policy names them.
+    pub user: String,
+    /// Its tags, `tag:` included. With tags it is nobody's.
+    pub tags: Vec<String>,
+    /// When it starts.
+    pub start: Instant,
+    /// The auth key that it joins with, by its name in the scenario; with none somebody has to sign in.
+    pub key: Option<String>,
+}
+
+/// A control server.
+#[derive(Clone, Debug)]
+pub struct ControlSpec {
+    /// Where it is.
+    pub net: NetId,
+    /// How long its disk takes to store something.
+    pub commit: Duration,
+    /// What was set up before the world begins.
+    pub preparation: Preparation,
 }
 
 /// A relay.
@@ -260,6 +288,27 @@ pub enum Fault {
     },
     /// The DNS server behaves otherwise from now on.
     Resolver(Manner),
+    /// Something happens to the control server.
+    Control {
+        /// What.
+        change: ControlChange,
+        /// How long until a killed one is started, a frozen one goes on, or a black hole answers; for ever when `None`.
+        length: Option<Duration>,
+    },
+    /// Somebody who runs the control server wants something of it.
+    Admin(Box<Command>),
+    /// Somebody tells a node what to do.
+    Order {
+        /// Which.
+        node: HostId,
+        /// What.
+        order: NodeOrder,
+    },
+    /// There is another policy.
+    Policy {
+        /// Its text.
+        text: String,
+    },
 }
 
 /// A part of an access link.
@@ -308,17 +357,30 @@ impl Scenario {
         names
     }
 
-    /// The names of all hosts, in order of their numbers: nodes, then relays, then the DNS server.
+    /// The names of all hosts, in order of their numbers: nodes, then relays, then the DNS server, then control.
     pub fn host_names(&self) -> impl Iterator<Item = &str> {
         let nodes = self.nodes.iter().map(|node| node.name.as_str());
         let relays = self.relays.iter().map(|relay| relay.name.as_str());
-        nodes.chain(relays).chain(self.resolver.as_ref().map(|_| RESOLVER))
+        let resolver = self.resolver.as_ref().map(|_| RESOLVER);
+        nodes.chain(relays).chain(resolver).chain(self.control.as_ref().map(|_| CONTROL))
+    }
+
+    /// The host of the control server.
+    #[must_use]
+    pub fn control_host(&self) -> HostId {
+        self.relay_host(self.relays.len() + usize::from(self.resolver.is_some()))
     }
 
     /// The host of a relay.
     #[must_use]
     pub fn relay_host(&self, relay: usize) -> HostId {
         HostId((self.nodes.len() + relay) as u32)
+    }
+
+    /// Whether there are no maps that a policy could be in.
+    pub(crate) fn policy_is_unused(&self) -> bool {
+        let is_without_maps = self.relays.is_empty() || !self.peers.is_empty() || self.maps == Maps::None;
+        is_without_maps || self.control.is_some()
     }
 
     /// Bytes that stand for everything that decides what happens. Names and expectations do not.
@@ -342,17 +404,35 @@ impl Scenario {
             let RelaySpec { region, net, stun, derp, start, .. } = relay;
             text += &format!(" relay {region} {net:?} {stun} {derp} {start:?}");
         }
+        for (number, node) in self.nodes.iter().enumerate() {
+            if node.start != Instant::ZERO || node.key.is_some() {
+                text += &format!(" {number}: {} {:?}", node.start, node.key);
+            }
+        }
+        if let Some(control) = &self.control {
+            let names: Vec<_> = self.nodes.iter().map(|node| &node.name).collect();
+            text += &format!(" {control:?} {names:?}");
+        }
         if let Some(resolver) = &self.resolver {
             text += &format!(" {resolver:?}");
         }
         if self.maps != Maps::Live {
             text += &format!(" maps {:?}", self.maps);
         }
+        if let Some(policy) = &self.policy {
+            let whose: Vec<_> = self.nodes.iter().map(|node| (&node.user, &node.tags)).collect();
+            text += &format!(" policy {policy:?} {whose:?}");
+        }
         for latency in &self.latencies {
             text += &format!(" {latency:?}");
         }
         text.into_bytes()
     }
+}
+
+/// Whose a node is that says nothing of it: each has a user of its own.
+fn default_user(node: &str) -> String {
+    format!("{node}@example.com")
 }
 
 impl ExpectSpec {
@@ -379,6 +459,10 @@ impl Fault {
             Self::Suspend { node, .. } => format!("{} sleeps", host(node)),
             Self::Relay { relay, change, .. } => format!("relay {} {change:?}", host(relay)),
             Self::Resolver(manner) => format!("resolver {manner:?}"),
+            Self::Control { change, .. } => format!("control {change:?}"),
+            Self::Admin(command) => format!("control is told {command:?}"),
+            Self::Order { node, order } => format!("{} is told {order:?}", host(node)),
+            Self::Policy { .. } => "another policy".to_owned(),
             Self::Reboot { net: id, .. } => format!("reboot of the NAT of {}", net(id)),
             Self::Nat { net: id, .. } => format!("NAT of {} changes", net(id)),
         }

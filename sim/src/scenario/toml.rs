@@ -4,11 +4,13 @@
 use core::time::Duration;
 
 use ::toml::de::{DeTable, DeValue};
+use control::policy::Policy;
 use mesh_core::time::Instant;
 
 use crate::{
+    check::PolicyText,
     host::{
-        HostId,
+        HostId, KeySetup,
         message::{MAX_BYTES, MIN_BYTES},
     },
     net::{
@@ -19,34 +21,38 @@ use crate::{
 
 use super::{
     DEFAULT_PORT, Endpoint, Maps, NetSpec, NodeSpec, PeerSpec, Scenario, ScenarioError, TrafficKind, TrafficSpec,
+    default_user,
     read::{Reader, Source, Value, nearest},
-    toml_nat, toml_world, value,
+    toml_control, toml_nat, toml_world, value,
 };
 
 pub(super) const DURATION: &str = "a duration as \"250ms\", \"1.5s\" or \"10m\"";
 pub(super) const SHARE: &str = "a share from 0 to 1";
 
+/// Nodes of one table at most.
+const NODES_MAX: u64 = 100_001;
+
 /// Keys at the top that the format has and this build has not.
-const NOT_BUILT: &[(&str, &str)] = &[
-    ("control", "the coordination server"),
-    ("matrix", "the matrix"),
-    ("generate", "generated worlds"),
-    ("phases", "phases"),
-];
+const NOT_BUILT: &[(&str, &str)] = &[("matrix", "the matrix"), ("generate", "generated worlds"), ("phases", "phases")];
 
 /// Reads a scenario file.
 ///
 /// # Errors
 /// The first mistake, with its place.
 pub fn parse(text: &str) -> Result<Scenario, ScenarioError> {
-    parse_with(text, |_| None)
+    parse_with(text, |_| None, |_| None)
 }
 
-/// The same for a file whose `seeds` may be `env:NAME`, which `variable` is asked for.
+/// The same for a file whose `seeds` may be `env:NAME`, which `variable` is asked for, and that may name other files,
+/// which `file` is asked for.
 ///
 /// # Errors
 /// The first mistake, with its place.
-pub fn parse_with(text: &str, variable: impl Fn(&str) -> Option<String>) -> Result<Scenario, ScenarioError> {
+pub fn parse_with(
+    text: &str,
+    variable: impl Fn(&str) -> Option<String>,
+    file: impl Fn(&str) -> Option<String>,
+) -> Result<Scenario, ScenarioError> {
     let source = Source(text);
     let table = DeTable::parse(text).map_err(|error| {
         source.error(error.span().unwrap_or(0..0), format!("not TOML: {}", error.message().replace('\n', ", ")))
@@ -57,21 +63,26 @@ pub fn parse_with(text: &str, variable: impl Fn(&str) -> Option<String>) -> Resu
         }
     }
     let keys = [
-        "schema", "name", "seeds", "duration", "maps", "region", "relay", "resolver", "net", "node", "peer", "traffic",
-        "event", "expect",
+        "schema", "name", "seeds", "duration", "maps", "policy", "region", "relay", "resolver", "control", "key",
+        "net", "node", "peer", "traffic", "event", "expect",
     ];
     let top = Reader::new(source, table.get_ref(), 0..0, "a scenario", &keys)?;
     if top.require("schema")?.get_ref().as_integer().is_none_or(|number| number.as_str() != "1") {
         return Err(source.error(top.require("schema")?.span(), "this simulator reads `schema = 1`"));
     }
-    let mut file = File { source, scenario: Scenario::default(), regions: Vec::new() };
+    let (scenario, regions, keys) = Default::default();
+    let mut file = File { source, scenario, regions, keys, file: &file };
     file.scenario.name = top.require_text("name")?.to_owned();
     file.scenario.seeds = seeds(&top, variable)?;
     top.require("duration")?;
     file.scenario.duration = top.parsed("duration", value::duration, DURATION)?.unwrap_or_default();
     file.scenario.maps = top.choice("maps", &[("live", Maps::Live), ("static", Maps::Static)])?.unwrap_or_default();
+    file.scenario.policy = top.text("policy")?.map(|text| policy(&top, "policy", text)).transpose()?;
     if let Some(regions) = top.get("region") {
         file.regions(regions)?;
+    }
+    for table in top.tables("key")? {
+        file.auth_key(table)?;
     }
     for table in top.tables("net")? {
         file.net(table)?;
@@ -87,6 +98,15 @@ pub fn parse_with(text: &str, variable: impl Fn(&str) -> Option<String>) -> Resu
     }
     for table in top.tables("peer")? {
         file.peer(table)?;
+    }
+    if let Some(control) = top.get("control") {
+        file.control(control)?;
+    }
+    if let Some(policy) = top.get("policy").filter(|_| file.scenario.policy_is_unused()) {
+        return Err(source.error(
+            policy.span(),
+            "a policy counts in a world with relays, maps and no `[[peer]]` alone; `[control]` has its own",
+        ));
     }
     for table in top.tables("traffic")? {
         file.traffic(table)?;
@@ -111,6 +131,10 @@ pub(super) struct File<'t> {
     pub(super) scenario: Scenario,
     /// Names of regions; the first has number 1.
     pub(super) regions: Vec<String>,
+    /// Auth keys.
+    pub(super) keys: Vec<KeySetup>,
+    /// The text of another file.
+    pub(super) file: &'t dyn Fn(&str) -> Option<String>,
 }
 
 impl<'t> File<'t> {
@@ -146,12 +170,21 @@ impl<'t> File<'t> {
     }
 
     fn node(&mut self, table: &Value<'t>) -> Result<(), ScenarioError> {
-        let reader = Reader::of_value(self.source, table, "a node", &["name", "net", "port"])?;
-        let name = reader.require_text("name")?.to_owned();
-        self.unused(&reader, &name, self.scenario.nodes.iter().map(|node| node.name.as_str()))?;
+        let keys = ["name", "net", "port", "user", "tags", "count", "start", "key"];
+        let reader = Reader::of_value(self.source, table, "a node", &keys)?;
+        let stem = reader.require_text("name")?;
         let net = self.net_named(&reader, "net")?;
         let port = reader.integer("port", 1..65_536)?.map_or(DEFAULT_PORT, |port| port as u16);
-        self.scenario.nodes.push(NodeSpec { name, net, port });
+        let start = reader.parsed("start", value::instant, DURATION)?.unwrap_or(Instant::ZERO);
+        let key = self.key_named(&reader)?;
+        let count = reader.integer("count", 1..NODES_MAX)?;
+        for number in 1..=count.unwrap_or(1) {
+            let name = if count.is_some() { format!("{stem}-{number}") } else { stem.to_owned() };
+            self.unused(&reader, &name, self.scenario.nodes.iter().map(|node| node.name.as_str()))?;
+            let user = reader.text("user")?.map_or_else(|| default_user(&name), str::to_owned);
+            let (tags, key) = (toml_control::tags(&reader)?, key.clone());
+            self.scenario.nodes.push(NodeSpec { name, net, port, user, tags, start, key });
+        }
         Ok(())
     }
 
@@ -256,6 +289,18 @@ fn seeds(top: &Reader<'_, '_>, variable: impl Fn(&str) -> Option<String>) -> Res
             .collect(),
         _ => Err(wrong("`seeds` is a range as \"0..200\" or a list of numbers".to_owned())),
     }
+}
+
+/// The text of a policy that both the server's half and the checks understand.
+pub(super) fn policy(reader: &Reader<'_, '_>, key: &str, text: &str) -> Result<String, ScenarioError> {
+    let span = reader.require(key)?.span();
+    let wrong = |message: String| reader.source.error(span.clone(), format!("the policy: {message}"));
+    let policy = Policy::parse(text).map_err(|problems| wrong(problems.to_string().replace('\n', "; ")))?;
+    if let Some(unbuilt) = policy.unbuilt().first() {
+        return Err(wrong(format!("{} is not built", unbuilt.name)));
+    }
+    PolicyText::parse(text).map_err(wrong)?;
+    Ok(text.to_owned())
 }
 
 pub(super) fn link<'t>(

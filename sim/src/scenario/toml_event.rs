@@ -12,7 +12,7 @@ use crate::{
 use super::{
     EventSpec, Fault, LinkChange, LinkPart, ScenarioError,
     read::{Reader, Value},
-    toml::{DURATION, File, found, link, positive},
+    toml::{DURATION, File, found, link, policy, positive},
     toml_nat, value,
 };
 
@@ -32,6 +32,12 @@ const EVENTS: &[(&str, &[&str])] = &[
     ("suspend", &["node", "for"]),
     ("relay", &["relay", "state", "for", "reconnect_in", "try_for"]),
     ("resolver", &["state"]),
+    ("control", &["state", "for", "within", "down", "up"]),
+    ("policy", &["text", "file"]),
+    ("admin", &["command", "node", "key", "to"]),
+    ("up", &["node", "key", "force"]),
+    ("down", &["node"]),
+    ("logout", &["node"]),
 ];
 
 impl<'t> File<'t> {
@@ -52,13 +58,15 @@ impl<'t> File<'t> {
             return Err(reader.error("the event is later than the end of the scenario"));
         }
         let fault = match what {
-            "link" => {
-                let faults = self.link_event(&reader)?;
+            "link" | "control" => {
+                let faults = if what == "link" { self.link_event(&reader)? } else { self.control_event(&reader)? };
                 self.scenario
                     .events
                     .extend(faults.into_iter().map(|(later, fault)| EventSpec { at: at + later, fault }));
                 return Ok(());
             }
+            "admin" => self.admin_event(&reader)?,
+            "up" | "down" | "logout" => self.order_event(&reader, what)?,
             "restart" => Fault::Restart { node: self.node_named(&reader, "node")?, off: length(&reader, "for")? },
             "nat" => {
                 let (net, params) = self.nat_of(&reader)?;
@@ -91,6 +99,13 @@ impl<'t> File<'t> {
                 ];
                 reader.require("state")?;
                 Fault::Resolver(reader.choice("state", &manners)?.unwrap_or(Manner::Answer))
+            }
+            "policy" if self.scenario.control.is_some() => self.policy_event(&reader)?,
+            "policy" => {
+                if self.scenario.policy.is_none() {
+                    return Err(reader.error("only a scenario with a `policy` can have another"));
+                }
+                Fault::Policy { text: policy(&reader, "text", reader.require_text("text")?)? }
             }
             _ => {
                 let (net, _) = self.nat_of(&reader)?;
@@ -190,6 +205,6 @@ fn flaps(reader: &Reader<'_, '_>, net: NetId, part: LinkPart) -> Result<Vec<(Dur
     Ok(faults)
 }
 
-fn length(reader: &Reader<'_, '_>, key: &str) -> Result<Duration> {
+pub(super) fn length(reader: &Reader<'_, '_>, key: &str) -> Result<Duration> {
     Ok(reader.parsed(key, value::duration, DURATION)?.unwrap_or_default())
 }

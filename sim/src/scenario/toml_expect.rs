@@ -13,14 +13,14 @@ use crate::{
 };
 
 use super::{
-    ExpectSpec, ScenarioError,
+    CONTROL, ExpectSpec, ScenarioError,
     read::{Reader, Value, nearest},
     toml::{DURATION, File, SHARE},
     value,
 };
 
 /// Expectations that the format has and this build has not.
-const NOT_BUILT: &[&str] = &["goodput", "probe_delay", "converged", "resource", "acl", "dns", "trace", "matrix"];
+const NOT_BUILT: &[&str] = &["goodput", "probe_delay", "converged", "resource", "dns", "trace", "matrix"];
 
 /// The expectations of this build with their keys.
 const EXPECTATIONS: &[(&str, &[&str])] = &[
@@ -31,6 +31,8 @@ const EXPECTATIONS: &[(&str, &[&str])] = &[
     ("loss", &["from", "to", "after", "max", "min"]),
     ("packets", &["kind", "of", "min", "max"]),
     ("event", &["node", "is", "peer", "after", "within", "min", "max", "never"]),
+    ("state", &["node", "is", "after", "within", "always", "count"]),
+    ("acl", &["from", "to", "is", "after", "within", "until"]),
     ("invariants", &["all"]),
 ];
 
@@ -70,6 +72,8 @@ impl<'t> File<'t> {
             "loss" => self.loss(&reader)?,
             "packets" => self.packets(&reader)?,
             "event" => self.node_event(&reader)?,
+            "state" => self.state_expected(&reader)?,
+            "acl" => self.acl_expected(&reader)?,
             _ => invariants(&reader)?,
         };
         let min_rate = reader.number("min_rate", value::share, SHARE)?.unwrap_or(Probability::ONE);
@@ -180,7 +184,11 @@ impl<'t> File<'t> {
         reader.require("is")?;
         let names: Vec<_> = NodeEvent::NAMES.iter().map(|name| (*name, *name)).collect();
         let is = reader.choice("is", &names)?.unwrap_or_default();
-        let node = reader.get("node").map(|_| self.node_named(reader, "node")).transpose()?;
+        let node = match reader.text("node")? {
+            Some(CONTROL) if self.scenario.control.is_some() => Some(self.scenario.control_host()),
+            Some(_) => Some(self.node_named(reader, "node")?),
+            None => None,
+        };
         let peer = reader.get("peer").map(|_| self.node_named(reader, "peer")).transpose()?;
         let max = if reader.bool("never")? { Some(0) } else { count(reader, "max")? };
         let min = count(reader, "min")?.unwrap_or(u64::from(max != Some(0)));
@@ -207,11 +215,11 @@ fn invariants(reader: &Reader<'_, '_>) -> Result<Expectation> {
     Ok(Expectation::Invariants { all })
 }
 
-fn after(reader: &Reader<'_, '_>) -> Result<Instant> {
+pub(super) fn after(reader: &Reader<'_, '_>) -> Result<Instant> {
     Ok(reader.parsed("after", value::instant, DURATION)?.unwrap_or(Instant::ZERO))
 }
 
-fn duration(reader: &Reader<'_, '_>, key: &str) -> Result<Option<Duration>> {
+pub(super) fn duration(reader: &Reader<'_, '_>, key: &str) -> Result<Option<Duration>> {
     reader.parsed(key, value::duration, DURATION)
 }
 

@@ -3,6 +3,7 @@
 use core::net::SocketAddr;
 
 use mesh_core::{
+    control::ControlEvent,
     machine::{Deadline, Machine as _},
     node::{Input, RelayCommand, RelayEvent},
     path::PathAddr,
@@ -39,12 +40,13 @@ impl NodeHost {
     /// Carries out what streams, names and connections to relays have to say; `false` when that is nothing.
     pub(super) fn serve_streams(&mut self, now: Instant, effects: &mut Effects) -> bool {
         let Some(running) = self.running.as_mut().filter(|running| !running.are_streams_idle()) else { return false };
-        let Running { node, stack, names, links, asks, .. } = running;
+        let Running { node, stack, names, links, asks, control, .. } = running;
         // What arrives when a timer is due does not hold it up.
         stack.handle_timeout(now);
         names.handle_timeout(now);
         links.handle_timeout(&mut Net { addresses: &self.addresses, stack, names }, now);
         asks.handle_timeout(&mut Net { addresses: &self.addresses, stack, names }, now);
+        control.handle_timeout(&mut Net { addresses: &self.addresses, stack, names }, now);
         let mut is_busy = false;
         while let Some(output) = stack.poll_output() {
             is_busy = true;
@@ -52,17 +54,24 @@ impl NodeHost {
                 effects.packets.push(Outgoing { proto: Proto::Tcp, from, to, ttl: None, payload });
             } else {
                 let mut net = Net { addresses: &self.addresses, stack, names };
-                if !links.handle_stack(&output, &mut net, now) {
+                if !links.handle_stack(&output, &mut net, now) && !control.handle_stack(&output, &mut net, now) {
                     asks.handle_stack(&output, &mut net, now);
                 }
             }
         }
         links.handle_names(&mut Net { addresses: &self.addresses, stack, names }, now);
         asks.handle_names(&mut Net { addresses: &self.addresses, stack, names }, now);
+        control.handle_names(&mut Net { addresses: &self.addresses, stack, names }, now);
         while let Some(answer) = asks.poll_answer() {
             is_busy = true;
             node.handle_input(answer, now);
         }
+        while let Some(event) = control.poll_event(&mut effects.interner) {
+            is_busy = true;
+            effects.told |= matches!(event, ControlEvent::Map { .. });
+            node.handle_input(Input::Control(event), now);
+        }
+        effects.control_messages += control.take_messages();
         while let Some((to, payload)) = names.poll_output() {
             if let Some(own) = source(&self.addresses, to.ip()) {
                 let from = SocketAddr::new(own, NAMES_PORT);
@@ -101,7 +110,11 @@ impl NodeHost {
 impl Running {
     /// Most hosts of most worlds use neither relays nor names.
     fn are_streams_idle(&self) -> bool {
-        self.stack.is_idle() && self.names.is_idle() && self.links.is_idle() && self.asks.is_idle()
+        self.stack.is_idle()
+            && self.names.is_idle()
+            && self.links.is_idle()
+            && self.asks.is_idle()
+            && self.control.is_idle()
     }
 
     /// When streams, names and connections to relays want to be looked at next.
@@ -111,6 +124,7 @@ impl Running {
         }
         let stream = self.stack.poll_timeout().map(|at| Deadline::new(at, "stream"));
         let links = earliest(self.links.poll_timeout(), self.names.poll_timeout());
-        earliest(stream, earliest(self.asks.poll_timeout(), links))
+        let asked = earliest(self.asks.poll_timeout(), self.control.poll_timeout());
+        earliest(stream, earliest(asked, links))
     }
 }
