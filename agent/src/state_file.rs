@@ -13,7 +13,7 @@ use std::{
 };
 
 use mesh_core::{control::types::MapResponse, key::DiscoPrivate, node::SavedState, rng::Seed};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use crate::failure::{Exit, Failure};
 

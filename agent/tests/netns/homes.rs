@@ -14,6 +14,7 @@
 use std::{
     fs,
     path::{Path, PathBuf},
+    process::Output,
     time::{Duration, Instant},
 };
 
@@ -62,6 +63,8 @@ pub struct RelayProgram {
     state: PathBuf,
     /// The published server in place of ours.
     stock: Option<PathBuf>,
+    /// Whom it asks who may connect; anybody may where it asks nobody.
+    verify_url: Option<String>,
 }
 
 /// A host with an agent.
@@ -96,7 +99,7 @@ impl Homes {
         )?;
         relay.route("default via 203.0.113.9")?;
         relay.route("::/0 via 2001:db8:ff::1")?;
-        let relay = RelayProgram { state: relay.path("state"), node: relay, process: None, stock };
+        let relay = RelayProgram { state: relay.path("state"), node: relay, process: None, stock, verify_url: None };
         let mut homes = Self { lab, segment, relay, members: Vec::new(), routers: Vec::new() };
         for nat in nats {
             let router = homes.router(*nat)?;
@@ -210,9 +213,11 @@ impl RelayProgram {
             return Ok(());
         }
         let (program, state) = (built("mesh-relay")?, text_of(&self.state)?.to_owned());
-        let line = [text_of(&program)?, "serve", "--host", RELAY, "--open", "--state-dir", &state];
+        let line = [text_of(&program)?, "serve", "--host", RELAY, "--state-dir", &state];
         let more = ["--listen", "[::]:443", "--stun-listen", "[::]:3478"];
-        let process = self.node.spawn(&[&line[..], &more[..]].concat())?;
+        let admission = self.verify_url.as_deref().map(|url| ["--verify-url", url]);
+        let admission = admission.as_ref().map_or(&["--open"][..], <[&str; 2]>::as_slice);
+        let process = self.node.spawn(&[&line[..], &more[..], admission].concat())?;
         process.wait_for("ready", Duration::from_secs(10))?;
         self.process = Some(process);
         Ok(())
@@ -221,6 +226,13 @@ impl RelayProgram {
     /// Kills it.
     pub fn kill(&mut self) {
         self.process = None;
+    }
+
+    /// Starts it again; from then on it asks there who may connect.
+    pub fn ask(&mut self, verify_url: String) -> Result<()> {
+        self.kill();
+        self.verify_url = Some(verify_url);
+        self.start()
     }
 
     /// Throws its keys and its certificate away; it must not run.
@@ -339,25 +351,12 @@ impl Member {
     /// One disco ping; which way the pong came and its milliseconds.
     pub fn ping(&self, place: usize) -> Result<Option<(Way, f64)>> {
         let words = ["--json", "ping", "-c", "1", "--until-direct=false", "--timeout", "2s", &overlay(place)];
-        let output = mesh(&self.node, &self.socket, &words)?;
-        let text = String::from_utf8_lossy(&output.stdout);
-        let Some(line) = text.lines().next().filter(|_| output.status.success()) else { return Ok(None) };
-        let pong: Value = serde_json::from_str(line)?;
-        let millis = pong["LatencySeconds"].as_f64().context("no latency")? * 1e3;
-        let way = match pong["Endpoint"].as_str() {
-            Some(endpoint) => Way::Direct(endpoint.to_owned()),
-            None => Way::Relay,
-        };
-        Ok(Some((way, millis)))
+        Way::of_pong(&mesh(&self.node, &self.socket, &words)?)
     }
 
     /// How its packets for the member at `place` go now.
     pub fn way(&self, place: usize) -> Result<Way> {
-        let peer = self.peer(place)?;
-        Ok(match peer["CurAddr"].as_str() {
-            Some(address) if !address.is_empty() => Way::Direct(address.to_owned()),
-            _ => Way::Relay,
-        })
+        Ok(Way::of_peer(&self.peer(place)?))
     }
 
     /// ICMP through the tunnel until the first answer; how long that took.
@@ -378,6 +377,29 @@ pub enum Way {
     Relay,
     /// Directly, there.
     Direct(String),
+}
+
+impl Way {
+    /// How the first pong came that `mesh --json ping` tells of, and its milliseconds.
+    pub fn of_pong(output: &Output) -> Result<Option<(Self, f64)>> {
+        let text = String::from_utf8_lossy(&output.stdout);
+        let Some(line) = text.lines().next().filter(|_| output.status.success()) else { return Ok(None) };
+        let pong: Value = serde_json::from_str(line)?;
+        let millis = pong["LatencySeconds"].as_f64().context("no latency")? * 1e3;
+        let way = match pong["Endpoint"].as_str() {
+            Some(endpoint) => Self::Direct(endpoint.to_owned()),
+            None => Self::Relay,
+        };
+        Ok(Some((way, millis)))
+    }
+
+    /// How packets go to a peer of `mesh --json status`.
+    pub fn of_peer(peer: &Value) -> Self {
+        match peer["CurAddr"].as_str() {
+            Some(address) if !address.is_empty() => Self::Direct(address.to_owned()),
+            _ => Self::Relay,
+        }
+    }
 }
 
 /// The router's rules.

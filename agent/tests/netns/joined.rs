@@ -218,9 +218,14 @@ impl Agent {
         self.process = None;
     }
 
+    /// What it has logged.
+    pub(crate) fn output(&self) -> String {
+        self.process.as_ref().map(Process::output).unwrap_or_default()
+    }
+
     /// The end of what it has logged.
     fn log(&self) -> String {
-        let all = self.process.as_ref().map(Process::output).unwrap_or_default();
+        let all = self.output();
         let lines: Vec<_> = all.lines().filter(|line| !line.contains(" TRACE ")).collect();
         lines.get(lines.len().saturating_sub(30)..).unwrap_or_default().join("\n")
     }

@@ -5,7 +5,7 @@ use core::{net::SocketAddr, time::Duration};
 use anyhow::{Context, Result};
 use serde_json::Value;
 
-use crate::netns::homes::{Member, Way};
+use crate::netns::{homes::Way, joined::Agent};
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -60,9 +60,10 @@ pub(crate) struct Whereabouts {
 
 impl Whereabouts {
     /// Asks an agent and its peer; `None` when the peer does not send directly.
-    pub(crate) fn ask(agent: &Member, peer: &Member) -> Result<Option<Self>> {
-        let Way::Direct(reached) = peer.way(agent.place)? else { return Ok(None) };
-        let own = agent.describe()?;
+    pub(crate) fn ask(agent: &Agent, peer: &Agent) -> Result<Option<Self>> {
+        let known = peer.peer(agent.node.name())?.context("an agent does not know the other")?;
+        let Way::Direct(reached) = Way::of_peer(&known) else { return Ok(None) };
+        let own: Value = serde_json::from_str(&agent.mesh(&["debug", "self", "--json"])?)?;
         let report: Value = serde_json::from_str(&agent.mesh(&["netcheck", "--format", "json"])?)?;
         let seen = report["GlobalV4"].as_str().map(str::parse).transpose()?;
         let own = own["Endpoints"].as_array().context("an agent shows no endpoints")?;

@@ -1,17 +1,17 @@
-//! `cargo demo`: two homes, their routers and a relay on this machine, in network namespaces with real kernel NATs. Two
-//! agents that have each other's key find each other over the relay, and directly where the routers let them; in three
-//! worlds. Then the same worlds in the simulator, and both side by side.
+//! `cargo demo`: a control server, a relay and two homes behind their routers on this machine, in network namespaces with
+//! real kernel NATs. Two agents join with a key, speak over the relay and then directly; the policy denies and allows
+//! again; control goes away and comes back. Then the simulator tells the same, and both stand side by side.
 //!
-//! Needs root, nftables, conntrack and /dev/net/tun for the first half; without them it says so and runs the second.
+//! Needs root, nftables and /dev/net/tun for the first half; without them it says so and runs the second.
 //! Leaves the host as it was, also after Ctrl-C.
 
+mod figures;
 mod heard;
 mod host;
 mod kernel;
 mod netns;
 mod simulated;
 mod traffic;
-mod worlds;
 
 use std::{
     io::Write,
@@ -27,7 +27,7 @@ use clap::{Parser, Subcommand};
 /// Set by SIGINT and SIGTERM; whoever waits looks at it.
 static STOPPED: AtomicBool = AtomicBool::new(false);
 
-/// Two homes, their routers and a relay, then the same in the simulator.
+/// Two homes, their routers, a relay and a control server, then the same in the simulator.
 #[derive(Debug, Parser)]
 #[command(name = "demo")]
 struct Arguments {
@@ -37,7 +37,7 @@ struct Arguments {
     /// Use the programs beside this one instead of building them in release mode.
     #[arg(long)]
     no_build: bool,
-    /// Seconds that each TCP transfer takes.
+    /// Seconds that the TCP transfer takes.
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..=60))]
     transfer_seconds: u64,
     #[command(subcommand)]
@@ -78,25 +78,23 @@ fn run(arguments: Arguments) -> Result<()> {
     }
     let story = Story::begin();
     let kernel = match kernel::why_not() {
-        None => on_the_kernel(&story, arguments.transfer_seconds)?,
+        None => Some(on_the_kernel(&story, arguments.transfer_seconds)?),
         Some(reason) => {
             story.say("kernel", &format!("left out: {reason}"));
-            Vec::new()
+            None
         }
     };
     let simulated = simulated::tell(&story)?;
-    worlds::table(&kernel, &simulated).iter().for_each(|line| tell_line(line));
-    tell_line(
-        "direct: from the relay's links to both ends. First ping: the agents' own; simulated, it shakes hands first.",
-    );
+    figures::table(kernel.as_ref(), &simulated).iter().for_each(|line| tell_line(line));
+    tell_line("First ping: on the kernel the agents' own; in the simulator it shakes hands first.");
     if arguments.json {
-        tell_line(&worlds::summary(&kernel, &simulated).to_string());
+        tell_line(&figures::summary(kernel.as_ref(), &simulated).to_string());
     }
     Ok(())
 }
 
 /// Tells the story on the kernel, and sees to it that the host is as before.
-fn on_the_kernel(story: &Story, transfer_seconds: u64) -> Result<Vec<worlds::Figures>> {
+fn on_the_kernel(story: &Story, transfer_seconds: u64) -> Result<figures::Figures> {
     let before = host::Snapshot::take();
     let told = kernel::tell(story, transfer_seconds);
     let changed = before.differences(&host::Snapshot::take());
@@ -115,7 +113,7 @@ fn on_the_kernel(story: &Story, transfer_seconds: u64) -> Result<Vec<worlds::Fig
 fn build() -> Result<()> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let status = Command::new(cargo)
-        .args(["build", "--release", "--package", "agent", "--package", "relay", "--bins"])
+        .args(["build", "--release", "--package", "agent", "--package", "control", "--package", "relay", "--bins"])
         .status()
         .context("cannot start cargo")?;
     if !status.success() {

@@ -6,3 +6,5 @@ pub(crate) use benches::lab;
 mod agents;
 #[path = "../../../../agent/tests/netns/homes.rs"]
 pub(crate) mod homes;
+#[path = "../../../../agent/tests/netns/joined.rs"]
+pub(crate) mod joined;
