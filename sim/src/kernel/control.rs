@@ -102,3 +102,42 @@ fn is_same(held: &PeerNode, told: &PeerNode) -> bool {
     let rest = |peer: &PeerNode| PeerNode { endpoints: Vec::new(), last_seen: None, ..peer.clone() };
     hosts(told).iter().all(|host| hosts(held).contains(host)) && rest(held) == rest(told)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_nobody_is_told_of_does_not_count() {
+        let peer = |endpoints: &[&str]| PeerNode {
+            endpoints: endpoints.iter().map(|endpoint| endpoint.parse().unwrap()).collect(),
+            ..PeerNode::default()
+        };
+        let held = peer(&["192.0.2.1:5", "10.0.0.1:1"]);
+        assert!(is_same(&held, &peer(&["192.0.2.1:9", "10.0.0.1:1"])));
+        assert!(is_same(&held, &peer(&["10.0.0.1:1"])));
+        assert!(!is_same(&held, &peer(&["192.0.2.2:5"])));
+        assert!(!is_same(&held, &PeerNode { home_derp: 2, ..held.clone() }));
+        assert!(!is_same(&held, &PeerNode { online: Some(false), ..held.clone() }));
+    }
+
+    #[test]
+    fn a_map_without_a_peer_or_with_one_too_many_is_another() {
+        let map = |peers: &str| {
+            let key = |digit: &str| format!("nodekey:{}", digit.repeat(64));
+            let peers = peers.replace("KEY", &key("2"));
+            let text = format!(r#"{{"Node":{{"ID":1,"Key":"{}"}},"Peers":[{peers}]}}"#, key("1"));
+            let mut map = NetMap::new();
+            let now = mesh_core::time::WallTime::from_unix_secs(1_800_000_000);
+            map.apply(mesh_core::control::netmap::decode(text.as_bytes(), None).unwrap(), now).unwrap();
+            map
+        };
+        let (none, one) = (|| map(""), || map(r#"{"ID":2,"Key":"KEY"}"#));
+        assert_eq!(difference(&one(), Some(one())), None);
+        assert_eq!(difference(&none(), Some(one())).as_deref(), Some("does not know node 2"));
+        assert_eq!(difference(&one(), Some(none())).as_deref(), Some("still knows node 2"));
+        assert!(difference(&one(), None).is_some());
+        let renamed = map(r#"{"ID":2,"Key":"KEY","Name":"other."}"#);
+        assert!(difference(&one(), Some(renamed)).is_some_and(|what| what.contains("other.")));
+    }
+}
