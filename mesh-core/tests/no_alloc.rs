@@ -6,11 +6,17 @@ mod support;
 use std::{
     alloc::{GlobalAlloc, Layout, System},
     cell::Cell,
+    net::IpAddr,
+    sync::Arc,
 };
 
 use mesh_core::{
     dataplane::{DropReason, Inbound, Notice, Punt, Reports, TransmitSink},
+    filter::{Content, Destination, Filter, FlowPool, FlowTable, Headers, Ports, Protocols, Rule, RuleName},
+    ip::packet::protocol,
     path::{PathAddr, SendPath},
+    rng::Seed,
+    time::Instant,
 };
 use support::{End, MTU, Pair, packet};
 
@@ -66,6 +72,51 @@ fn a_million_packets_each_way_allocate_nothing() {
     assert!(reports.notices < 10, "an edge is reported once: {}", reports.notices);
 }
 
+/// Flows take their slots in steps; a packet of any verdict, and of a flow that is new, takes nothing.
+#[test]
+fn a_million_packets_through_the_filter_allocate_nothing() {
+    let own = IpAddr::from([10, 0, 0, 1]);
+    let peer = IpAddr::from([10, 0, 0, 2]);
+    let rule = Rule {
+        name: RuleName { filter: "base".into(), index: 0 },
+        sources: [peer].into_iter().collect(),
+        destinations: vec![Destination { addresses: own.into(), ports: 22..=80 }],
+        protocols: Protocols::usual(),
+    };
+    let pool = Arc::new(FlowPool::new(&mut Seed::from_number(1).stream("flows", 0)));
+    let filter = Filter::new(vec![rule], [own].into_iter().collect(), pool);
+    let (flows, now) = (FlowTable::default(), Instant::from_secs(1));
+    let udp = |source, destination, ports| Headers {
+        source,
+        destination,
+        protocol: protocol::UDP,
+        content: Content::Datagram(ports),
+    };
+    // All steps are taken, and most flows end for others.
+    for port in 0..50_000 {
+        let ports = Ports { source: port, destination: 53 };
+        filter.release(&udp(own, peer, ports), &flows, now).expect("it is carried");
+    }
+
+    let (mut passed, mut refused) = (0, 0);
+    let before = allocations();
+    for round in 0..250_000u32 {
+        let port = round as u16;
+        let _ = filter.release(&udp(own, peer, Ports { source: port, destination: 7 }), &flows, now);
+        let ports = Ports { source: port, destination: (round % 100) as u16 };
+        let tcp =
+            Headers { protocol: protocol::TCP, content: Content::Tcp { ports, opens: true }, ..udp(peer, own, ports) };
+        for headers in [udp(peer, own, ports), tcp, udp(peer, own, Ports { source: 7, destination: port })] {
+            match filter.admit(&headers, &flows, now) {
+                Ok(_) => passed += 1,
+                Err(_) => refused += 1,
+            }
+        }
+    }
+    assert_eq!(allocations() - before, 0);
+    assert!(passed > 100_000 && refused > 100_000, "{passed} passed, {refused} were refused");
+}
+
 /// What is not wanted costs no allocation either, so that a flood of it cannot exhaust the heap.
 #[test]
 fn dropped_datagrams_allocate_nothing() {
@@ -105,7 +156,7 @@ fn dropped_datagrams_allocate_nothing() {
     assert!(outbound_drops_allocate_nothing(&pair.a, pair.now));
 }
 
-fn outbound_drops_allocate_nothing(end: &End, now: mesh_core::time::Instant) -> bool {
+fn outbound_drops_allocate_nothing(end: &End, now: Instant) -> bool {
     let mut sink = ReusedSink { buffer: vec![0; MTU + 32], used: 0, ends: Vec::with_capacity(1) };
     let (mut reports, nobody) = (Quiet::default(), packet(1, 99, b"x"));
     let before = allocations();

@@ -10,7 +10,7 @@ use std::{
 
 use mesh_core::{
     control::types::{FilterRule, MapResponse, PeerNode},
-    dataplane::{DataPlane, DropCounts, Inbound, ReportBuffer},
+    dataplane::{DataPlane, DropCounts, DropReason, Inbound, ReportBuffer},
     derp::{DerpMap, DerpNode, DerpRegion, RegionId},
     endpoints::LocalPorts,
     ip::prefix::Prefix,
@@ -51,6 +51,8 @@ pub struct Member {
     pub udp_sent: usize,
     pub relayed_sent: usize,
     sealed: Vec<(SendPath, Vec<u8>)>,
+    /// Packets that ended in its fast path.
+    drops: DropCounts,
     reports: ReportBuffer,
 }
 
@@ -166,6 +168,11 @@ impl Tailnet {
         self.member(number).delivered.iter().map(|(_, packet)| tag(packet)).collect()
     }
 
+    /// How many packets ended in a node's fast path for `reason`.
+    pub fn drops(&mut self, number: u8, reason: DropReason) -> u64 {
+        self.member(number).drops.get(reason)
+    }
+
     /// How one sends to another now.
     pub fn selection(&mut self, of: u8, to: u8) -> Selection {
         let (now, peer) = (self.now, key(to).public());
@@ -271,8 +278,8 @@ impl Tailnet {
             for punt in core::mem::take(&mut member.reports.punts) {
                 member.node.handle_input(Input::Punt(punt), now);
             }
-            member.reports.drops = DropCounts::default();
         }
+        member.drops.merge(&core::mem::take(&mut member.reports.drops));
         if member.node.poll_timeout().is_some_and(|timer| timer.at <= now) {
             member.node.handle_timeout(now);
         }
@@ -382,6 +389,7 @@ impl Member {
             udp_sent: 0,
             relayed_sent: 0,
             sealed: Vec::new(),
+            drops: DropCounts::default(),
             reports: ReportBuffer::default(),
         }
     }
