@@ -621,21 +621,20 @@ fn a_node_without_control_says_so() {
 /// Hands handshake messages from one node to the other, and the answers back, over the relay of both.
 fn shake_hands(a: &mut Lab, b: &mut Lab) {
     let region = RegionId::new(REGION).unwrap();
-    for _ in 0..4 {
-        for (from, to) in [(&mut *a, &mut *b), (&mut *b, &mut *a)] {
-            let peer = from.own_key();
-            let sent = core::mem::take(&mut from.said).into_iter().filter_map(|output| match output {
-                Output::Transmit(transmit) => Some(transmit),
-                _ => None,
-            });
-            for transmit in sent.filter(|transmit| matches!(transmit.payload[0], 1 | 2)) {
-                assert!(matches!(transmit.to, PathAddr::Relay { .. }));
-                let source = PathAddr::Relay { region, peer };
-                to.node.handle_input(Input::Punt(Punt::Handshake { source, datagram: transmit.payload }), to.now);
-            }
-            while let Some(output) = to.node.poll_output() {
-                to.said.push(output);
-            }
+    for turn in 0..8 {
+        let (from, to) = if turn % 2 == 0 { (&mut *a, &mut *b) } else { (&mut *b, &mut *a) };
+        let peer = from.own_key();
+        let sent = core::mem::take(&mut from.said).into_iter().filter_map(|output| match output {
+            Output::Transmit(transmit) => Some(transmit),
+            _ => None,
+        });
+        for transmit in sent.filter(|transmit| matches!(transmit.payload[0], 1 | 2)) {
+            assert!(matches!(transmit.to, PathAddr::Relay { .. }));
+            let source = PathAddr::Relay { region, peer };
+            to.node.handle_input(Input::Punt(Punt::Handshake { source, datagram: transmit.payload }), to.now);
+        }
+        while let Some(output) = to.node.poll_output() {
+            to.said.push(output);
         }
     }
 }
