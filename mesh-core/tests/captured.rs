@@ -22,7 +22,7 @@ use mesh_core::{
         Interner, NetMap,
         codec::{MapReader, frame},
         netmap,
-        noise::{Early, EarlyReader, Initiation},
+        noise::{self, Early, EarlyReader},
         types::{
             DnsConfig, FilterRule, Hostinfo, MapRequest, MapResponse, PeerNode, RegisterRequest, RegisterResponse,
         },
@@ -278,20 +278,20 @@ fn stock_control_messages_are_read_and_written_alike(stock: &Path) -> Result<(),
 
 /// The initiations that a program with Tailscale's own code and stock clients made.
 fn stock_noise_initiations_open_with_the_servers_key(stock: &Path) -> Result<(), Failed> {
-    let session = json(&stock.join("crypto/noise.json"))?;
+    let handshake = json(&stock.join("crypto/noise.json"))?;
     let text = |value: &Value| value.as_str().map(str::to_owned).ok_or("no text");
-    let message = HEXLOWER.decode(text(&session["records"][0]["hex"])?.as_bytes())?;
-    let server = MachinePrivate::from_secret_text(&text(&session["control_private"])?)?;
-    let opened = Initiation::open(&message, &server)?;
-    assert_eq!(opened.machine().to_string(), text(&session["machine_public"])?);
-    assert_eq!(Some(u64::from(opened.version())), session["protocol_version"].as_u64());
+    let message = data_encoding::HEXLOWER.decode(text(&handshake["records"][0]["hex"])?.as_bytes())?;
+    let server = MachinePrivate::from_secret_text(&text(&handshake["control_private"])?)?;
+    let opened = noise::Initiation::open(&message, &server)?;
+    assert_eq!(opened.machine().to_string(), text(&handshake["machine_public"])?);
+    assert_eq!(Some(u64::from(opened.version())), handshake["protocol_version"].as_u64());
 
     let keys = json(&stock.join("keys.json"))?;
     let tap = MachinePrivate::from_secret_text(&text(&keys["control"]["tap"]["tap_control_private"])?)?;
     for number in 1..=3 {
         let upgrade = json(&stock.join(format!("control/raw/conn-{number:02}.json")))?;
         let header = text(&upgrade["handshake_headers"]["X-Tailscale-Handshake"][0])?;
-        let opened = Initiation::open(&BASE64.decode(header.as_bytes())?, &tap)?;
+        let opened = noise::Initiation::open(&data_encoding::BASE64.decode(header.as_bytes())?, &tap)?;
         assert_eq!(opened.machine(), text(&upgrade["client_machine"])?.parse::<MachinePublic>()?);
         assert_eq!(Some(u64::from(opened.version())), upgrade["protocol_version"].as_u64());
     }
@@ -320,7 +320,7 @@ fn stock_map_frames_are_told_apart_and_made_alike(stock: &Path) -> Result<(), Fa
     let messages = entries.iter().filter(|entry| entry["Kind"] == "map-message");
     let framed: Vec<_> = messages.filter_map(|entry| entry["Hex"].as_str()).collect();
     assert!(framed.len() > 10, "{} frames", framed.len());
-    let bytes = HEXLOWER.decode(framed.concat().as_bytes())?;
+    let bytes = data_encoding::HEXLOWER.decode(framed.concat().as_bytes())?;
     let mut reader = MapReader::new();
     for piece in bytes.chunks(7) {
         reader.receive(piece)?;

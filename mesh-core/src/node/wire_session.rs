@@ -217,6 +217,7 @@ impl Node {
             return Err(CommandError::TooManyUps);
         }
         control.logouts.push(id);
+        control.prefs.want_running = false;
         self.fail_ups(&CommandError::Superseded("the node is to be signed out"));
         self.with_session(now, |session| session.log_out(now));
         Ok(())
@@ -382,7 +383,6 @@ impl Node {
 
     fn handle_logged_out(&mut self, untold: Option<String>) {
         let Some(control) = &mut self.control else { return };
-        control.prefs.want_running = false;
         for id in control.logouts.drain(..) {
             let result = match &untold {
                 None => Ok(Reply::LoggedOut),

@@ -42,6 +42,8 @@ pub(super) struct Login {
     is_second_key: bool,
     /// When the user is not to wait any longer.
     give_up_at: Option<Instant>,
+    /// What the user wanted after signing out.
+    then: SignIn,
     pending: Option<Pending>,
 }
 
@@ -68,6 +70,7 @@ impl Login {
             followup: None,
             is_second_key: false,
             give_up_at: None,
+            then: SignIn::default(),
             pending: None,
         }
     }
@@ -117,10 +120,14 @@ impl Rotation {
 impl Session {
     /// Signs in, where that is needed or asked for.
     pub(super) fn begin_sign_in(&mut self, sign_in: SignIn) {
+        if let Some(login) = self.login.as_mut().filter(|login| login.purpose == Purpose::LogOut) {
+            login.then = sign_in;
+            return;
+        }
         let SignIn { auth_key, force } = sign_in;
         let is_under_way = self.login.as_ref().is_some_and(|login| login.purpose == Purpose::SignIn);
         let is_needed = force || !self.is_known() && (auth_key.is_some() || !is_under_way);
-        if !is_needed || self.is_logging_out() {
+        if !is_needed {
             return;
         }
         self.cancel_login();
@@ -135,6 +142,7 @@ impl Session {
 
     /// Signs out. Ends with [`Output::LoggedOut`] in any case; then the node has a new key, and is not registered.
     pub fn log_out(&mut self, now: Instant) {
+        self.goal.want_running = false;
         if self.is_logging_out() {
             return;
         }
@@ -244,6 +252,7 @@ impl Session {
         login.pending = None;
         if login.purpose == Purpose::LogOut {
             // Whatever it says: it has heard it.
+            self.login = Some(login);
             self.finish_log_out(Some(response.error).filter(|error| !error.is_empty()));
         } else if !response.error.is_empty() {
             self.handle_refusal(login, response.error, now);
@@ -366,10 +375,13 @@ impl Session {
     }
 
     pub(super) fn finish_log_out(&mut self, untold: Option<String>) {
+        let then = self.login.take().map(|login| login.then).unwrap_or_default();
         self.forget();
-        self.goal.want_running = false;
         self.disconnect();
         self.outputs.push_back(Output::LoggedOut(untold));
+        if self.goal.want_running {
+            self.begin_sign_in(then);
+        }
     }
 
     /// The node is new: nobody knows its key.
