@@ -149,6 +149,9 @@ fn tagged_world() -> World {
     world
 }
 
+/// A node, its auth key, the tags that it asks for, and those that it gets or the error.
+type Case<'a> = (u32, &'a str, &'a [&'a str], Result<&'a [&'a str], &'a str>);
+
 fn ask_for(world: &mut World, client: u32, tags: &[&str]) {
     let tags = tags.iter().map(|tag| (*tag).to_owned()).collect();
     world.clients.get_mut(&client).unwrap().hostinfo.request_tags = tags;
@@ -160,7 +163,7 @@ fn tags_come_with_a_key_or_are_asked_for_by_those_who_may_give_them() {
     let with_tags = world.key(true, false, &["tag:a"]);
     let bobs = world.key_of("bob@example.com", true, false, Default::default());
     let not_permitted = "requested tags [tag:c] are invalid or not permitted";
-    let cases: [(u32, &str, &[&str], Result<&[&str], &str>); 7] = [
+    let cases: [Case<'_>; 7] = [
         (1, &with_tags, &[], Ok(&["tag:a"])),
         (2, &with_tags, &["tag:b"], Ok(&["tag:a", "tag:b"])),
         (3, &with_tags, &["tag:c"], Err(not_permitted)),

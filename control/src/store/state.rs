@@ -448,7 +448,7 @@ impl State {
         for (node, others) in change.appeared.iter().chain(&change.vanished) {
             viewers.insert(*node);
             if is_told(*node) {
-                viewers.extend(others);
+                viewers.append(&mut others.clone());
             }
         }
         viewers.extend(&change.routes);
@@ -456,7 +456,7 @@ impl State {
             viewers.extend(&change.filters);
         }
         if is_announced && !parts.without(Parts::OWN).is_empty() {
-            viewers.extend(self.rulebook.peers(id));
+            viewers.append(&mut self.rulebook.peers(id));
         }
         if viewers.is_empty() {
             return;
