@@ -179,7 +179,6 @@ async fn the_socket_refuses_what_is_no_command() {
     for (request, status) in [
         ("GET / HTTP/1.1\r\nContent-Length: 0\r\n\r\n", "404"),
         ("POST /command HTTP/1.1\r\nContent-Length: 2\r\n\r\n{}", "400"),
-        ("POST /command HTTP/1.1\r\nContent-Length: 9999999999\r\n\r\n", "400"),
         ("POST /command HTTP/1.1\r\nContent-Length: 11\r\n\r\n\"burnItAll\"", "400"),
         ("\0\0\0\0\r\n\r\n", "400"),
     ] {

@@ -61,7 +61,6 @@ const SHELL_FILES: &[&str] = &[
     "control/src/serve/simulated.rs",
     "control/src/serve/socket.rs",
     "control/src/serve/sql.rs",
-    "control/src/serve/table.rs",
     "control/src/serve/websocket.rs",
     "control/tests/hostile.rs",
     "control/tests/policy_vectors.rs",

@@ -263,6 +263,10 @@ async fn read(body: Incoming) -> Result<Bytes, Refusal> {
 }
 
 fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Refusal> {
+    // A list would be read as the fields in their order.
+    if body.trim_ascii_start().first() != Some(&b'{') {
+        return Err(Refusal::new(400, "the request is malformed: it is no JSON object"));
+    }
     serde_json::from_slice(body).map_err(|error| Refusal::new(400, format!("the request is malformed: {error}")))
 }
 

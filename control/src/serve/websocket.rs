@@ -82,3 +82,45 @@ fn other(error: Error) -> io::Error {
         error => io::Error::other(error),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use futures_util::{SinkExt, StreamExt};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+
+    use super::*;
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn messages_become_a_stream_whatever_their_borders() {
+        let (mut client, mut server) = pair().await;
+        for piece in [&b"he"[..], b"", b"llo"] {
+            client.send(Message::Binary(Bytes::copy_from_slice(piece))).await.unwrap();
+        }
+        client.send(Message::Ping(Bytes::new())).await.unwrap();
+        let mut heard = [0; 5];
+        server.read_exact(&mut heard).await.unwrap();
+        assert_eq!(&heard, b"hello");
+        server.write_all(b"back").await.unwrap();
+        server.flush().await.unwrap();
+        assert_eq!(client.next().await.unwrap().unwrap(), Message::Binary(Bytes::from_static(b"back")));
+        client.close(None).await.unwrap();
+        assert_eq!(server.read(&mut heard).await.unwrap(), 0);
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn text_and_what_is_too_long_end_the_stream() {
+        for message in [Message::text("hello"), Message::Binary(vec![0; MESSAGE_BYTES + 1].into())] {
+            let (mut client, mut server) = pair().await;
+            // The server may have hung up before all was sent.
+            let sent = tokio::spawn(async move { client.send(message).await.is_ok() });
+            assert!(server.read_u8().await.is_err());
+            drop(server);
+            sent.await.unwrap();
+        }
+    }
+
+    async fn pair() -> (WebSocketStream<DuplexStream>, WebSocket<DuplexStream>) {
+        let (one, other) = duplex(1 << 20);
+        (WebSocketStream::from_raw_socket(one, Role::Client, None).await, WebSocket::new(other).await)
+    }
+}

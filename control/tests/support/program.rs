@@ -226,10 +226,14 @@ pub(crate) fn upgrade(initiation: &[u8]) -> String {
 
 impl Link {
     pub(crate) async fn open(to: SocketAddr, keys: &Keys) -> io::Result<Self> {
-        let server = server_key(to).await;
+        Self::open_to(to, &server_key(to).await, keys).await
+    }
+
+    /// To a server that has this key.
+    pub(crate) async fn open_to(to: SocketAddr, server: &MachinePublic, keys: &Keys) -> io::Result<Self> {
         let mut stream = TcpStream::connect(to).await?;
         let mut rng = Seed::from_number(7).stream("ephemeral", 0);
-        let (mut initiator, initiation) = Initiator::start(VERSION, &keys.machine, &server, &mut rng).unwrap();
+        let (mut initiator, initiation) = Initiator::start(VERSION, &keys.machine, server, &mut rng).unwrap();
         stream.write_all(upgrade(&initiation).as_bytes()).await?;
         let mut read = BytesMut::new();
         let end = loop {
