@@ -8,11 +8,12 @@ use std::{
     io::{self, Write},
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
+    sync::Arc,
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use mesh_core::{key::DiscoPrivate, node::SavedState, rng::Seed};
-use serde::Serialize;
+use mesh_core::{control::types::MapResponse, key::DiscoPrivate, node::SavedState, rng::Seed};
+use serde::{Deserialize, Serialize};
 
 use crate::failure::{Exit, Failure};
 
@@ -75,6 +76,20 @@ impl State {
     /// When the file cannot be written; the one before is still there then.
     pub fn save(&mut self, saved: SavedState) -> Result<(), Failure> {
         self.saved = saved;
+        self.write()
+    }
+
+    /// Keeps this network map beside the rest. A node says a while after it changed that it is to be kept; when the program
+    /// ends, that is now. Without a registration there is none to be kept.
+    ///
+    /// # Errors
+    /// When the file cannot be written; the one before is still there then.
+    pub fn keep_map(&mut self, map: Option<MapResponse>) -> Result<(), Failure> {
+        let map = map.map(Arc::new);
+        if map.is_none() || map == self.saved.map || self.saved.registration.is_none() {
+            return Ok(());
+        }
+        self.saved.map = map;
         self.write()
     }
 
@@ -151,7 +166,7 @@ fn cannot(what: &str, path: &Path, error: &io::Error) -> Failure {
 mod tests {
     use std::{os::unix::fs::PermissionsExt, sync::Arc};
 
-    use mesh_core::{control::types::MapResponse, derp::DerpMap};
+    use mesh_core::derp::DerpMap;
 
     use super::*;
 
@@ -191,6 +206,9 @@ mod tests {
         let map = MapResponse { domain: "example.com".to_owned(), derp_map: Some(derp_map), ..MapResponse::default() };
         saved.map = Some(Arc::new(map));
         state.save(saved.clone()).unwrap();
+        assert_eq!(State::open(&directory, &Seed::from_number(2)).unwrap().saved, saved);
+        // Whose map another one would be is not known.
+        state.keep_map(Some(MapResponse::default())).unwrap();
         assert_eq!(State::open(&directory, &Seed::from_number(2)).unwrap().saved, saved);
         fs::remove_dir_all(directory).unwrap();
     }

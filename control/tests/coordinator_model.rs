@@ -198,7 +198,7 @@ impl Model {
                 let routes: Vec<_> = routes.map(|(_, route)| route.parse().unwrap()).collect();
                 one.hostinfo.routable_ips = routes.clone();
                 self.update(client);
-                if client % 2 == 0 {
+                if client.is_multiple_of(2) {
                     return;
                 }
                 Command::ApproveRoutes { node: name, routes: routes.into_iter().collect() }
@@ -266,7 +266,7 @@ fn parts(map: &NetMap) -> impl PartialEq + core::fmt::Debug + '_ {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 500, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn merged_maps_are_full_maps(events in prop::collection::vec(event(), 1..60), every in 1..20usize) {

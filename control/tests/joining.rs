@@ -6,6 +6,7 @@ mod support;
 use core::time::Duration;
 
 use control::coordinator::{Command, Reply};
+use mesh_core::control::types::RegisterRequest;
 use support::World;
 
 #[test]
@@ -95,7 +96,7 @@ fn somebody_signs_in_for_a_node_that_waits() {
     assert_eq!(code.len(), 24);
 
     let mut follow_up = world.clients[&node].registration(None);
-    follow_up.followup = response.auth_url.clone();
+    follow_up.followup = response.auth_url;
     let request = control::coordinator::Request::Register(Box::new(follow_up));
     let waits = world.begin(node, request);
     assert!(world.answer(node, waits).is_none());
@@ -109,4 +110,150 @@ fn somebody_signs_in_for_a_node_that_waits() {
     world.update(node, &[]);
     world.settle();
     assert!(world.peer(first, node).is_some());
+}
+
+#[test]
+fn ephemeral_nodes_are_forgotten_when_they_are_gone() {
+    let mut world = World::open();
+    let (key, ephemeral) = (world.key(true, false, &[]), world.key(true, true, &[]));
+    let watcher = world.join(1, &key);
+    let (a, b) = (world.join(2, &ephemeral), world.join(3, &ephemeral));
+    world.settle();
+    let ids = [world.id(a), world.id(b)];
+    // One logs out, the other just goes.
+    let out = RegisterRequest { expiry: Some(support::BEGIN), ..world.clients[&a].registration(None) };
+    assert!(world.register_with(a, out).unwrap().node_key_expired);
+    world.settle();
+    assert!(world.clients[&watcher].map.peer(ids[0]).is_none());
+    world.hang_up(b);
+    world.advance(Duration::from_secs(299));
+    assert!(world.clients[&watcher].map.peer(ids[1]).is_some());
+    world.advance(Duration::from_secs(2));
+    assert!(world.clients[&watcher].map.peer(ids[1]).is_none());
+    assert_eq!(world.rows.nodes.len(), 1);
+    // One that registers and never opens its map goes too.
+    world.client(4);
+    world.register(4, Some(&ephemeral));
+    world.advance(Duration::from_secs(301));
+    assert_eq!(world.rows.nodes.len(), 1);
+}
+
+const TAGS: &str = r#"{"tagOwners": {"tag:a": ["bob@example.com"], "tag:b": ["tag:a"], "tag:c": []},
+    "acls": [{"action": "accept", "src": ["*"], "dst": ["*:*"]}]}"#;
+
+/// With bob, who may give tag:a.
+fn tagged_world() -> World {
+    let mut world = World::open();
+    world.admin(Command::CreateUser { login: "bob@example.com".into() }).unwrap();
+    world.admin(Command::SetPolicy { text: TAGS.into() }).unwrap();
+    world
+}
+
+fn ask_for(world: &mut World, client: u32, tags: &[&str]) {
+    let tags = tags.iter().map(|tag| (*tag).to_owned()).collect();
+    world.clients.get_mut(&client).unwrap().hostinfo.request_tags = tags;
+}
+
+#[test]
+fn tags_come_with_a_key_or_are_asked_for_by_those_who_may_give_them() {
+    let mut world = tagged_world();
+    let with_tags = world.key(true, false, &["tag:a"]);
+    let bobs = world.key_of("bob@example.com", true, false, Default::default());
+    let not_permitted = "requested tags [tag:c] are invalid or not permitted";
+    let cases: [(u32, &str, &[&str], Result<&[&str], &str>); 7] = [
+        (1, &with_tags, &[], Ok(&["tag:a"])),
+        (2, &with_tags, &["tag:b"], Ok(&["tag:a", "tag:b"])),
+        (3, &with_tags, &["tag:c"], Err(not_permitted)),
+        (4, &bobs, &["tag:a"], Ok(&["tag:a"])),
+        (5, &bobs, &["tag:a", "tag:c"], Err(not_permitted)),
+        (6, &bobs, &["nonsense"], Err("requested tags [nonsense] are invalid or not permitted")),
+        (7, &bobs, &[], Ok(&[])),
+    ];
+    for (number, key, asked, expected) in cases {
+        world.client(number);
+        ask_for(&mut world, number, asked);
+        let response = world.register(number, Some(key));
+        match expected {
+            Ok(tags) => {
+                assert_eq!(response.error, "");
+                let row = world.row(number);
+                assert_eq!(row.tags.iter().map(String::as_str).collect::<Vec<_>>(), tags);
+                assert_eq!((row.user.is_none(), row.key_expiry.is_none()), (!tags.is_empty(), !tags.is_empty()));
+                let login = if tags.is_empty() { "bob@example.com" } else { "tagged-devices" };
+                assert_eq!(response.login.login_name, login);
+            }
+            Err(error) => assert_eq!(response.error, error),
+        }
+    }
+    assert_eq!(world.rows.nodes.len(), 4);
+}
+
+#[test]
+fn a_node_may_ask_for_other_tags_later() {
+    let mut world = tagged_world();
+    let bobs = world.key_of("bob@example.com", true, false, Default::default());
+    let (a, b) = (world.join(1, &bobs), world.join(2, &bobs));
+    world.settle();
+    ask_for(&mut world, a, &["tag:a"]);
+    world.update(a, &["192.0.2.1:41641"]);
+    ask_for(&mut world, b, &["tag:c"]);
+    world.update(b, &["192.0.2.2:41641"]);
+    world.settle();
+    assert_eq!((world.row(a).tags.len(), world.row(a).user), (1, None));
+    assert_eq!(world.clients[&a].map.self_node().unwrap().tags, ["tag:a"]);
+    // One that asks for what it may not have has to sign in again.
+    assert!(world.row(b).tags.is_empty() && world.row(b).is_expired(world.wall()));
+    // Asking again does not get it in by itself.
+    ask_for(&mut world, b, &["tag:a"]);
+    world.update(b, &["192.0.2.2:41641"]);
+    assert!(world.row(b).tags.is_empty() && world.row(b).is_expired(world.wall()));
+}
+
+#[test]
+fn another_user_on_the_same_machine_has_another_node() {
+    let mut world = tagged_world();
+    let (alices, bobs) =
+        (world.key(true, false, &[]), world.key_of("bob@example.com", true, false, Default::default()));
+    let machine = world.client(1);
+    world.register(machine, Some(&alices));
+    let first = world.id(machine);
+    assert!(world.register(machine, Some(&bobs)).error.contains("another user"));
+    world.clients.get_mut(&machine).unwrap().change_key(1);
+    world.register(machine, Some(&bobs));
+    let second = world.id(machine);
+    world.clients.get_mut(&machine).unwrap().change_key(2);
+    world.register(machine, Some(&alices));
+    assert_eq!((world.id(machine), world.rows.nodes.len()), (first, 2));
+    assert_ne!(first, second);
+    // With a key that gives tags a node turns over to them, and keeps what it is otherwise.
+    let tagged = world.key(true, false, &["tag:a"]);
+    assert_eq!(world.register(machine, Some(&tagged)).login.login_name, "tagged-devices");
+    assert_eq!((world.id(machine), world.row(machine).key_expiry), (first, None));
+}
+
+#[test]
+fn a_client_that_does_not_read_costs_a_number_and_gets_one_message() {
+    let mut world = World::open();
+    let key = world.key(true, false, &[]);
+    let (a, b) = (world.join(1, &key), world.join(2, &key));
+    world.settle();
+    world.clients.get_mut(&a).unwrap().stalled = true;
+    world.update(b, &["198.51.100.1:1"]);
+    world.settle();
+    let told = world.clients[&a].messages.len();
+    for port in 2..50 {
+        world.update(b, &[&format!("198.51.100.1:{port}")]);
+        world.settle();
+    }
+    assert_eq!(world.clients[&a].messages.len(), told, "nothing is said while it does not read");
+    world.unstall(a);
+    world.settle();
+    assert_eq!(world.clients[&a].messages.len(), told + 1);
+    assert_eq!(world.peer(a, b).unwrap().endpoints[0].port(), 49);
+    // One that never reads again is given up.
+    world.clients.get_mut(&a).unwrap().stalled = true;
+    world.update(b, &["198.51.100.2:1"]);
+    world.advance(Duration::from_secs(240));
+    assert_eq!(world.clients[&a].stream, None);
+    assert_eq!(world.peer(b, a).unwrap().online, Some(false));
 }

@@ -101,7 +101,7 @@ fn a_crash_between_any_two_outputs_loses_nothing_that_was_answered() {
         let mut world = World::new();
         world.crash_after = Some(after);
         let mut answered = Answered::default();
-        drop(story(&mut world, &mut answered));
+        let _ = story(&mut world, &mut answered);
         if world.crash_after.is_some() {
             world.crash_after = None;
             world.crash();
@@ -150,7 +150,6 @@ fn ephemeral_nodes_that_do_not_come_back_after_a_restart_are_forgotten() {
     assert!(world.rows.nodes.contains_key(&world.id(node)));
     world.advance(Duration::from_secs(2));
     assert_eq!(world.rows.nodes.len(), 1);
-    let _ = node;
     assert!(
         world.register_with(node, world.clients[&node].registration(None)).unwrap().auth_url.contains("/register/")
     );

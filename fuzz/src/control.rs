@@ -1,12 +1,16 @@
 //! Messages of the control protocol.
 
+use std::sync::Arc;
+
 use mesh_core::{
     control::{
-        Interner, NetMap,
+        Interner, NetMap, PacketFilter,
         codec::{MapReader, frame},
         netmap,
         noise::{Early, EarlyReader, Initiation, Initiator, Opener, Progress, Sealer},
     },
+    filter::{Filter, FlowPool},
+    ip::set::IpSet,
     key::MachinePrivate,
     limits,
     rng::Seed,
@@ -125,6 +129,13 @@ const KNOWN: &[u8] =
 {"ID":3,"Key":"nodekey:0303030303030303030303030303030303030303030303030303030303030303"}]}"#;
 
 fn check(map: &NetMap) {
+    let read = PacketFilter::of(map);
+    let rules = map.filters().values().map(Vec::len).sum::<usize>();
+    assert!(read.rules.len() <= rules, "a rule of the map is one rule at most");
+    assert!(read.rules.iter().all(|rule| map.filters().contains_key(&*rule.name.filter)));
+    let pool = Arc::new(FlowPool::new(&mut Seed::from_number(1).stream("flows", 0)));
+    let filter = Filter::new(read.rules, IpSet::default(), pool);
+    assert_eq!(filter.left_out(), 0, "no small message is past the bound");
     let Some(node) = map.self_node() else {
         assert!(map.peers().is_empty(), "only keep-alives came");
         return;

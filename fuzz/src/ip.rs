@@ -6,6 +6,7 @@ use std::{
 };
 
 use mesh_core::{
+    filter::{Content, Headers},
     ip::{
         checksum::checksum,
         icmp::Echo,
@@ -41,6 +42,19 @@ pub fn packet(data: &[u8]) {
     if packet.is_later_fragment() {
         assert!(packet.source().is_ipv4());
         assert_eq!(Echo::parse(&packet), None);
+    }
+    if let Ok(headers) = Headers::of(&packet) {
+        assert_eq!((headers.source, headers.destination), (packet.source(), packet.destination()));
+        let fits = match headers.content {
+            Content::Tcp { .. } => headers.protocol == protocol::TCP,
+            Content::Datagram(_) => matches!(headers.protocol, protocol::UDP | protocol::SCTP),
+            Content::Icmp(_) => matches!(headers.protocol, protocol::ICMP | protocol::ICMPV6),
+            Content::Tsmp => headers.protocol == protocol::TSMP,
+            Content::LaterFragment => packet.is_later_fragment() || packet.source().is_ipv6(),
+            Content::Other => !matches!(headers.protocol, protocol::TCP | protocol::UDP | protocol::TSMP),
+        };
+        assert!(fits, "{headers:?}");
+        assert!(!packet.is_later_fragment() || headers.content == Content::LaterFragment);
     }
     for cut in 0..packet.bytes().len().min(64) {
         assert!(IpPacket::parse(&packet.bytes()[..cut]).is_err(), "a part of a packet is none");

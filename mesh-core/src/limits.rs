@@ -111,7 +111,7 @@ pub const NETCHECK_RUNS: usize = 4;
 /// the last rules are left out, counted, and admit nothing.
 pub const FILTER_CELLS: usize = 4 << 20;
 
-/// Flows of one peer that replies are awaited on. In steps that are taken when the one before is full: an idle peer
+/// Flows of one peer: what we sent and may be replied to, and in the first two steps what the peer began. In steps that are taken when the one before is full: an idle peer
 /// costs nothing, a busy resolver has room for sixteen thousand. Stock nodes: 512 of all peers together. At the last one:
 /// the flow that would end first is forgotten, counted.
 pub const FLOWS_PER_PEER: [usize; 3] = [64, 1_024, 16_384];

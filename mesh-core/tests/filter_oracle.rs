@@ -287,7 +287,8 @@ impl Packet {
             Body::Bare(protocol) => protocol != 255,
         };
         let could_overwrite = self.fragment.is_some_and(|(offset, _)| (1..10).contains(&offset));
-        !could_overwrite && !(is_part && self.protocol() == TSMP) && (self.is_later() || is_whole_header)
+        let is_hidden = could_overwrite || is_part && self.protocol() == TSMP;
+        !is_hidden && (self.is_later() || is_whole_header)
     }
 
     fn is_icmp(&self) -> bool {
@@ -324,10 +325,13 @@ enum Verdict {
 /// Protocol, our address and port, theirs.
 type Flow = (u8, IpAddr, u16, IpAddr, u16);
 
+/// Whether a rule is about what a packet wants, at one of its destinations.
+type Allows<'a> = dyn Fn(&WireRule, &(String, u16, u16)) -> bool + 'a;
+
 struct Oracle {
     rules: Vec<WireRule>,
-    /// With the time until which it lasts, and whether it was answered.
-    flows: Vec<(Flow, Instant, bool)>,
+    /// With the time until which it lasts, whether there were packets both ways, and whether the peer began.
+    flows: Vec<(Flow, Instant, bool, bool)>,
 }
 
 impl Oracle {
@@ -339,10 +343,16 @@ impl Oracle {
             (&packet.body, packet.is_later())
         {
             let flow = (*protocol, packet.source, *from, packet.destination, *to);
+            let open = self.flows.iter_mut().find(|(known, until, ..)| *known == flow && *until > now);
+            if let Some((_, until, is_answered, true)) = open {
+                // An answer to what the peer began.
+                (*until, *is_answered) = (now + lasts(*protocol, true), true);
+                return true;
+            }
             let is_answered =
-                self.flows.iter().any(|(known, until, answered)| *known == flow && *until > now && *answered);
+                self.flows.iter().any(|(known, until, answered, _)| *known == flow && *until > now && *answered);
             self.flows.retain(|(known, ..)| *known != flow);
-            self.flows.push((flow, now + lasts(*protocol, is_answered), is_answered));
+            self.flows.push((flow, now + lasts(*protocol, is_answered), is_answered, false));
         }
         true
     }
@@ -356,7 +366,7 @@ impl Oracle {
             return Verdict::Passes;
         }
         let protocol = i64::from(packet.protocol());
-        let by = |allows: &dyn Fn(&WireRule, &(String, u16, u16)) -> bool| {
+        let by = |allows: &Allows<'_>| {
             let index = self.rules.iter().position(|rule| {
                 let is_source = rule.sources.iter().any(|text| match text.strip_prefix("cap:") {
                     Some(name) => name == "x" && HOLDER.iter().any(|own| own.parse() == Ok(packet.source)),
@@ -379,12 +389,23 @@ impl Oracle {
             Body::Ports { protocol: TCP, to: port, .. } => by(&|rule, to| names(rule) && to.1 <= port && port <= to.2),
             Body::Ports { protocol, from, to: port, .. } => {
                 let flow = (protocol, packet.destination, port, packet.source, from);
-                let open = self.flows.iter_mut().find(|(known, until, _)| *known == flow && *until > now);
-                if let Some((_, until, is_answered)) = open {
+                let open = self.flows.iter_mut().find(|(known, until, ..)| *known == flow && *until > now);
+                if let Some((_, until, is_answered, false)) = open {
                     (*until, *is_answered) = (now + lasts(protocol, true), true);
                     return Verdict::Passes;
                 }
-                by(&|rule, to| names(rule) && to.1 <= port && port <= to.2)
+                let verdict = by(&|rule, to| names(rule) && to.1 <= port && port <= to.2);
+                match (&verdict, open) {
+                    (Verdict::Rule(_), Some((_, until, is_answered, _))) => {
+                        *until = now + lasts(protocol, *is_answered)
+                    }
+                    (Verdict::Rule(_), None) => {
+                        self.flows.retain(|(known, ..)| *known != flow);
+                        self.flows.push((flow, now + lasts(protocol, false), false, true));
+                    }
+                    (Verdict::Refused | Verdict::Passes, _) => {}
+                }
+                verdict
             }
             Body::Icmp { kind, code, .. } if packet.is_icmp() => match (packet.source.is_ipv4(), kind, code) {
                 (true, 0, 0) | (true, 3 | 11 | 12, _) | (false, 129, 0) | (false, 1..=4, _) => Verdict::Passes,

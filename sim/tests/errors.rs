@@ -21,7 +21,6 @@ fn a_misspelt_key_is_refused_with_its_place_and_the_nearest_key() {
 
 #[test]
 fn what_is_not_built_yet_is_said_to_be_so() {
-    refused("control", |text| format!("{text}\n[control]\n"), "", "the coordination server are not built yet");
     refused("relay", |text| format!("{text}\n[[relay]]\nname = \"r\"\n"), "", "a relay needs the key `region`");
     let lost = "\n[region.eu]\n[[relay]]\nname = \"r\"\nregion = \"ue\"\n";
     refused("region", |text| format!("{text}{lost}"), "", "did you mean `eu`?");
@@ -29,6 +28,30 @@ fn what_is_not_built_yet_is_said_to_be_so() {
     refused("event", |text| format!("{text}{event}"), "", "this event has no key `gap`");
     refused("profile", |text| text.replace("linux-filtered", "one2one"), "10:7", "there are: linux-filtered");
     refused("goodput", |text| text.replacen("\"path\"", "\"goodput\"", 1), "", "`goodput` are not built yet");
+}
+
+#[test]
+fn a_world_with_control_says_what_it_lacks() {
+    refused("control", |text| format!("{text}\n[control]\n"), "", "control tells nodes of relays");
+    let relay = "\n[region.eu]\n[[relay]]\nname = \"r\"\nregion = \"eu\"\n";
+    refused("peers", |text| format!("{text}{relay}[control]\n"), "", "leave out `[[peer]]`");
+    let without_peers = |text: &str, more: &str| {
+        let tables = text.split_inclusive("\n\n").filter(|table| !table.starts_with("[[peer]]"));
+        format!("{}{relay}{more}", tables.collect::<String>())
+    };
+    let control = |name: &str, more: &str, message: &str| {
+        refused(name, |text| without_peers(text, more), "", message);
+    };
+    control("control-key", "[control]\npollicy = \"{}\"\n", "did you mean `policy`?");
+    control("control-policy", "[control]\npolicy = '{\"acls\": 7}'\n", "the policy: ");
+    control("control-file", "[control]\npolicy_file = \"none.hujson\"\n", "the file `none.hujson` cannot be read");
+    control("control-none", "[[event]]\nat = \"1s\"\ndo = \"logout\"\nnode = \"laptop\"\n", "there is no `[control]`");
+    let event = |event: &str| format!("[control]\n[[event]]\nat = \"1s\"\ndo = \"control\"\n{event}\n");
+    control("control-state", &event("state = \"kild\""), "did you mean `killed`?");
+    control("control-for", &event("state = \"reset\"\nfor = \"1s\""), "have a `for`");
+    control("control-within", &event("state = \"killed\"\nwithin = 3"), "only `crash` is `within`");
+    let expect = |expect: &str| format!("[control]\n[[expect]]\nthat = \"state\"\n{expect}\n");
+    control("state", &expect("is = \"runing\""), "did you mean `running`?");
 }
 
 #[test]

@@ -51,6 +51,8 @@ fn the_named_scenarios_exist() {
         "router-reboot",
         "ipv6-direct-ipv4-blocked",
         "two-agents-behind-one-nat",
+        "policy-denied",
+        "policy-withdrawn",
     ] {
         assert_eq!(sim::scenario::parse(&scenario_text(name)).unwrap().name, name);
     }
@@ -71,6 +73,14 @@ fn damage_copies_and_disorder_are_seen_by_the_nodes() {
         // A damaged handshake is rare: few are sent.
         assert!(seen || reason == "wrong_mac1", "{reason} is not among {:?}", report.drops);
     }
+}
+
+#[test]
+fn what_a_policy_denies_is_refused_by_the_filter_and_s1_looked_at_the_rest() {
+    let report = run("policy-denied", 1);
+    assert!(report.drops["filter_denied"] > 1_000, "{:?}", report.drops);
+    let looked_at = report.invariants.iter().find(|(id, _)| id.name() == "S1").map(|(_, times)| *times);
+    assert!(looked_at > Some(500), "{looked_at:?}");
 }
 
 #[test]

@@ -19,12 +19,12 @@ use mesh_core::{
     endpoints::LocalPorts,
     key::NodePublic,
     machine::Machine,
-    node::{Command, CommandError, CommandId, Event, HostEvent, Input, Node, Output, PathsStatus, Reply},
+    node::{Command, CommandError, CommandId, HostEvent, Input, Node, Output, PathsStatus, Reply},
     path::{PathAddr, SendPath},
     time::Instant,
 };
 use tokio::sync::{mpsc, oneshot};
-use tracing::{debug, error, info, trace, warn};
+use tracing::{debug, error, info, trace};
 use transports::{
     batch::{RecvBatch, SendBatch},
     clock::{Clock, Timer},
@@ -33,7 +33,7 @@ use transports::{
 };
 
 use super::{
-    HostGuard, Snapshot,
+    HostGuard, Snapshot, events,
     network::{Happening, Network},
 };
 use crate::{
@@ -367,7 +367,7 @@ impl<T: Tun> Basic<T> {
                     let _ = reply.send(result);
                 }
             }
-            Output::Event(event) => log(&event),
+            Output::Event(event) => events::log(&event),
         }
     }
 
@@ -403,7 +403,13 @@ impl<T: Tun> Basic<T> {
     fn handle_request(&mut self, request: Request) -> bool {
         let now = self.clock.now();
         match request {
-            Request::Stop => return false,
+            Request::Stop => {
+                let map = self.node.netmap().snapshot();
+                if let Some(Err(failure)) = self.state.as_mut().map(|state| state.keep_map(map)) {
+                    error!(%failure, "the network map is not kept");
+                }
+                return false;
+            }
             Request::Status(reply) => {
                 let _ = reply.send(self.snapshot(now));
             }
@@ -477,22 +483,6 @@ fn poll_ready<T: Tun>(
     let sockets = udp.poll_readable(cx).is_ready() | network.is_some_and(|network| network.poll_ready(cx).is_ready());
     let other = if outgoing.is_empty() { tun.poll_readable(cx) } else { udp.poll_writable(outgoing, cx) };
     if sockets || other.is_ready() { Poll::Ready(()) } else { Poll::Pending }
-}
-
-/// Nothing here can be caused by strangers; peers have a bounded pace.
-fn log(event: &Event) {
-    match event {
-        Event::SessionEstablished { peer } => debug!(?peer, "session established"),
-        Event::PathChanged { peer, path } => debug!(?peer, %path, "peer is answered at another address"),
-        Event::HomeChanged(region) => info!(%region, "home relay"),
-        Event::State(state) => info!(%state, "state"),
-        Event::LoginUrl(url) => info!(url, "sign-in is needed"),
-        Event::Browse(url) => info!(url, "control has a page to show"),
-        Event::ControlProblem(problem) => warn!(problem, "control"),
-        Event::KeyChanged(key) => info!(?key, "node key"),
-        Event::MapPartSkipped(what) => warn!(%what, "a part of the network map was left out"),
-        Event::HandshakeGivenUp { peer } => debug!(?peer, "peer does not answer"),
-    }
 }
 
 #[cfg(test)]

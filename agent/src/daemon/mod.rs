@@ -5,6 +5,7 @@
 
 pub mod basic;
 pub mod config;
+mod events;
 mod hostinfo;
 pub(crate) mod map_file;
 mod network;

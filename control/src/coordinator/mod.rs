@@ -116,7 +116,8 @@ struct Caller {
 }
 
 impl Coordinator {
-    /// A server with what was stored; [`Rows::default`] for a new one. Nobody is connected.
+    /// A server with what was stored; [`Rows::default`] for a new one. Nobody is connected. The seed has to be another at
+    /// each start: ids and the secrets of keys are drawn from it.
     ///
     /// # Errors
     /// When the configuration or the stored policy is not good.

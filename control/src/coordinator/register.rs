@@ -265,15 +265,12 @@ impl Coordinator {
             }
             Owner::Tags(_) => None,
         };
-        let actor = |row: &NodeRow| match &auth_key {
-            Some(key) => Principal::Node(format!("{} with {key}", row.stable_id)),
-            None => Principal::Node(row.stable_id.clone()),
-        };
         let Some(before) = before else {
             let mut row = self.new_row(machine, &request, &owner)?;
-            (row.key_expiry, row.ephemeral, row.auth_key) = (expiry, ephemeral, auth_key.clone());
+            (row.key_expiry, row.ephemeral, row.auth_key) = (expiry, ephemeral, auth_key);
             self.counters.joins_total += 1;
-            self.audit(actor(&row), "node.create", &row.stable_id, Value::Null, seen(&row));
+            let actor = Principal::Node(row.stable_id.clone());
+            self.audit(actor, "node.create", &row.stable_id, Value::Null, seen(&row));
             let id = row.id;
             let approved = self.state.approved_by_policy(&row);
             row.approved_routes.extend(approved);
@@ -288,8 +285,9 @@ impl Coordinator {
         let owner = if comes_again { Owner::of(&before.row) } else { owner };
         let mut row = self.renewed(&before.row, &request, owner);
         (row.key_expiry, row.ephemeral) = (expiry, ephemeral);
-        row.auth_key = auth_key.clone().or(row.auth_key);
-        self.audit(actor(&row), "node.reauthenticate", &row.stable_id, seen(&before.row), seen(&row));
+        row.auth_key = auth_key.or(row.auth_key);
+        let actor = Principal::Node(row.stable_id.clone());
+        self.audit(actor, "node.reauthenticate", &row.stable_id, seen(&before.row), seen(&row));
         self.rekey(&before, row);
         Ok(before.id())
     }
@@ -420,6 +418,7 @@ pub(super) fn seen(row: &NodeRow) -> Value {
         "key": row.key,
         "user": row.user,
         "tags": row.tags,
+        "auth_key": row.auth_key,
         "expires": row.key_expiry.map(WallTime::as_unix_nanos),
         "routes": row.approved_routes,
     })

@@ -57,6 +57,7 @@ impl Simulated {
             desk,
             pool: RenderPool::new(),
             door: Door::default(),
+            relay: None,
             tls: RwLock::new(None),
             accepted: AtomicU64::new(0),
             refused: AtomicU64::new(0),

@@ -12,7 +12,7 @@ use mesh_core::{
     time::WallTime,
 };
 
-use crate::support::{self, World};
+use crate::support::World;
 
 const HALF_A_YEAR: u64 = 180 * 24 * 3600;
 

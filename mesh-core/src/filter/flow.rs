@@ -1,7 +1,8 @@
 //! Replies to what we sent.
 //!
 //! A UDP or SCTP packet that leaves opens the way back for packets of the same flow: the same addresses and ports, the
-//! other way round, by the same peer. Each peer has a [`FlowTable`] of its own, so one with many flows costs the others
+//! other way round, by the same peer. What answers a flow that the peer began opens nothing: when the rule that let it in
+//! is withdrawn, it ends. So whose a flow is is kept too. Each peer has a [`FlowTable`] of its own, so one with many flows costs the others
 //! nothing, and a table is there only once something was sent.
 //!
 //! A table holds, for each flow, a keyed 64-bit hash of addresses, ports and protocol, and until when the flow lasts.
@@ -9,12 +10,13 @@
 //! reader who meets a slot that is just being given to another flow may miss it for this one packet, and can at worst
 //! let a flow last as long as its neighbour.
 //!
-//! Unlike stock nodes, whose flows end only when 512 others came, flows here end by time, and as many fit as are
-//! needed, within [`limits`].
+//! Unlike stock nodes, whose flows end only when 512 others came and where an answer opens the way for more questions,
+//! flows here end by time, and as many fit as are needed, within [`limits`]. Those that a peer began take few of the
+//! slots, and none of ours.
 
 use core::{
     fmt,
-    hash::BuildHasher,
+    hash::{BuildHasher, Hash, Hasher},
     net::IpAddr,
     sync::atomic::{AtomicU64, AtomicUsize, Ordering},
     time::Duration,
@@ -37,8 +39,12 @@ pub const ASSOCIATED_FOR: Duration = Duration::from_secs(900);
 const STAMP_STEP: Duration = Duration::from_secs(1);
 /// Slots in which a flow may stand.
 const WAYS: usize = 8;
-/// Of a stamp: somebody answered.
+/// Of a stamp: there were packets both ways.
 const ANSWERED: u64 = 1;
+/// Of a stamp: the peer began, and a rule let it.
+const THEIRS: u64 = 2;
+/// Steps that flows of the peer's may be in: nobody takes all slots from outside.
+const STEPS_OF_THEIRS: usize = 2;
 
 /// What the flow tables of a node share: the keys of their hash, and how much they may hold together.
 pub struct FlowPool {
@@ -78,13 +84,30 @@ impl fmt::Debug for FlowPool {
 }
 
 /// A flow, seen from here.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug)]
 pub(super) struct Flow {
     ours: IpAddr,
     our_port: u16,
     theirs: IpAddr,
     their_port: u16,
     protocol: u8,
+}
+
+/// In one piece: small ones cost more than their bytes.
+impl Hash for Flow {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        let mut bytes = [0; 37];
+        let [ours, theirs] = [self.ours, self.theirs].map(|address| match address {
+            IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
+            IpAddr::V6(v6) => v6.octets(),
+        });
+        bytes[..16].copy_from_slice(&ours);
+        bytes[16..32].copy_from_slice(&theirs);
+        bytes[32..34].copy_from_slice(&self.our_port.to_be_bytes());
+        bytes[34..36].copy_from_slice(&self.their_port.to_be_bytes());
+        bytes[36] = self.protocol;
+        state.write(&bytes);
+    }
 }
 
 impl Flow {
@@ -130,12 +153,63 @@ impl FlowTable {
     /// A packet of this flow leaves.
     pub(super) fn note_sent(&self, flow: &Flow, pool: &Arc<FlowPool>, now: Instant) {
         let hash = pool.hash(flow);
-        if let Some(slot) = self.find(hash) {
-            slot.extend(flow, slot.is_answered() && slot.is_live(now), now);
-            return;
+        match self.find(hash) {
+            Some(slot) if slot.is_live(now) && slot.is_theirs() => slot.extend(flow, THEIRS | ANSWERED, now),
+            Some(slot) if slot.is_live(now) => slot.extend(flow, slot.marks(), now),
+            Some(slot) => slot.begin(hash, flow, 0, now),
+            None => {
+                let slot = self.slot(hash, limits::FLOWS_PER_PEER.len(), |_| true, pool, now);
+                if let Some(slot) = slot {
+                    slot.begin(hash, flow, 0, now);
+                }
+            }
         }
+    }
+
+    /// A packet of this flow came; whether it is a reply to what we sent.
+    pub(super) fn note_received(&self, flow: &Flow, pool: &FlowPool, now: Instant) -> bool {
+        match self.find(pool.hash(flow)) {
+            Some(slot) if slot.is_live(now) && !slot.is_theirs() => {
+                slot.extend(flow, ANSWERED, now);
+                true
+            }
+            Some(_) | None => false,
+        }
+    }
+
+    /// A packet of this flow, which is no reply, was let in by a rule.
+    pub(super) fn note_admitted(&self, flow: &Flow, pool: &Arc<FlowPool>, now: Instant) {
+        let hash = pool.hash(flow);
+        match self.find(hash) {
+            Some(slot) if slot.is_live(now) && slot.is_theirs() => slot.extend(flow, slot.marks(), now),
+            // Another thread has just sent something of it.
+            Some(slot) if slot.is_live(now) => {}
+            Some(slot) => slot.begin(hash, flow, THEIRS, now),
+            None => {
+                if let Some(slot) = self.slot(hash, STEPS_OF_THEIRS, Slot::is_theirs, pool, now) {
+                    slot.begin(hash, flow, THEIRS, now);
+                }
+            }
+        }
+    }
+
+    /// Whether a packet of this flow would be a reply to what we sent.
+    pub(super) fn is_open(&self, flow: &Flow, pool: &FlowPool, now: Instant) -> bool {
+        self.find(pool.hash(flow)).is_some_and(|slot| slot.is_live(now) && !slot.is_theirs())
+    }
+
+    /// A slot for a new flow in one of the first `steps`: one that is free, or of those that `may_go` in the last step the
+    /// one that would end first.
+    fn slot(
+        &self,
+        hash: u64,
+        steps: usize,
+        may_go: impl Fn(&Slot) -> bool,
+        pool: &Arc<FlowPool>,
+        now: Instant,
+    ) -> Option<&Slot> {
         let mut last = None;
-        for (step, slots) in self.steps.iter().zip(limits::FLOWS_PER_PEER) {
+        for (step, slots) in self.steps.iter().zip(limits::FLOWS_PER_PEER).take(steps) {
             let step = match step.get() {
                 Some(step) => step,
                 None if !pool.take(slots) => break,
@@ -147,32 +221,12 @@ impl FlowTable {
                 }
             };
             if let Some(slot) = step.ways(hash).iter().find(|slot| !slot.is_live(now)) {
-                slot.begin(hash, flow, now);
-                return;
+                return Some(slot);
             }
             last = Some(step);
         }
-        let first_to_end = last.and_then(|step| step.ways(hash).iter().min_by_key(|slot| slot.until()));
         pool.evicted.fetch_add(1, Ordering::Relaxed);
-        if let Some(slot) = first_to_end {
-            slot.begin(hash, flow, now);
-        }
-    }
-
-    /// A packet of this flow came; whether it is a reply to what we sent.
-    pub(super) fn note_received(&self, flow: &Flow, pool: &FlowPool, now: Instant) -> bool {
-        match self.find(pool.hash(flow)) {
-            Some(slot) if slot.is_live(now) => {
-                slot.extend(flow, true, now);
-                true
-            }
-            Some(_) | None => false,
-        }
-    }
-
-    /// Whether a packet of this flow would be a reply to what we sent.
-    pub(super) fn is_open(&self, flow: &Flow, pool: &FlowPool, now: Instant) -> bool {
-        self.find(pool.hash(flow)).is_some_and(|slot| slot.is_live(now))
+        last?.ways(hash).iter().filter(|slot| may_go(slot)).min_by_key(|slot| slot.until())
     }
 
     fn find(&self, hash: u64) -> Option<&Slot> {
@@ -212,24 +266,27 @@ impl Drop for Step {
 struct Slot {
     /// 0 is none.
     hash: AtomicU64,
-    /// Until when, in nanoseconds; the lowest bit is [`ANSWERED`].
+    /// Until when, in nanoseconds; the lowest bits are [`ANSWERED`] and [`THEIRS`].
     until: AtomicU64,
 }
 
 impl Slot {
-    fn begin(&self, hash: u64, flow: &Flow, now: Instant) {
+    fn begin(&self, hash: u64, flow: &Flow, marks: u64, now: Instant) {
         // Over before it is another's: whoever reads between the two finds a flow that has ended.
         self.until.store(0, Ordering::Relaxed);
         self.hash.store(hash, Ordering::Release);
-        self.until.store((now + flow.lasts(false)).as_nanos() & !ANSWERED, Ordering::Release);
+        self.store(now + flow.lasts(false), marks);
     }
 
-    fn extend(&self, flow: &Flow, is_answered: bool, now: Instant) {
-        let until = now + flow.lasts(is_answered);
-        let is_news = is_answered && !self.is_answered();
-        if is_news || until.since(self.until()) >= STAMP_STEP {
-            self.until.store(until.as_nanos() & !ANSWERED | u64::from(is_answered), Ordering::Relaxed);
+    fn extend(&self, flow: &Flow, marks: u64, now: Instant) {
+        let until = now + flow.lasts(marks & ANSWERED != 0);
+        if marks != self.marks() || until.since(self.until()) >= STAMP_STEP {
+            self.store(until, marks);
         }
+    }
+
+    fn store(&self, until: Instant, marks: u64) {
+        self.until.store(until.as_nanos() & !(ANSWERED | THEIRS) | marks, Ordering::Release);
     }
 
     fn until(&self) -> Instant {
@@ -240,7 +297,11 @@ impl Slot {
         self.until() > now
     }
 
-    fn is_answered(&self) -> bool {
-        self.until.load(Ordering::Relaxed) & ANSWERED != 0
+    fn marks(&self) -> u64 {
+        self.until.load(Ordering::Acquire) & (ANSWERED | THEIRS)
+    }
+
+    fn is_theirs(&self) -> bool {
+        self.marks() & THEIRS != 0
     }
 }

@@ -120,8 +120,11 @@ impl Filter {
     /// When it does not.
     #[inline]
     pub fn admit(&self, headers: &Headers, flows: &FlowTable, now: Instant) -> Result<Pass, Refusal> {
-        let is_reply = |flow: &Flow| flows.note_received(flow, &self.pool, now);
-        self.judge(headers, is_reply)
+        let pass = self.judge(headers, |flow| flows.note_received(flow, &self.pool, now))?;
+        if let (Pass::Rule, Content::Datagram(ports)) = (pass, headers.content) {
+            flows.note_admitted(&Flow::inbound(headers, ports), &self.pool, now);
+        }
+        Ok(pass)
     }
 
     /// Notes a packet for a peer, so that its replies come in. `flows` are that peer's.

@@ -183,6 +183,46 @@ fn replies_come_in_while_the_flow_lasts() {
 }
 
 #[test]
+fn a_flow_that_the_peer_began_ends_with_the_rule_that_let_it() {
+    let (open, shut) = (filter(vec![rule(0, &["100.64.0.2"], "100.64.0.1", 53..=53, &[])]), filter(vec![]));
+    // One node has one pool for all its filters.
+    let shut = Filter { pool: Arc::clone(&open.pool), ..shut };
+    let flows = FlowTable::default();
+    let (question, answer) = (udp("100.64.0.2", 5000, "100.64.0.1", 53), udp("100.64.0.1", 53, "100.64.0.2", 5000));
+    for _ in 0..3 {
+        assert_eq!(open.admit(&question, &flows, NOW), Ok(Pass::Rule), "an answer does not make it a reply");
+        open.release(&answer, &flows, NOW).unwrap();
+    }
+    shut.release(&answer, &flows, NOW).unwrap();
+    assert_eq!(shut.admit(&question, &flows, NOW), Err(Refusal::Denied));
+    // What we began goes on, whatever the rules were.
+    let (ours, theirs) = (udp("100.64.0.1", 6000, "100.64.0.2", 53), udp("100.64.0.2", 53, "100.64.0.1", 6000));
+    open.release(&ours, &flows, NOW).unwrap();
+    assert_eq!(shut.admit(&theirs, &flows, NOW), Ok(Pass::Reply));
+    // When all has been silent for long, whoever speaks first begins anew.
+    let later = NOW + ANSWERED_FOR + Duration::from_secs(1);
+    shut.release(&answer, &flows, later).unwrap();
+    assert_eq!(shut.admit(&question, &flows, later), Ok(Pass::Reply));
+}
+
+#[test]
+fn what_peers_begin_takes_few_slots_and_none_of_ours() {
+    let filter = filter(vec![rule(0, &["100.64.0.2"], "100.64.0.1", 53..=53, &[])]);
+    let flows = FlowTable::default();
+    for port in 0..200 {
+        filter.release(&udp("100.64.0.1", port, "100.64.0.2", 9), &flows, NOW).unwrap();
+    }
+    for port in 1_000..60_000 {
+        assert_eq!(filter.admit(&udp("100.64.0.2", port, "100.64.0.1", 53), &flows, NOW), Ok(Pass::Rule));
+    }
+    for port in 0..200 {
+        assert_eq!(filter.admit(&udp("100.64.0.2", 9, "100.64.0.1", port), &flows, NOW), Ok(Pass::Reply));
+    }
+    let taken: usize = limits::FLOWS_PER_PEER[..2].iter().sum();
+    assert_eq!(format!("{:?}", filter.pool), format!("FlowPool({} slots free)", limits::FLOWS - taken));
+}
+
+#[test]
 fn what_is_not_carried_does_not_leave() {
     let (filter, flows) = (filter(vec![]), FlowTable::default());
     let to = |destination| filter.release(&udp("100.64.0.1", 1, destination, 2), &flows, NOW);

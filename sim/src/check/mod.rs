@@ -6,6 +6,8 @@
 mod expect;
 pub(crate) mod network;
 mod paths;
+mod policy;
+mod policy_text;
 mod states;
 pub(crate) mod technique;
 mod traffic;
@@ -16,6 +18,8 @@ use mesh_core::time::Instant;
 
 pub use expect::{Expectation, Held, Hold, PathIs, Verdict};
 pub use paths::PathCheck;
+pub use policy::{PolicyCheck, Propagation, Standing};
+pub use policy_text::{Member, PolicyText, Question, Wants};
 pub use states::Ruling;
 pub use technique::Technique;
 pub use traffic::{Flow, Flows, Sample};
@@ -47,6 +51,8 @@ macro_rules! check_ids {
 }
 
 check_ids! {
+    /// In a world with a policy: what comes out of a tunnel is allowed by its text.
+    S1 = "S1",
     /// No plaintext and no inner packet on any link.
     S2 = "S2",
     /// The inner source address belongs to the host that sealed the packet.
@@ -85,8 +91,9 @@ impl CheckId {
     /// The others are looked at too, where there is something to look at.
     #[must_use]
     pub fn matching(pattern: &str) -> Vec<Self> {
-        let is_anywhere =
-            |id: Self| !matches!(id, Self::S6 | Self::N1 | Self::N2 | Self::N3 | Self::L1 | Self::L2 | Self::Stored);
+        let is_anywhere = |id: Self| {
+            !matches!(id, Self::S1 | Self::S6 | Self::N1 | Self::N2 | Self::N3 | Self::L1 | Self::L2 | Self::Stored)
+        };
         let matches = |id: &&Self| match pattern.strip_suffix('*') {
             Some("") => is_anywhere(**id),
             Some(prefix @ "S") => id.name().starts_with(prefix) && is_anywhere(**id),
@@ -160,7 +167,7 @@ mod tests {
     fn patterns_name_classes() {
         assert_eq!(CheckId::matching("S2"), [CheckId::S2]);
         assert_eq!(CheckId::matching("S*").len(), 6);
-        assert_eq!(CheckId::matching("*").len(), CheckId::ALL.len() - 7);
+        assert_eq!(CheckId::matching("*").len(), CheckId::ALL.len() - 8);
         assert_eq!(CheckId::matching("N*"), [CheckId::N1, CheckId::N2, CheckId::N3]);
         assert!(CheckId::matching("X*").is_empty());
     }

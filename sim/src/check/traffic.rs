@@ -67,6 +67,13 @@ impl Flows {
         (samples.len() - 1) as u32
     }
 
+    /// Whether a host asked this.
+    #[must_use]
+    pub fn was_asked(&self, flow: u32, sequence: u32, by: HostId) -> bool {
+        let flow = self.0.get(flow as usize).filter(|flow| flow.from == by);
+        flow.is_some_and(|flow| (sequence as usize) < flow.samples.len())
+    }
+
     /// A message came out of the tunnel at a host.
     ///
     /// # Errors

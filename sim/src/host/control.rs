@@ -133,6 +133,8 @@ pub struct ControlHost {
     clock: HostClock,
     key: MachinePrivate,
     stack: Stack,
+    /// How many policies were put in force since the world began.
+    policies: usize,
     /// What is stored.
     rows: Rows,
     server: Option<Server>,
@@ -192,6 +194,7 @@ impl ControlHost {
             clock,
             key: MachinePrivate::generate(&mut setup.seed.stream("key", 0)),
             stack: Stack::new(&mut setup.seed.stream("streams", 0)),
+            policies: 0,
             rows,
             server: None,
             conns: BTreeMap::new(),
@@ -334,6 +337,12 @@ impl ControlHost {
     #[must_use]
     pub fn coordinator(&self) -> Option<&Coordinator> {
         self.server.as_ref().map(Server::coordinator)
+    }
+
+    /// Whether so many policies were put in force since the world began.
+    #[must_use]
+    pub fn has_policy(&self, number: usize) -> bool {
+        self.policies >= number
     }
 
     /// The map of a node as the first message of a new stream would tell it now; none without a server or a node.
@@ -570,6 +579,7 @@ impl ControlHost {
                     panic!("control refuses {command:?}: {error}");
                 }
                 if let Command::SetPolicy { text } = &command {
+                    self.policies += 1;
                     let is_stored = self.rows.policy.as_ref().is_some_and(|policy| policy.text == *text);
                     effects.stored.push((!is_stored).then(|| "a policy is in force and not stored".to_owned()));
                 }

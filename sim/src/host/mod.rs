@@ -207,6 +207,8 @@ pub struct Effects {
     pub control_messages: u64,
     /// The overlay address that control gave the node.
     pub overlay: Option<Ipv4Addr>,
+    /// Whether control told the node something of its network.
+    pub told: bool,
     /// The key that the node has from now on.
     pub new_key: Option<NodePublic>,
     /// What control said that it has stored; what was wrong with that, if it had not.

@@ -496,10 +496,14 @@ impl NodeHost {
     }
 
     fn carry_out(&mut self, now: Instant, effects: &mut Effects) {
+        // What the node sends on two ways at once it says twice in a row.
+        let mut before = Vec::new();
         while let Some(output) = self.running.as_mut().and_then(|running| running.node.poll_output()) {
             match output {
                 Output::Transmit(Transmit { to, ttl, payload }) => {
-                    self.transmit(to, ttl, payload, false, now, effects);
+                    let is_copy = payload == before;
+                    before.clone_from(&payload);
+                    self.transmit(to, ttl, payload, is_copy, now, effects);
                 }
                 Output::Relay(command) => self.command(command, now),
                 Output::Control(request) => self.ask_control(request, now),

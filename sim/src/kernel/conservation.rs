@@ -2,6 +2,8 @@
 
 use core::time::Duration;
 
+use mesh_core::time::Instant;
+
 use crate::{
     check::{CheckId, Expectation, PathCheck, Ruling, network},
     host::{NodeOrder, RelayChange},
@@ -26,6 +28,10 @@ impl Simulation<'_> {
             })
             .collect();
         disturbed.extend(self.scenario.nodes.iter().map(|node| (node.start, node.start)));
+        if self.scenario.policy.is_some() {
+            // Not everybody can be reached.
+            disturbed.push((Instant::ZERO, self.end));
+        }
         disturbed.sort_unstable();
         let denied: Vec<_> = self
             .scenario
@@ -101,5 +107,7 @@ fn length_of(fault: &Fault, relays: usize) -> Option<Duration> {
         // Nodes that know each other do without control.
         Fault::Control { .. } | Fault::Order { order: NodeOrder::Up { .. }, .. } => Some(Duration::ZERO),
         Fault::Admin(_) | Fault::Order { .. } => None,
+        // It decides who may speak from then on.
+        Fault::Policy { .. } => None,
     }
 }

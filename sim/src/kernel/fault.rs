@@ -2,6 +2,8 @@
 
 use core::time::Duration;
 
+use control::coordinator::Command;
+
 use crate::{
     host::{ControlChange, Host, HostId, RelayChange},
     net::NetId,
@@ -100,6 +102,9 @@ impl Simulation<'_> {
             }
             Fault::Admin(command) => {
                 let id = self.scenario.control_host();
+                if let Command::SetPolicy { text } = &**command {
+                    self.note_policy(text);
+                }
                 self.call(id, |host, now, effects| {
                     if let Host::Control(control) = host {
                         control.handle_command((**command).clone(), now, effects);
@@ -111,6 +116,7 @@ impl Simulation<'_> {
                     node.handle_order(order, now, effects);
                 }
             }),
+            Fault::Policy { text } => self.set_policy(text),
             Fault::Resolver(manner) => {
                 for host in &mut self.hosts {
                     if let Host::Resolver(resolver) = host {

@@ -19,10 +19,10 @@ use mesh_core::{
 use crate::{
     check::CheckId,
     host::{Host, HostId, NodeHost},
-    scenario::Maps,
+    scenario::{Maps, Scenario},
 };
 
-use super::{Event, Simulation, agenda::Class, dice::Dice, trace::What};
+use super::{Event, Simulation, agenda::Class, dice::Dice, policy::Rules, trace::What};
 
 /// From a change at a node until the source knows it.
 const REPORT: Duration = Duration::from_millis(25);
@@ -40,6 +40,7 @@ pub(super) struct MapSource {
     derp_map: DerpMap,
     known: Vec<Known>,
     tells_endpoints: bool,
+    pub(super) rules: Rules,
     version: u64,
     changed_at: Instant,
     rng: Rng,
@@ -59,13 +60,13 @@ struct Known {
 
 impl MapSource {
     /// The source of a scenario's maps; `None` when nodes know each other from the beginning, or are not to.
-    pub(super) fn new(maps: Maps, has_relays: bool, has_peers: bool, hosts: &[Host], dice: &Dice) -> Option<Self> {
-        let tells_endpoints = match maps {
+    pub(super) fn new(scenario: &Scenario, hosts: &[Host], dice: &Dice) -> Option<Self> {
+        let tells_endpoints = match scenario.maps {
             Maps::Live => true,
             Maps::Static => false,
             Maps::None => return None,
         };
-        if !has_relays || has_peers {
+        if scenario.relays.is_empty() || !scenario.peers.is_empty() || scenario.control.is_some() {
             return None;
         }
         let nodes: Vec<_> = hosts.iter().filter_map(Host::node).collect();
@@ -73,6 +74,7 @@ impl MapSource {
             derp_map: nodes.first()?.derp_map().clone(),
             known: nodes.iter().map(|node| Known::new(node)).collect(),
             tells_endpoints,
+            rules: Rules::new(scenario, hosts),
             version: 1,
             changed_at: Instant::ZERO,
             rng: dice.stream("maps", 0),
@@ -86,6 +88,7 @@ impl MapSource {
             node: own.first().map(|(_, known)| Arc::clone(&known.node)),
             peers: others.into_iter().map(|(_, known)| Arc::clone(&known.node)).collect(),
             derp_map: Some(self.derp_map.clone()),
+            packet_filters: Some([("base".to_owned(), Some(self.rules.of(host)))].into()),
             ..MapResponse::default()
         }
     }
@@ -151,12 +154,19 @@ impl Simulation<'_> {
             return;
         }
         known.node = Arc::new(node);
+        self.spread_maps(Some(id));
+    }
+
+    /// There is something new: everybody is handed it, but for whom it came from.
+    pub(super) fn spread_maps(&mut self, except: Option<HostId>) {
+        let Some(maps) = &mut self.maps else { return };
         maps.version += 1;
         maps.changed_at = self.now;
         for (index, known) in maps.known.iter_mut().enumerate() {
-            if index != id.index() && !core::mem::replace(&mut known.is_awaiting, true) {
+            let host = HostId(index as u32);
+            if except != Some(host) && !core::mem::replace(&mut known.is_awaiting, true) {
                 let at = self.now + HAND_OUT + maps.rng.duration_below(SPREAD);
-                self.agenda.insert(at, Class::Fault, Event::HandOut { host: HostId(index as u32) });
+                self.agenda.insert(at, Class::Fault, Event::HandOut { host });
             }
         }
     }
@@ -180,6 +190,9 @@ impl Simulation<'_> {
         known.holds = maps.version;
         let (version, map) = (maps.version, maps.map_for(id));
         self.record(Some(id), What::Mapped { version }, 0);
+        if let Some(check) = &mut self.policy {
+            check.note_handed(id);
+        }
         self.call(id, |host, now, effects| {
             if let Host::Node(node) = host {
                 node.handle_map(map, now, effects);

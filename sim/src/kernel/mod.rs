@@ -12,6 +12,7 @@ mod control;
 pub mod dice;
 mod fault;
 mod maps;
+mod policy;
 pub mod trace;
 
 use core::{net::IpAddr, time::Duration};
@@ -20,13 +21,13 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use mesh_core::{dataplane::DropCounts, ip::packet::IpPacket, time::Instant};
 
 use crate::{
-    check::{CheckId, Flows, PathCheck, Tally, WireCheck},
+    check::{CheckId, Flows, PathCheck, PolicyCheck, Tally, WireCheck},
     host::{
         Delivery, Effects, Host, HostId, NodeEvent, NodeHost, Outgoing, Over,
         message::{Carrier, Marker, Message, Role},
     },
     net::{Forwarded, Hop, Network, Packet, PacketKind, Proto},
-    scenario::{Maps, Scenario, TrafficKind},
+    scenario::{Scenario, TrafficKind},
 };
 
 use self::control::ControlWatch;
@@ -65,6 +66,8 @@ pub struct Simulation<'s> {
     wire: WireCheck,
     /// Where nodes find each other by disco.
     paths: Option<PathCheck>,
+    /// Where a policy says who may reach whom.
+    policy: Option<PolicyCheck>,
     tally: Tally,
     effects: Effects,
     /// Datagrams sent so far.
@@ -138,10 +141,8 @@ impl<'s> Simulation<'s> {
         }
         let marker = Marker::new(&mut dice.stream("marker", 0));
         let hosts = build::hosts(scenario, &mut network, &dice, marker);
-        let (has_relays, has_peers) = (!scenario.relays.is_empty(), !scenario.peers.is_empty());
         let has_control = scenario.control.is_some();
-        let from = if has_control { Maps::None } else { scenario.maps };
-        let maps = MapSource::new(from, has_relays, has_peers, &hosts, &dice);
+        let maps = MapSource::new(scenario, &hosts, &dice);
         let mut about = seed.to_le_bytes().to_vec();
         about.extend(scenario.canonical());
         let mut simulation = Self {
@@ -164,6 +165,7 @@ impl<'s> Simulation<'s> {
                 hosts.len(),
             ),
             paths: (maps.is_some() || has_control).then(|| build::path_check(&hosts, &dice)),
+            policy: policy::check(scenario, &hosts),
             tally: Tally::default(),
             effects: Effects::default(),
             sent: 0,
@@ -477,7 +479,9 @@ impl<'s> Simulation<'s> {
         self.control_messages += core::mem::take(&mut effects.control_messages);
         if let Some(overlay) = effects.overlay.take() {
             self.wire.note_overlay(overlay);
+            self.note_address(id);
         }
+        let was_told = core::mem::take(&mut effects.told);
         if let Some(key) = effects.new_key.take() {
             for node in self.hosts.iter_mut().filter_map(Host::node_mut) {
                 node.note_key(key, id);
@@ -493,6 +497,9 @@ impl<'s> Simulation<'s> {
         self.arm(id);
         self.note_told(id);
         self.note_control(id);
+        if was_told {
+            self.note_rules(id);
+        }
     }
 
     fn note_refused(&mut self, id: HostId, drops: &DropCounts) {
@@ -535,6 +542,7 @@ impl<'s> Simulation<'s> {
                 .then(|| format!("host {} delivered a packet from {inner:?} sealed by {sealer:?}", id.0));
             self.tally.note(CheckId::S3, self.now, forged);
         }
+        self.check_policy(id, packet, delivery.message.as_ref());
         let Some(message) = &delivery.message else { return };
         let (flow, sequence) = (message.flow, message.sequence);
         let over = delivery.sealed.map_or(Over::Udp, |sealed| sealed.over);

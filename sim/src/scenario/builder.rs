@@ -100,6 +100,16 @@ impl World {
         self.scenario.borrow_mut().maps = maps;
     }
 
+    /// Sets the policy; without one everything is allowed. It is read when the world is made.
+    pub fn policy(&self, text: &str) {
+        self.scenario.borrow_mut().policy = Some(text.to_owned());
+    }
+
+    /// Gives a node a tag; it is nobody's then.
+    pub fn tag(&self, node: NodeRef, tag: &str) {
+        self.scenario.borrow_mut().nodes[node.0.index()].tags.push(tag.to_owned());
+    }
+
     /// Adds a DNS server; relays are told by name from then on.
     pub fn resolver(&self, net: &NetRef, delay: Duration) {
         self.scenario.borrow_mut().resolver = Some(ResolverSpec { net: net.id, delay });

@@ -60,6 +60,8 @@ pub struct Scenario {
     pub latencies: Vec<(u16, u16, Duration)>,
     /// What nodes are told of each other, in a world with relays in which nobody is told of anybody by `peers`.
     pub maps: Maps,
+    /// Who may reach whom, as the text of a policy, in a world with network maps; `None` is everybody everything.
+    pub policy: Option<String>,
     /// Who is told of whom.
     pub peers: Vec<PeerSpec>,
     /// What applications do.
@@ -302,6 +304,11 @@ pub enum Fault {
         /// What.
         order: NodeOrder,
     },
+    /// There is another policy.
+    Policy {
+        /// Its text.
+        text: String,
+    },
 }
 
 /// A part of an access link.
@@ -370,6 +377,12 @@ impl Scenario {
         HostId((self.nodes.len() + relay) as u32)
     }
 
+    /// Whether there are no maps that a policy could be in.
+    pub(crate) fn policy_is_unused(&self) -> bool {
+        let is_without_maps = self.relays.is_empty() || !self.peers.is_empty() || self.maps == Maps::None;
+        is_without_maps || self.control.is_some()
+    }
+
     /// Bytes that stand for everything that decides what happens. Names and expectations do not.
     #[must_use]
     pub fn canonical(&self) -> Vec<u8> {
@@ -405,6 +418,10 @@ impl Scenario {
         }
         if self.maps != Maps::Live {
             text += &format!(" maps {:?}", self.maps);
+        }
+        if let Some(policy) = &self.policy {
+            let whose: Vec<_> = self.nodes.iter().map(|node| (&node.user, &node.tags)).collect();
+            text += &format!(" policy {policy:?} {whose:?}");
         }
         for latency in &self.latencies {
             text += &format!(" {latency:?}");
@@ -445,6 +462,7 @@ impl Fault {
             Self::Control { change, .. } => format!("control {change:?}"),
             Self::Admin(command) => format!("control is told {command:?}"),
             Self::Order { node, order } => format!("{} is told {order:?}", host(node)),
+            Self::Policy { .. } => "another policy".to_owned(),
             Self::Reboot { net: id, .. } => format!("reboot of the NAT of {}", net(id)),
             Self::Nat { net: id, .. } => format!("NAT of {} changes", net(id)),
         }

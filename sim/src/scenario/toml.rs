@@ -4,9 +4,11 @@
 use core::time::Duration;
 
 use ::toml::de::{DeTable, DeValue};
+use control::policy::Policy;
 use mesh_core::time::Instant;
 
 use crate::{
+    check::PolicyText,
     host::{
         HostId, KeySetup,
         message::{MAX_BYTES, MIN_BYTES},
@@ -61,8 +63,8 @@ pub fn parse_with(
         }
     }
     let keys = [
-        "schema", "name", "seeds", "duration", "maps", "region", "relay", "resolver", "control", "key", "net", "node",
-        "peer", "traffic", "event", "expect",
+        "schema", "name", "seeds", "duration", "maps", "policy", "region", "relay", "resolver", "control", "key",
+        "net", "node", "peer", "traffic", "event", "expect",
     ];
     let top = Reader::new(source, table.get_ref(), 0..0, "a scenario", &keys)?;
     if top.require("schema")?.get_ref().as_integer().is_none_or(|number| number.as_str() != "1") {
@@ -75,6 +77,7 @@ pub fn parse_with(
     top.require("duration")?;
     file.scenario.duration = top.parsed("duration", value::duration, DURATION)?.unwrap_or_default();
     file.scenario.maps = top.choice("maps", &[("live", Maps::Live), ("static", Maps::Static)])?.unwrap_or_default();
+    file.scenario.policy = top.text("policy")?.map(|text| policy(&top, "policy", text)).transpose()?;
     if let Some(regions) = top.get("region") {
         file.regions(regions)?;
     }
@@ -98,6 +101,12 @@ pub fn parse_with(
     }
     if let Some(control) = top.get("control") {
         file.control(control)?;
+    }
+    if let Some(policy) = top.get("policy").filter(|_| file.scenario.policy_is_unused()) {
+        return Err(source.error(
+            policy.span(),
+            "a policy counts in a world with relays, maps and no `[[peer]]` alone; `[control]` has its own",
+        ));
     }
     for table in top.tables("traffic")? {
         file.traffic(table)?;
@@ -280,6 +289,18 @@ fn seeds(top: &Reader<'_, '_>, variable: impl Fn(&str) -> Option<String>) -> Res
             .collect(),
         _ => Err(wrong("`seeds` is a range as \"0..200\" or a list of numbers".to_owned())),
     }
+}
+
+/// The text of a policy that both the server's half and the checks understand.
+pub(super) fn policy(reader: &Reader<'_, '_>, key: &str, text: &str) -> Result<String, ScenarioError> {
+    let span = reader.require(key)?.span();
+    let wrong = |message: String| reader.source.error(span.clone(), format!("the policy: {message}"));
+    let policy = Policy::parse(text).map_err(|problems| wrong(problems.to_string().replace('\n', "; ")))?;
+    if let Some(unbuilt) = policy.unbuilt().first() {
+        return Err(wrong(format!("{} is not built", unbuilt.name)));
+    }
+    PolicyText::parse(text).map_err(wrong)?;
+    Ok(text.to_owned())
 }
 
 pub(super) fn link<'t>(

@@ -14,7 +14,7 @@ use crate::{
 use super::{
     CONTROL, ControlSpec, Fault, NetSpec, ScenarioError,
     read::{Reader, Value},
-    toml::{DURATION, File, found, positive},
+    toml::{DURATION, File, found, policy, positive},
     toml_event::length,
     toml_expect::{after, duration},
     value,
@@ -57,10 +57,10 @@ impl<'t> File<'t> {
     fn policy(&self, reader: &Reader<'_, 't>, here: &str, file: &str) -> Result<Option<String>> {
         match (reader.text(here)?, reader.text(file)?) {
             (Some(_), Some(_)) => Err(reader.error(format!("write `{here}` or `{file}`, not both"))),
-            (Some(text), None) => Ok(Some(text.to_owned())),
+            (Some(text), None) => policy(reader, here, text).map(Some),
             (None, Some(name)) => {
                 let span = reader.require(file)?.span();
-                let text = (self.file)(name);
+                let text = (self.file)(name).map(|text| policy(reader, file, &text)).transpose()?;
                 text.map(Some).ok_or_else(|| reader.source.error(span, format!("the file `{name}` cannot be read")))
             }
             (None, None) => Ok(None),
@@ -86,7 +86,7 @@ impl<'t> File<'t> {
 
     /// Who there is, and with which keys they join: a node without one is given a reusable key of its user and its tags.
     fn owners(&mut self) -> (Vec<String>, Vec<KeySetup>) {
-        let mut keys = core::mem::take(&mut self.keys);
+        let mut keys = self.keys.clone();
         for node in &mut self.scenario.nodes {
             if node.key.is_none() {
                 let name =
@@ -157,7 +157,6 @@ impl<'t> File<'t> {
 
     /// Another policy.
     pub(super) fn policy_event(&self, reader: &Reader<'_, 't>) -> Result<Fault> {
-        self.require_control(reader)?;
         match self.policy(reader, "text", "file")? {
             Some(text) => Ok(Fault::Admin(Box::new(Command::SetPolicy { text }))),
             None => Err(reader.error("a policy has `text` or `file`")),

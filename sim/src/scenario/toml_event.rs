@@ -12,7 +12,7 @@ use crate::{
 use super::{
     EventSpec, Fault, LinkChange, LinkPart, ScenarioError,
     read::{Reader, Value},
-    toml::{DURATION, File, found, link, positive},
+    toml::{DURATION, File, found, link, policy, positive},
     toml_nat, value,
 };
 
@@ -65,7 +65,6 @@ impl<'t> File<'t> {
                     .extend(faults.into_iter().map(|(later, fault)| EventSpec { at: at + later, fault }));
                 return Ok(());
             }
-            "policy" => self.policy_event(&reader)?,
             "admin" => self.admin_event(&reader)?,
             "up" | "down" | "logout" => self.order_event(&reader, what)?,
             "restart" => Fault::Restart { node: self.node_named(&reader, "node")?, off: length(&reader, "for")? },
@@ -100,6 +99,13 @@ impl<'t> File<'t> {
                 ];
                 reader.require("state")?;
                 Fault::Resolver(reader.choice("state", &manners)?.unwrap_or(Manner::Answer))
+            }
+            "policy" if self.scenario.control.is_some() => self.policy_event(&reader)?,
+            "policy" => {
+                if self.scenario.policy.is_none() {
+                    return Err(reader.error("only a scenario with a `policy` can have another"));
+                }
+                Fault::Policy { text: policy(&reader, "text", reader.require_text("text")?)? }
             }
             _ => {
                 let (net, _) = self.nat_of(&reader)?;

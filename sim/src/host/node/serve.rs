@@ -3,6 +3,7 @@
 use core::net::SocketAddr;
 
 use mesh_core::{
+    control::ControlEvent,
     machine::{Deadline, Machine as _},
     node::{Input, RelayCommand, RelayEvent},
     path::PathAddr,
@@ -67,6 +68,7 @@ impl NodeHost {
         }
         while let Some(event) = control.poll_event(&mut effects.interner) {
             is_busy = true;
+            effects.told |= matches!(event, ControlEvent::Map { .. });
             node.handle_input(Input::Control(event), now);
         }
         effects.control_messages += control.take_messages();
