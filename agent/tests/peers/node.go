@@ -188,10 +188,14 @@ func (n *node) obey(ctx context.Context, order order) (any, error) {
 	case "prefs":
 		return n.prefs(ctx, order)
 	case "login":
-		if order.Key != "" {
-			if err := n.client.Start(ctx, ipn.Options{AuthKey: order.Key}); err != nil {
-				return nil, err
-			}
+		prefs, err := n.client.GetPrefs(ctx)
+		if err != nil {
+			return nil, err
+		}
+		// A node that has signed out does not want to run.
+		prefs.WantRunning = true
+		if err := n.client.Start(ctx, ipn.Options{AuthKey: order.Key, UpdatePrefs: prefs}); err != nil {
+			return nil, err
 		}
 		return nil, n.client.StartLoginInteractive(ctx)
 	case "logout":
