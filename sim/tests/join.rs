@@ -46,7 +46,11 @@ fn a_key_that_is_good_for_many_lets_all_eight_in() {
     let reusable = |text: String| text.replace("name = \"once\"", "name = \"once\"\nreusable = true");
     let report = run("single-use-key-race", reusable);
     assert_eq!(report.verdict, Verdict::Fail);
-    assert!(report.failed.iter().any(|failed| failed.contains("8 nodes were running, expected 1")), "{:?}", report.failed);
+    assert!(
+        report.failed.iter().any(|failed| failed.contains("8 nodes were running, expected 1")),
+        "{:?}",
+        report.failed
+    );
 }
 
 #[test]

@@ -34,7 +34,11 @@ fn a_rule_that_is_not_withdrawn_goes_on_letting_through() {
 fn what_is_withdrawn_is_refused_by_the_text_too() {
     let report = run("acl-revoke-in-flight", |text| text);
     assert_eq!(report.verdict, Verdict::Pass, "{:?}", report.failed);
-    assert!(report.drops.keys().any(|reason| reason.contains("filter") || reason.contains("no_")), "{:?}", report.drops);
+    assert!(
+        report.drops.keys().any(|reason| reason.contains("filter") || reason.contains("no_")),
+        "{:?}",
+        report.drops
+    );
 }
 
 fn run(name: &str, change: impl Fn(String) -> String) -> RunReport {
