@@ -27,12 +27,14 @@ use hyper::{
     service::service_fn,
 };
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use rustls::{ServerConfig, pki_types::PrivateKeyDer};
 use tokio::{
-    io::AsyncWriteExt,
-    net::{TcpListener, TcpStream},
+    io::{AsyncRead, AsyncWrite, AsyncWriteExt},
+    net::TcpListener,
     task::AbortHandle,
     time::timeout,
 };
+use tokio_rustls::TlsAcceptor;
 
 use mesh_core::{
     control::{
@@ -247,6 +249,32 @@ async fn redirects_lead_to_the_key_and_certificates_must_be_good() {
     assert_eq!((failure.kind, failure.text.as_str()), (FailureKind::Untrusted, "127.0.0.1 does not speak TLS"));
 }
 
+#[tokio::test(flavor = "current_thread")]
+async fn over_tls_the_certificate_counts_for_the_key_and_noise_for_the_rest() {
+    let certificate = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let der = certificate.cert.der().clone();
+    let key = PrivateKeyDer::try_from(certificate.signing_key.serialize_der()).unwrap();
+    let config = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()));
+    let config = config.with_safe_default_protocol_versions().unwrap().with_no_client_auth();
+    let tls = TlsAcceptor::from(Arc::new(config.with_single_cert(vec![der.clone()], key).unwrap()));
+    let server = StandIn::start_with(Some(tls), true, |_, _| Answer::ok()).await;
+
+    let known = ControlDialer { net: Net::Host, trust: Trust::of(vec![der.to_vec()]) };
+    let mut known = ControlLink::new(Seed::from_number(1), known);
+    let mut unknown = link();
+    let url: ControlUrl = format!("https://localhost:{}", server.address.port()).parse().unwrap();
+    known.handle_request(ControlRequest::FetchKey { id: RequestId(1), server: url.clone() });
+    assert_eq!(next(&mut known).await, ControlEvent::Key { id: RequestId(1), key: server.key.public() });
+    unknown.handle_request(ControlRequest::FetchKey { id: RequestId(1), server: url.clone() });
+    let failure = failure(&mut unknown).await;
+    let said = "certificate of localhost is of an issuer that this host does not know";
+    assert_eq!((failure.kind, failure.text.as_str()), (FailureKind::Untrusted, said));
+    // Who has the key is the server, whatever certificate it shows.
+    unknown.handle_request(ControlRequest::Connect(Server { url, ..server.server() }));
+    unknown.handle_request(ControlRequest::Update { id: RequestId(2), request: Box::default() });
+    assert_eq!(next(&mut unknown).await, ControlEvent::Updated { id: RequestId(2) });
+}
+
 type Handler = dyn Fn(&str, &str) -> Answer + Send + Sync;
 
 /// A control server that answers as a test wants.
@@ -268,6 +296,14 @@ impl Drop for StandIn {
 
 impl StandIn {
     async fn start(early: bool, handler: impl Fn(&str, &str) -> Answer + Send + Sync + 'static) -> Self {
+        Self::start_with(None, early, handler).await
+    }
+
+    async fn start_with(
+        tls: Option<TlsAcceptor>,
+        early: bool,
+        handler: impl Fn(&str, &str) -> Answer + Send + Sync + 'static,
+    ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let key = MachinePrivate::from_bytes([5; 32]);
@@ -281,8 +317,19 @@ impl StandIn {
         });
         let listener = tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                let outer = Arc::clone(&shared);
-                outer.keep(tokio::spawn(Arc::clone(&shared).outer(stream)).abort_handle());
+                let (outer, tls) = (Arc::clone(&shared), tls.clone());
+                let task = tokio::spawn(async move {
+                    match tls {
+                        // Who does not believe the certificate breaks off.
+                        Some(tls) => {
+                            if let Ok(stream) = tls.accept(stream).await {
+                                outer.outer(stream).await;
+                            }
+                        }
+                        None => outer.outer(stream).await,
+                    }
+                });
+                shared.keep(task.abort_handle());
             }
         });
         Self { address, key, connections, tasks, listener: listener.abort_handle() }
@@ -314,7 +361,7 @@ impl Shared {
         self.tasks.lock().unwrap().push(task);
     }
 
-    async fn outer(self: Arc<Self>, stream: TcpStream) {
+    async fn outer<S: AsyncRead + AsyncWrite + Send + Unpin + 'static>(self: Arc<Self>, stream: S) {
         let service = service_fn(move |request: Request<Incoming>| {
             let shared = Arc::clone(&self);
             async move { Ok::<_, Infallible>(shared.answer_outer(request)) }

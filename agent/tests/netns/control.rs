@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::{
     homes::Nat,
-    joined::{ALLOW, Control, DENY, Joined, PATIENCE},
+    joined::{ALLOW, Control, DENY, Joined, PATIENCE, note},
     lab::{text, until},
 };
 use crate::Test;
@@ -33,7 +33,7 @@ fn join() -> Result<()> {
     let key = joined.control.key(&["--reusable"])?;
     let took = [alice.up(&joined.control, &key)?, bob.up(&joined.control, &key)?];
     let first = alice.reach(&bob.address()?)?;
-    println!("up took {took:?}, then the first answer {first:?}");
+    note(format_args!("up took {took:?}, then the first answer {first:?}"));
 
     let status = alice.status()?;
     ensure!(status["BackendState"] == "Running" && status["MagicDNSSuffix"] == "lab.internal", "{status}");
@@ -74,7 +74,7 @@ fn policy() -> Result<()> {
         let set = began.elapsed();
         let quick = || alice.node.try_run(&["ping", "-n", "-c", "1", "-W", "0.1", &address]);
         until("the policy is obeyed", PATIENCE, || Ok((quick()?.status.success() == wanted).then_some(())))?;
-        println!("policy: set in {set:?}, obeyed (wanted: {wanted}) after {:?}", began.elapsed());
+        note(format_args!("policy: set in {set:?}, obeyed (wanted: {wanted}) after {:?}", began.elapsed()));
     }
     // It stays so.
     for _ in 0..3 {
@@ -93,7 +93,7 @@ fn away() -> Result<()> {
     let output = alice.node.run(&["ping", "-n", "-i", "0.05", "-c", "40", &address])?;
     ensure!(output.contains(" 0% packet loss"), "{output}");
     let health = alice.status()?["Health"].to_string();
-    println!("health while control is away: {health}");
+    note(format_args!("health while control is away: {health}"));
     joined.control.start()?;
     for agent in &joined.agents {
         agent.wait_for_control()?;
@@ -114,7 +114,7 @@ fn boot_alone() -> Result<()> {
     joined.agents[0].start()?;
     let alice = &joined.agents[0];
     let took = alice.reach(&address)?;
-    println!("restart without control: first answer after {:?} ({took:?} after ready)", began.elapsed());
+    note(format_args!("restart without control: first answer after {:?} ({took:?} after ready)", began.elapsed()));
     ensure!(alice.address()? == own);
     let said = alice.mesh(&["ping", "--until-direct=false", "-c", "5", "bob"])?;
     ensure!(said.contains("pong from bob"), "{said}");
@@ -123,14 +123,14 @@ fn boot_alone() -> Result<()> {
     let began = Instant::now();
     joined.agents[0].start()?;
     joined.agents[1].reach(&own)?;
-    println!("restart without control: first answer from outside after {:?}", began.elapsed());
+    note(format_args!("restart without control: first answer from outside after {:?}", began.elapsed()));
     joined.control.start()?;
     joined.agents[0].wait_for_control()?;
     joined.agents[0].kill();
     let began = Instant::now();
     joined.agents[0].start()?;
     joined.agents[1].reach(&own)?;
-    println!("restart with control: first answer from outside after {:?}", began.elapsed());
+    note(format_args!("restart with control: first answer from outside after {:?}", began.elapsed()));
     Ok(())
 }
 
@@ -149,7 +149,7 @@ fn logout() -> Result<()> {
         let peer = alice.peer("bob")?;
         Ok(peer.is_none_or(|peer| peer["Online"] == false || peer["Expired"] == true).then_some(()))
     })?;
-    println!("logout seen after {:?}", began.elapsed());
+    note(format_args!("logout seen after {:?}", began.elapsed()));
     ensure!(!alice.echo(&address)?, "an answer of a node that has signed out");
     // Its addresses are no longer on the device.
     let addresses = bob.node.run(&["ip", "-4", "addr", "show", "dev", "mesh0"])?;
@@ -194,7 +194,7 @@ fn rotation() -> Result<()> {
     pings.wait(PATIENCE)?;
     let output = pings.output();
     let lost = output.lines().find(|line| line.contains("packet loss")).context("no summary")?;
-    println!("rotation: {lost}");
+    note(format_args!("rotation: {lost}"));
     ensure!(!lost.contains(" 100% packet loss"), "{output}");
     let peer = alice.peer("bob")?.context("no bob")?;
     ensure!(peer["PublicKey"] == after, "{peer}");

@@ -30,6 +30,12 @@ pub(crate) const ALLOW: &str = r#"{"acls": [{"action": "accept", "src": ["*"], "
 pub(crate) const DENY: &str =
     r#"{"acls": [{"action": "accept", "src": ["100.64.99.98"], "dst": ["100.64.99.99:22"]}]}"#;
 
+/// Says how long something took: for people, who see it with `--nocapture`. Nothing hangs on it.
+#[expect(clippy::print_stdout, reason = "figures of a test")]
+pub(crate) fn note(line: impl core::fmt::Display) {
+    println!("{line}");
+}
+
 /// Homes with agents, a relay, and control servers.
 pub(crate) struct Joined {
     pub(crate) homes: Homes,

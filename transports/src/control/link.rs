@@ -25,6 +25,7 @@ use tracing::debug;
 use mesh_core::{
     control::{
         Answer, ControlEvent, ControlRequest, ControlUrl, Failure, FailureKind, RequestId, Route,
+        codec::MapReader,
         types::{MapRequest, MapResponse, RegisterRequest},
     },
     rng::Seed,
@@ -33,7 +34,7 @@ use mesh_core::{
 use super::{
     channel::{Channel, Patience, innermost},
     dial::{ControlDialer, DIAL_TIMEOUT},
-    map_stream::{Compression, MapError, MapReader, read},
+    map_stream::{Compression, MapError, read},
 };
 
 /// Events that wait for the driver. At the bound map streams are not read.
@@ -249,11 +250,12 @@ impl Call {
                 text: format!("the map stream broke: {}", innermost(&error)),
             };
             let Ok(bytes) = frame.map_err(lost)?.into_data() else { continue };
-            reader.receive(&bytes);
-            while let Some(message) = reader.next().map_err(|error| malformed(&error))? {
+            let received = reader.receive(&bytes);
+            while let Some(message) = reader.pop() {
                 let response = Box::new(decode(message, compression).await.map_err(|error| malformed(&error))?);
                 self.say(ControlEvent::Map { id: self.id, response }).await;
             }
+            received.map_err(|error| malformed(&error))?;
         }
         if reader.is_within_message() {
             return Err(malformed(&"the map stream ended within a message"));
@@ -277,7 +279,7 @@ impl Call {
 }
 
 /// Reads one message, a large one on another thread.
-async fn decode(message: Bytes, compression: Compression) -> Result<MapResponse, MapError> {
+async fn decode(message: Vec<u8>, compression: Compression) -> Result<MapResponse, MapError> {
     if message.len() < LARGE_BYTES {
         return read(&message, compression);
     }
