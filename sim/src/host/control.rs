@@ -42,7 +42,7 @@ use super::{
     http::Head,
     stack::{Stack, StackOutput, StreamId},
 };
-use server::{Server, Step};
+use server::{Crashed, Server};
 use wire::{CONTROL_PORT, Channel};
 
 /// What a control server is made of.
@@ -403,13 +403,13 @@ impl ControlHost {
                 continue;
             }
             let Some(server) = self.server.as_mut().filter(|_| !self.is_frozen) else { return };
-            match server.next(&mut self.rows, now) {
-                Step::Do(output) => self.carry_out(output, now, effects),
-                Step::Crash => {
+            match server.next_output(&mut self.rows, now) {
+                Ok(Some(output)) => self.carry_out(output, now, effects),
+                Err(Crashed) => {
                     self.stop(effects);
                     self.start_at = Some(now + self.off);
                 }
-                Step::Wait => return,
+                Ok(None) => return,
             }
         }
     }

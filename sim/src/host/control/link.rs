@@ -63,7 +63,7 @@ pub struct ControlLink {
 enum State {
     Closed,
     Dialling(Dial),
-    Shaking { stream: StreamId, until: Instant, initiator: Option<Initiator>, head: Option<Head>, bytes: Vec<u8> },
+    Shaking { stream: StreamId, until: Instant, initiator: Option<Box<Initiator>>, head: Option<Head>, bytes: Vec<u8> },
     Open(Box<Open>),
 }
 
@@ -370,8 +370,8 @@ impl ControlLink {
 
     fn give_up_as(&mut self, kind: FailureKind, why: &str, host: &mut Net<'_>, now: Instant) {
         self.close_channel(host, now);
-        for (id, _) in core::mem::take(&mut self.requests) {
-            let failure = Failure { kind: kind.clone(), text: why.to_owned() };
+        for id in core::mem::take(&mut self.requests).into_keys() {
+            let failure = Failure { kind, text: why.to_owned() };
             self.events.push_back(Heard::Event(ControlEvent::Failed { id, failure }));
         }
     }
@@ -449,7 +449,7 @@ impl ControlLink {
         match Initiator::start(CAPABILITY_VERSION, &server.machine, &server.key, &mut rng) {
             Ok((initiator, initiation)) => {
                 host.stack.write(stream, &Greeting::Channel(initiation).emit(server.url.host()), now);
-                let (initiator, head) = (Some(initiator), Some(Head::default()));
+                let (initiator, head) = (Some(Box::new(initiator)), Some(Head::default()));
                 self.channel = State::Shaking { stream, until, initiator, head, bytes: Vec::new() };
             }
             Err(error) => self.give_up_as(FailureKind::Untrusted, &error.to_string(), host, now),
@@ -471,7 +471,7 @@ impl ControlLink {
         }
         let Some(waiting) = initiator.take() else { return };
         match waiting.read(bytes) {
-            Ok(Progress::Waiting(waiting)) => *initiator = Some(waiting),
+            Ok(Progress::Waiting(waiting)) => *initiator = Some(Box::new(waiting)),
             Ok(Progress::Done { sealer, opener, used }) => {
                 let mut channel = Channel::new(sealer, opener);
                 let rest = bytes.split_off(used);
@@ -514,7 +514,7 @@ impl ControlLink {
                     Err(error) => return self.give_up(&error.to_string(), host, now),
                 }
             }
-            match open.channel.from_control() {
+            match open.channel.next_from_control() {
                 Ok(None) => return,
                 Ok(Some(said)) => {
                     self.messages += 1;
@@ -542,7 +542,7 @@ impl ControlLink {
             (ToNode::Data { bytes, .. }, Sent::Opened(messages)) => {
                 messages.receive(&bytes);
                 loop {
-                    match messages.next() {
+                    match messages.next_message() {
                         Ok(None) => return,
                         Ok(Some(json)) => self.events.push_back(Heard::Map { id, json }),
                         Err(_) => break failed(id, FailureKind::Malformed, "a map message is too long".to_owned()),

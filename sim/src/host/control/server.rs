@@ -37,16 +37,9 @@ struct Commit {
     until: Instant,
 }
 
-/// What a server does next.
+/// A server is no more: what it had not stored is lost.
 #[derive(Debug)]
-pub(super) enum Step {
-    /// This.
-    Do(Output),
-    /// It crashes.
-    Crash,
-    /// Nothing before something happens.
-    Wait,
-}
+pub(super) struct Crashed;
 
 impl Server {
     /// A server that starts from what was stored.
@@ -97,18 +90,21 @@ impl Server {
         earliest(self.coordinator.poll_timeout(), commit)
     }
 
-    /// The next step.
-    pub(super) fn next(&mut self, rows: &mut Rows, now: Instant) -> Step {
+    /// What is to be carried out next; nothing before something happens when `None`.
+    ///
+    /// # Errors
+    /// When the server crashes instead.
+    pub(super) fn next_output(&mut self, rows: &mut Rows, now: Instant) -> Result<Option<Output>, Crashed> {
         loop {
             self.queue.extend(core::iter::from_fn(|| self.coordinator.poll_output()));
             if self.commit.as_ref().is_some_and(|commit| commit.until > now) {
-                return Step::Wait;
+                return Ok(None);
             }
             if self.commit.is_none() && self.queue.is_empty() {
-                return Step::Wait;
+                return Ok(None);
             }
             match &mut self.crash_after {
-                Some(0) => return Step::Crash,
+                Some(0) => return Err(Crashed),
                 Some(steps) => *steps -= 1,
                 None => {}
             }
@@ -127,8 +123,8 @@ impl Server {
                     self.queue.retain(|output| !matches!(output, Output::Persist(_)));
                     self.commit = Some(Commit { mutations, until: now + self.takes });
                 }
-                Some(output) => return Step::Do(output),
-                None => return Step::Wait,
+                Some(output) => return Ok(Some(output)),
+                None => return Ok(None),
             }
         }
     }
@@ -153,7 +149,7 @@ pub(super) fn prepare(
         let by = Principal::Operator("scenario".to_owned());
         server.handle_input(Input::Admin { id: AdminId(number), by, command: command.clone() }, now);
         let mut answer = None;
-        while let Step::Do(output) = server.next(&mut rows, now) {
+        while let Ok(Some(output)) = server.next_output(&mut rows, now) {
             if let Output::Admin { result, .. } = output {
                 answer = Some(result.unwrap_or_else(|error| panic!("{command:?} is refused: {error}")));
             }

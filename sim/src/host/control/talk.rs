@@ -107,7 +107,7 @@ impl ControlHost {
                 return;
             };
             let machine = *machine;
-            match channel.from_node() {
+            match channel.next_from_node() {
                 Ok(None) => return,
                 Ok(Some(said)) => {
                     effects.control_messages += 1;

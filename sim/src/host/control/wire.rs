@@ -212,7 +212,7 @@ impl MapMessages {
     ///
     /// # Errors
     /// When it is longer than it may be.
-    pub fn next(&mut self) -> Result<Option<Vec<u8>>, BadFrame> {
+    pub fn next_message(&mut self) -> Result<Option<Vec<u8>>, BadFrame> {
         let Some((length, rest)) = self.0.split_first_chunk() else { return Ok(None) };
         let length = u32::from_le_bytes(*length) as usize;
         if length > MAP_MESSAGE_BYTES {
@@ -285,7 +285,7 @@ impl Channel {
     ///
     /// # Errors
     /// When there is none and never will be.
-    pub fn from_node(&mut self) -> Result<Option<ToControl>, BadFrame> {
+    pub fn next_from_node(&mut self) -> Result<Option<ToControl>, BadFrame> {
         self.next(ToControl::parse)
     }
 
@@ -293,7 +293,7 @@ impl Channel {
     ///
     /// # Errors
     /// When there is none and never will be.
-    pub fn from_control(&mut self) -> Result<Option<ToNode>, BadFrame> {
+    pub fn next_from_control(&mut self) -> Result<Option<ToNode>, BadFrame> {
         self.next(ToNode::parse)
     }
 
@@ -334,7 +334,7 @@ mod tests {
         let mut heard = Vec::new();
         for byte in wire {
             server.receive(&[byte]).unwrap();
-            heard.extend(server.from_node().unwrap());
+            heard.extend(server.next_from_node().unwrap());
         }
         assert_eq!(heard, requests);
 
@@ -348,7 +348,7 @@ mod tests {
         let mut wire = Vec::new();
         answers.iter().for_each(|answer| server.say_to_node(answer, &mut wire).unwrap());
         node.receive(&wire).unwrap();
-        let heard: Vec<_> = core::iter::from_fn(|| node.from_control().unwrap()).collect();
+        let heard: Vec<_> = core::iter::from_fn(|| node.next_from_control().unwrap()).collect();
         assert_eq!(heard, answers);
     }
 
@@ -358,7 +358,7 @@ mod tests {
         let mut wire = Vec::new();
         node.seal(&frame(9, 0, &[]), &mut wire).unwrap();
         server.receive(&wire).unwrap();
-        assert_eq!(server.from_node(), Err(BadFrame));
+        assert_eq!(server.next_from_node(), Err(BadFrame));
     }
 
     #[test]
@@ -366,12 +366,12 @@ mod tests {
         let mut messages = MapMessages::default();
         let bytes = [map_message(b"one"), map_message(b"")].concat();
         messages.receive(&bytes[..5]);
-        assert_eq!(messages.next(), Ok(None));
+        assert_eq!(messages.next_message(), Ok(None));
         messages.receive(&bytes[5..]);
-        assert_eq!(messages.next(), Ok(Some(b"one".to_vec())));
-        assert_eq!((messages.next(), messages.next()), (Ok(Some(Vec::new())), Ok(None)));
+        assert_eq!(messages.next_message(), Ok(Some(b"one".to_vec())));
+        assert_eq!((messages.next_message(), messages.next_message()), (Ok(Some(Vec::new())), Ok(None)));
         messages.receive(&u32::MAX.to_le_bytes());
-        assert_eq!(messages.next(), Err(BadFrame));
+        assert_eq!(messages.next_message(), Err(BadFrame));
     }
 
     #[test]
