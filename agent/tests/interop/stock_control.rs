@@ -7,7 +7,7 @@ use std::{
     process::{Child, ChildStdin, Stdio},
     sync::mpsc::{Receiver, RecvTimeoutError, channel},
     thread,
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use anyhow::{Context, Result, bail, ensure};
@@ -278,8 +278,8 @@ impl Stock {
     /// The peer of this name, as its status has it.
     fn peer(&self, name: &str) -> Result<Option<Value>> {
         let (status, dns) = (self.status()?, json!(format!("{name}.lab.internal.")));
-        let peers = status["Peer"].as_object().into_iter().flat_map(Map::values);
-        Ok(peers.filter(|peer| peer["DNSName"] == dns).cloned().next())
+        let mut peers = status["Peer"].as_object().into_iter().flat_map(Map::values);
+        Ok(peers.find(|peer| peer["DNSName"] == dns).cloned())
     }
 
     /// Its IPv4 address of the tailnet.

@@ -408,7 +408,8 @@ impl ControlLink {
             }
             (StackOutput::Ended { end, .. }, FetchState::Asked { .. }) => self.fail_fetch(id, end.text()),
             (StackOutput::Ended { end, .. }, FetchState::Dialling(dial)) => {
-                if !dial.handle_end(host, now) {
+                let has_another = dial.handle_end(host, now);
+                if !has_another {
                     self.fail_fetch(id, end.text());
                 }
             }
@@ -419,7 +420,8 @@ impl ControlLink {
     fn handle_channel(&mut self, output: &StackOutput, host: &mut Net<'_>, now: Instant) {
         match (output, &mut self.channel) {
             (StackOutput::Ended { end, .. }, State::Dialling(dial)) => {
-                if !dial.handle_end(host, now) {
+                let has_another = dial.handle_end(host, now);
+                if !has_another {
                     self.give_up(end.text(), host, now);
                 }
             }
