@@ -632,7 +632,7 @@ fn a_node_without_control_says_so() {
 
 /// Hands handshake messages from one node to the other, and the answers back, over the relay of both.
 fn shake_hands(a: &mut Lab, b: &mut Lab) {
-    let region = RegionId::new(REGION).unwrap();
+    let region = RegionId::new(REGION).expect("it is no 0");
     for turn in 0..8 {
         let (from, to) = if turn % 2 == 0 { (&mut *a, &mut *b) } else { (&mut *b, &mut *a) };
         let peer = from.own_key();
