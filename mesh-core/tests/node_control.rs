@@ -59,7 +59,7 @@ impl Lab {
             seed: seeds,
             epoch: WallAnchor { at: Instant::from_secs(1_000), wall: EPOCH },
         };
-        let node = Node::new(config, now).unwrap();
+        let node = Node::new(config, now).expect("the configuration is good");
         let mut lab = Self { node, now, said: Vec::new(), saved, seed };
         lab.hear();
         lab
@@ -240,7 +240,7 @@ fn welcome() -> Box<RegisterResponse> {
 fn time(secs: u64) -> Value {
     // Enough for tests: days of 2027 and later, written as the types write them.
     let map = MapResponse { control_time: Some(WallTime::from_unix_secs(secs)), ..MapResponse::default() };
-    serde_json::to_value(map).unwrap()["ControlTime"].clone()
+    serde_json::to_value(map).expect("it can be written")["ControlTime"].clone()
 }
 
 fn peer(expiry: Option<u64>) -> Value {
@@ -272,13 +272,13 @@ fn first_map(own: NodePublic, expiry: u64) -> Value {
 }
 
 fn map_event(id: RequestId, map: &Value) -> ControlEvent {
-    let text = serde_json::to_vec(map).unwrap();
-    let response = mesh_core::control::netmap::decode(&text, None).unwrap();
+    let text = serde_json::to_vec(map).expect("it can be written");
+    let response = mesh_core::control::netmap::decode(&text, None).expect("it is a map");
     ControlEvent::Map { id, response: Box::new(response) }
 }
 
 fn has_peer_route(lab: &Lab) -> bool {
-    lab.node.data_plane().fib().routes().lookup("100.64.0.2".parse().unwrap()).is_some()
+    lab.node.data_plane().fib().routes().lookup("100.64.0.2".parse().expect("it is an address")).is_some()
 }
 
 #[test]
@@ -333,7 +333,7 @@ fn serve(lab: &mut Lab, told: &mut Vec<MapRequest>) {
         for output in core::mem::take(&mut lab.said) {
             match output {
                 Output::Transmit(Transmit { to: PathAddr::Udp(to), payload, .. }) if stun::is_binding(&payload) => {
-                    let (tx, _) = stun::parse_request(&payload).unwrap();
+                    let (tx, _) = stun::parse_request(&payload).expect("it was made by a node");
                     let datagram = stun::response(tx, SEEN.into());
                     lab.node.handle_input(Input::Punt(Punt::Stun { source: to, datagram }), lab.now);
                 }
@@ -662,7 +662,7 @@ fn a_node_without_control_says_so() {
 
 /// Hands handshake messages from one node to the other, and the answers back, over the relay of both.
 fn shake_hands(a: &mut Lab, b: &mut Lab) {
-    let region = RegionId::new(REGION).unwrap();
+    let region = RegionId::new(REGION).expect("it is no 0");
     for turn in 0..8 {
         let (from, to) = if turn % 2 == 0 { (&mut *a, &mut *b) } else { (&mut *b, &mut *a) };
         let peer = from.own_key();
