@@ -126,13 +126,10 @@ async fn inside_noise_bodies_are_bounded_and_keys_belong_to_their_machine() {
         assert!(matches!(status, 401 | 403 | 404), "{path}: {status}");
     }
     let stolen = Keys { machine: Keys::new(66).machine, node: Keys::new(1).node, disco: alice.disco };
-    let reply = link.post(
-        "/machine/register",
-        &serde_json::json!({
-            "Version": VERSION, "NodeKey": stolen.public(), "Hostinfo": {"Hostname": "x"},
-        }),
-    );
-    let (code, body) = reply.await.unwrap();
+    let request = serde_json::json!({
+        "Version": VERSION, "NodeKey": stolen.public(), "Hostinfo": {"Hostname": "x"},
+    });
+    let (code, body) = link.post("/machine/register", &request).await.unwrap();
     let refused = code != StatusCode::OK
         || !serde_json::from_slice::<serde_json::Value>(&body).unwrap()["Error"]
             .as_str()
