@@ -188,12 +188,9 @@ func (n *node) obey(ctx context.Context, order order) (any, error) {
 	case "prefs":
 		return n.prefs(ctx, order)
 	case "login":
-		prefs, err := n.client.GetPrefs(ctx)
-		if err != nil {
-			return nil, err
-		}
-		// A node that has signed out does not want to run.
-		prefs.WantRunning = true
+		// A node that has signed out has forgotten what it was started with.
+		prefs := ipn.NewPrefs()
+		prefs.ControlURL, prefs.Hostname, prefs.WantRunning = n.server.ControlURL, n.server.Hostname, true
 		if err := n.client.Start(ctx, ipn.Options{AuthKey: order.Key, UpdatePrefs: prefs}); err != nil {
 			return nil, err
 		}
