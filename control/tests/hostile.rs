@@ -1,5 +1,6 @@
 //! What strangers and broken clients send: each listener answers with a plain refusal or an end, and goes on serving.
 #![allow(clippy::disallowed_types, clippy::disallowed_methods, reason = "shell")]
+#![allow(clippy::unwrap_used, reason = "helpers of tests too")]
 
 #[path = "support/program.rs"]
 mod program;

@@ -4,6 +4,7 @@
 //! which is made anew carries packets again. What to do about a broken link is the node's to decide; in its place stands
 //! an [`End`] that dials again at once.
 #![allow(clippy::disallowed_types, clippy::disallowed_methods, reason = "shell")]
+#![allow(clippy::unwrap_used, reason = "helpers of tests too")]
 
 use core::{future::poll_fn, time::Duration};
 use std::{cell::RefCell, net::Ipv4Addr, rc::Rc, sync::Arc};
@@ -112,13 +113,14 @@ fn run(seed: u64, trouble: Trouble) -> Story {
                 }
             });
             let is_answered = answer.await.is_ok();
-            let mut story = told.borrow_mut();
-            (story.links, story.failures) = (end.made, end.failures.clone());
-            // What comes during the trouble does not count.
-            if is_answered && story.answers < WANTED * (*now.borrow() + 1) {
-                story.answers += 1;
+            {
+                let mut story = told.borrow_mut();
+                (story.links, story.failures) = (end.made, end.failures.clone());
+                // What comes during the trouble does not count.
+                if is_answered && story.answers < WANTED * (*now.borrow() + 1) {
+                    story.answers += 1;
+                }
             }
-            drop(story);
             sleep(Duration::from_millis(100)).await;
         }
         told.borrow_mut().ended_at = turmoil::sim_elapsed().unwrap_or_default();

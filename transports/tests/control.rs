@@ -1,4 +1,5 @@
 //! Control links against a stand-in for a server, on sockets of the loopback.
+#![allow(clippy::unwrap_used, reason = "helpers of tests too")]
 
 use core::{
     convert::Infallible,
