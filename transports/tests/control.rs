@@ -268,8 +268,8 @@ async fn over_tls_the_certificate_counts_for_the_key_and_noise_for_the_rest() {
     assert_eq!(next(&mut known).await, ControlEvent::Key { id: RequestId(1), key: server.key.public() });
     unknown.handle_request(ControlRequest::FetchKey { id: RequestId(1), server: url.clone() });
     let failure = failure(&mut unknown).await;
-    let said = "certificate of localhost is of an issuer that this host does not know";
-    assert_eq!((failure.kind, failure.text.as_str()), (FailureKind::Untrusted, said));
+    assert_eq!(failure.kind, FailureKind::Untrusted);
+    assert!(failure.text.starts_with("certificate of localhost is "), "{}", failure.text);
     // Who has the key is the server, whatever certificate it shows.
     unknown.handle_request(ControlRequest::Connect(Server { url, ..server.server() }));
     unknown.handle_request(ControlRequest::Update { id: RequestId(2), request: Box::default() });
