@@ -279,6 +279,7 @@ impl Session {
             }
             Purpose::SignIn if is_final => {
                 self.login = None;
+                self.forget_next_key();
                 self.outputs.push_back(Output::Refused(failure.to_string()));
                 return;
             }
