@@ -94,9 +94,10 @@ impl Snapshot {
             match (peer.was_seen, member) {
                 (Some(false) | None, None) => {}
                 (Some(true), None) => response.peers_removed.push(*id),
-                (Some(false), Some(member)) => drop(whole.insert(*id, member)),
-                (_, Some(member)) if peer.parts.has(Parts::WHOLE) => drop(whole.insert(*id, member)),
-                (_, Some(member)) => {
+                // Also when it was out of sight for a while: meanwhile its routes may have become others.
+                (Some(_), Some(member)) => drop(whole.insert(*id, member)),
+                (None, Some(member)) if peer.parts.has(Parts::WHOLE) => drop(whole.insert(*id, member)),
+                (None, Some(member)) => {
                     let parts = peer.parts.without(Parts::OWN);
                     if parts.is_empty() {
                         continue;
