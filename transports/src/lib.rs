@@ -4,6 +4,7 @@
 //! This crate translates and moves; it decides nothing. Retry, choice and timeouts that matter to a protocol
 //! live in the machines of `mesh-core`. What plugs in where:
 //!
+//! * [`local`]: the unix socket of a daemon
 //! * [`net`]: where TCP connections lead: the host's network, or a simulated one
 //! * [`clock`]: the monotonic clock that counts sleep, and a timer on it, for `now` arguments and deadlines
 //! * [`batch`]: [`batch::SendBatch`], where the fast path seals into, and [`batch::RecvBatch`], which it opens in place
@@ -28,6 +29,7 @@ pub mod derp;
 pub mod entropy;
 pub mod fetch;
 pub mod host;
+pub mod local;
 pub mod net;
 pub mod notify;
 pub mod resolve;

@@ -1,14 +1,6 @@
 //! The daemon's end of the local API.
 
-use std::{
-    convert::Infallible,
-    fs, io,
-    net::IpAddr,
-    os::unix::fs::{FileTypeExt, PermissionsExt},
-    path::{Path, PathBuf},
-    sync::Arc,
-    time::Duration,
-};
+use std::{convert::Infallible, io, net::IpAddr, path::Path, time::Duration};
 
 use http_body_util::Full;
 use hyper::{
@@ -24,10 +16,11 @@ use mesh_core::{
     node::{Command, CommandError, PingKind, PingTarget, Reply},
 };
 use tokio::{
-    net::{UnixListener, UnixStream},
-    sync::{Semaphore, mpsc, oneshot},
+    net::UnixStream,
+    sync::{mpsc, oneshot},
 };
 use tracing::debug;
+use transports::local::{self, ClaimError, LocalSocket};
 
 use super::{
     PREFIX, joining, metrics,
@@ -49,88 +42,56 @@ const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 const PING_TIMEOUT: Duration = Duration::from_secs(5);
 const PING_TIMEOUT_MAX: Duration = Duration::from_secs(60);
 
-/// A socket that is bound; its file goes when this is dropped.
+/// The socket of the local API.
 #[derive(Debug)]
-pub struct LocalApi {
-    listener: UnixListener,
-    path: PathBuf,
-}
+pub struct LocalApi(LocalSocket);
 
 /// What handlers need.
 #[derive(Clone, Debug)]
 pub(super) struct Context {
     requests: mpsc::Sender<basic::Request>,
     source: Source,
-    /// The user the daemon runs as, who may change things, as root may.
-    uid: u32,
 }
 
 impl LocalApi {
-    /// Claims `path`. A socket that nobody listens on is what a killed daemon left, and is replaced.
+    /// Claims `path`. Everybody may ask; who may change things is looked at in each connection.
     ///
     /// # Errors
     /// When another daemon listens there, or the path cannot be used.
     pub async fn bind(path: &Path) -> Result<Self, Failure> {
-        let refuse = |error: io::Error| {
-            let exit = if error.kind() == io::ErrorKind::PermissionDenied { Exit::NotPermitted } else { Exit::Refused };
-            Failure::new(exit, "socket", format!("cannot open the socket {}: {error}", path.display()))
-                .hint("choose another with --socket")
-        };
-        if UnixStream::connect(path).await.is_ok() {
-            let message = format!("another meshd listens on {}", path.display());
-            return Err(Failure::new(Exit::Refused, "already-running", message)
-                .hint("stop it, or choose another with --socket"));
-        }
-        if fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket()) {
-            fs::remove_file(path).map_err(refuse)?;
-        }
-        if let Some(directory) = path.parent().filter(|directory| !directory.as_os_str().is_empty()) {
-            fs::create_dir_all(directory).map_err(refuse)?;
-        }
-        let listener = UnixListener::bind(path).map_err(refuse)?;
-        let api = Self { listener, path: path.to_owned() };
-        fs::set_permissions(path, fs::Permissions::from_mode(0o666)).map_err(refuse)?;
-        Ok(api)
+        LocalSocket::claim(path, 0o666).await.map(Self).map_err(|error| {
+            let (exit, code, message, hint) = match &error {
+                ClaimError::Taken(path) => {
+                    let message = format!("another meshd listens on {}", path.display());
+                    (Exit::Refused, "already-running", message, "stop it, or choose another with --socket")
+                }
+                ClaimError::Io { source, .. } => {
+                    let is_denied = source.kind() == io::ErrorKind::PermissionDenied;
+                    let exit = if is_denied { Exit::NotPermitted } else { Exit::Refused };
+                    (exit, "socket", error.to_string(), "choose another with --socket")
+                }
+            };
+            Failure::new(exit, code, message).hint(hint)
+        })
     }
 
     /// Serves until dropped.
     pub async fn serve(self, requests: mpsc::Sender<basic::Request>, source: Source) {
-        let uid = fs::metadata("/proc/self").map_or(0, |own| std::os::unix::fs::MetadataExt::uid(&own));
-        let context = Context { requests, source, uid };
-        let permits = Arc::new(Semaphore::new(CONNECTIONS));
-        loop {
-            let Ok(permit) = Arc::clone(&permits).acquire_owned().await else { return };
-            let stream = match self.listener.accept().await {
-                Ok((stream, _)) => stream,
-                Err(error) => {
-                    debug!(%error, "accept failed");
-                    // Out of files, most likely; trying again at once would spin.
-                    tokio::time::sleep(Duration::from_millis(100)).await;
-                    continue;
-                }
-            };
-            let context = context.clone();
-            tokio::spawn(async move {
-                if let Err(error) = connection(stream, context).await {
+        let context = Context { requests, source };
+        let answer = |stream| {
+            let connection = connection(stream, context.clone());
+            async move {
+                if let Err(error) = connection.await {
                     debug!(%error, "local connection ended");
                 }
-                drop(permit);
-            });
-        }
-    }
-}
-
-impl Drop for LocalApi {
-    fn drop(&mut self) {
-        // It may be gone already, which is as well.
-        let _ = fs::remove_file(&self.path);
+            }
+        };
+        self.0.serve(CONNECTIONS, answer).await;
     }
 }
 
 async fn connection(stream: UnixStream, context: Context) -> hyper::Result<()> {
-    // Without credentials: nobody in particular.
-    let peer = stream.peer_cred().map_or(u32::MAX, |credentials| credentials.uid());
-    let may_change = peer == 0 || peer == context.uid;
+    let may_change = local::may_change(local::peer(&stream));
     let service = service_fn(move |request| {
         let context = context.clone();
         async move { Ok::<_, Infallible>(respond(request, may_change, &context).await) }
@@ -366,6 +327,8 @@ pub(super) fn stopping() -> (StatusCode, Failure) {
 
 #[cfg(test)]
 mod tests {
+    use std::{fs, os::unix::fs::PermissionsExt};
+
     use super::*;
 
     #[test]

@@ -4,13 +4,7 @@
 //! `{"error":{"code","message","hint"}}`. Root may, and the user that the server runs as.
 #![allow(clippy::disallowed_types, clippy::disallowed_methods, reason = "shell")]
 
-use std::{
-    convert::Infallible,
-    fs, io,
-    os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt},
-    path::{Path, PathBuf},
-    sync::Arc,
-};
+use std::{convert::Infallible, io, path::Path};
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
@@ -25,12 +19,9 @@ use hyper::{
 use hyper_util::rt::{TokioIo, TokioTimer};
 use relay::serve::failure::{Exit, Failure};
 use serde_json::{Value, json};
-use tokio::{
-    net::{UnixListener, UnixStream},
-    sync::Semaphore,
-    time::timeout,
-};
+use tokio::{net::UnixStream, time::timeout};
 use tracing::debug;
+use transports::local::{self, ClaimError, LocalSocket};
 
 use super::{desk::Desk, limits, objects};
 use crate::{coordinator::Command, store::Principal};
@@ -40,81 +31,51 @@ const PATH: &str = "/command";
 /// The code of [`AdminError::Policy`](crate::coordinator::AdminError::Policy): each line begins with a place.
 const BAD_POLICY: &str = "bad_policy";
 
-/// A socket that is bound; its file goes when this is dropped.
-pub(super) struct AdminSocket {
-    listener: UnixListener,
-    path: PathBuf,
-}
+/// The socket of those who run the server.
+pub(super) struct AdminSocket(LocalSocket);
 
 impl AdminSocket {
-    /// Claims `path`. A socket that nobody listens on is what a killed server left, and is replaced.
+    /// Claims `path`. Who may is checked by credentials; others get no further than its mode.
     ///
     /// # Errors
     /// When another server listens there, or the path cannot be used.
     pub(super) async fn bind(path: &Path) -> Result<Self, Failure> {
-        let refuse = |error: io::Error| {
-            let exit = if error.kind() == io::ErrorKind::PermissionDenied { Exit::NotPermitted } else { Exit::Refused };
-            Failure::new(exit, "socket", format!("cannot open the socket {}: {error}", path.display()))
-                .hint("choose another with --socket")
-        };
-        if UnixStream::connect(path).await.is_ok() {
-            let message = format!("another mesh-control listens on {}", path.display());
-            return Err(Failure::new(Exit::Refused, "already-running", message)
-                .hint("stop it, or choose another with --socket"));
-        }
-        if fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket()) {
-            fs::remove_file(path).map_err(refuse)?;
-        }
-        if let Some(directory) = path.parent().filter(|directory| !directory.as_os_str().is_empty()) {
-            fs::create_dir_all(directory).map_err(refuse)?;
-        }
-        let listener = UnixListener::bind(path).map_err(refuse)?;
-        let socket = Self { listener, path: path.to_owned() };
-        // Who may is checked by credentials; others get no further than this.
-        fs::set_permissions(path, fs::Permissions::from_mode(0o600)).map_err(refuse)?;
-        Ok(socket)
+        LocalSocket::claim(path, 0o600).await.map(Self).map_err(|error| {
+            let (exit, code, message, hint) = match &error {
+                ClaimError::Taken(path) => {
+                    let message = format!("another mesh-control listens on {}", path.display());
+                    (Exit::Refused, "already-running", message, "stop it, or choose another with --socket")
+                }
+                ClaimError::Io { source, .. } => {
+                    let is_denied = source.kind() == io::ErrorKind::PermissionDenied;
+                    let exit = if is_denied { Exit::NotPermitted } else { Exit::Refused };
+                    (exit, "socket", error.to_string(), "choose another with --socket")
+                }
+            };
+            Failure::new(exit, code, message).hint(hint)
+        })
     }
 
     /// Serves until dropped.
     pub(super) async fn serve(self, desk: Desk) {
-        let own = fs::metadata("/proc/self").map_or(0, |own| own.uid());
-        let permits = Arc::new(Semaphore::new(limits::SOCKET_CONNECTIONS));
-        loop {
-            let Ok(permit) = Arc::clone(&permits).acquire_owned().await else { return };
-            let stream = match self.listener.accept().await {
-                Ok((stream, _)) => stream,
-                Err(error) => {
-                    debug!(%error, "accept failed");
-                    // Out of files, most likely; trying again at once would spin.
-                    tokio::time::sleep(super::listen::ACCEPT_PAUSE).await;
-                    continue;
-                }
-            };
-            let desk = desk.clone();
-            tokio::spawn(async move {
-                if let Err(error) = connection(stream, own, desk).await {
+        let answer = |stream| {
+            let connection = connection(stream, desk.clone());
+            async move {
+                if let Err(error) = connection.await {
                     debug!(%error, "a connection of the socket ended");
                 }
-                drop(permit);
-            });
-        }
+            }
+        };
+        self.0.serve(limits::SOCKET_CONNECTIONS, answer).await;
     }
 }
 
-impl Drop for AdminSocket {
-    fn drop(&mut self) {
-        // It may be gone already, which is as well.
-        let _ = fs::remove_file(&self.path);
-    }
-}
-
-async fn connection(stream: UnixStream, own: u32, desk: Desk) -> hyper::Result<()> {
-    // Without credentials: nobody in particular.
-    let uid = stream.peer_cred().map_or(u32::MAX, |credentials| credentials.uid());
+async fn connection(stream: UnixStream, desk: Desk) -> hyper::Result<()> {
+    let uid = local::peer(&stream);
     let service = service_fn(move |request| {
         let desk = desk.clone();
         async move {
-            let (status, body) = answer(request, uid, own, &desk).await;
+            let (status, body) = answer(request, uid, &desk).await;
             let mut response = Response::new(Full::new(Bytes::from(body.to_string())));
             *response.status_mut() = status;
             response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
@@ -128,8 +89,8 @@ async fn connection(stream: UnixStream, own: u32, desk: Desk) -> hyper::Result<(
         .await
 }
 
-async fn answer(request: Request<Incoming>, uid: u32, own: u32, desk: &Desk) -> (StatusCode, Value) {
-    if uid != 0 && uid != own {
+async fn answer(request: Request<Incoming>, uid: u32, desk: &Desk) -> (StatusCode, Value) {
+    if !local::may_change(uid) {
         let hint = "use root, or the user that the server runs as";
         return refuse(StatusCode::FORBIDDEN, "not_permitted", "this user may not administer the server", hint);
     }

@@ -334,7 +334,7 @@ impl World {
         self.clients[&viewer].map.peer(self.id(peer)).cloned()
     }
 
-    /// The map of a client as it would be were it asked for now.
+    /// The map of a client as a fresh request would have it.
     pub(crate) fn fresh(&mut self, client: u32) -> NetMap {
         let request = MapRequest { read_only: true, ..self.clients[&client].map_request() };
         let Some(Response::Once(update)) = self.ask(client, Request::Map(Box::new(request))) else { panic!("a map") };
