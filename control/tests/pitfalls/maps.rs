@@ -60,12 +60,13 @@ fn p06_the_first_message_tells_everything_whatever_happens_beside() {
     // Changes are on their way while the stream opens, and one comes before its first message.
     world.update(b, &["198.51.100.1:1"]);
     world.stream(b);
+    let began = world.clients[&a].messages.len();
     world.stream(a);
     world.update(b, &["198.51.100.2:2"]);
-    let began = world.clients[&a].messages.len();
     world.settle();
-    let first = world.clients[&a].messages.iter().find(|message| message.node.is_some());
-    assert!(first.is_some() && world.clients[&a].messages.len() > began.saturating_sub(1));
+    let first = &world.clients[&a].messages[began];
+    assert!(first.node.is_some() && first.derp_map.is_some() && first.packet_filters.is_some());
+    assert_eq!(first.peers.len(), 1);
     assert_eq!(world.peer(a, b).unwrap().endpoints[0].to_string(), "198.51.100.2:2");
 }
 
