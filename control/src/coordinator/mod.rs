@@ -331,7 +331,7 @@ impl Machine for Coordinator {
             Input::Relays(derp_map) => self.relays(derp_map),
             Input::ClockStepped(clock) => {
                 self.clock = clock;
-                self.restore_timers();
+                self.plan_expiries();
             }
         }
         self.settle();

@@ -172,7 +172,7 @@ impl Coordinator {
         let now = self.wall();
         let key_expiry = shorter(known.row.key_expiry, Some(now));
         let row = NodeRow { key_expiry, last_seen: Some(now), ..(*known.row).clone() };
-        let live = Live { online: false, expired: true, ..known.live.clone() };
+        let live = Live { online: false, ..known.live.clone() };
         self.timers.clear(Timer::Offline(known.id()));
         self.put(row, live);
         told
@@ -319,8 +319,7 @@ impl Coordinator {
         {
             self.close_stream(stream);
         }
-        let live = Live { expired: row.is_expired(self.wall()), ..before.live.clone() };
-        self.put(row, live);
+        self.put(row, before.live.clone());
     }
 
     fn new_row(

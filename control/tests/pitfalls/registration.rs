@@ -304,3 +304,26 @@ fn a_node_says_its_network_when_it_knows_it() {
     world.update_with(node, update);
     assert_eq!(world.rows.nodes, rows);
 }
+
+#[test]
+fn keys_have_expired_or_have_not_by_the_calendar_of_now() {
+    let mut world = World::open();
+    let key = world.key(true, false, &[]);
+    let (a, b) = (world.join(1, &key), world.join(2, &key));
+    world.settle();
+    let began = world.wall();
+    let later = WallTime::from_unix_nanos(began.as_unix_nanos() + (HALF_A_YEAR + 60) * 1_000_000_000);
+    let expired = |world: &World| {
+        let own = world.clients[&b].map.self_node().unwrap().expired;
+        (own, world.peer(a, b).unwrap().expired)
+    };
+    for (calendar, is_expired) in [(later, true), (began, false), (later, true)] {
+        world.set_calendar(calendar);
+        world.settle();
+        assert_eq!(expired(&world), (is_expired, is_expired));
+    }
+    // And by the calendar that is set right, keys still expire when it is time.
+    world.set_calendar(began);
+    world.advance(Duration::from_secs(HALF_A_YEAR + 60));
+    assert_eq!(expired(&world), (true, true));
+}
