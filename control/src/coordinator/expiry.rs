@@ -67,13 +67,12 @@ impl Coordinator {
         if self.streams.of_node(id).is_some() {
             return;
         }
-        if member.live.online {
-            let (mut row, mut live) = ((*member.row).clone(), member.live.clone());
+        let (mut row, mut live) = ((*member.row).clone(), member.live.clone());
+        if live.online {
             live.online = false;
             row.last_seen = Some(self.wall());
-            self.state.put_node(row, live);
         }
-        self.state.fail_over(id);
+        self.put(row, live);
     }
 
     /// An ephemeral node has been gone long enough.

@@ -5,7 +5,10 @@
 
 use std::collections::BTreeSet;
 
-use mesh_core::control::types::{Hostinfo, MapRequest};
+use mesh_core::{
+    control::types::{Hostinfo, MapRequest, NodeId},
+    ip::prefix::Prefix,
+};
 use serde_json::json;
 
 use super::{
@@ -129,13 +132,17 @@ impl Coordinator {
         live.expired = row.is_expired(self.wall());
         row.announced |= row.disco.is_some() && live.online;
         self.set_expiry(id, row.key_expiry);
-        let is_online = live.online;
+        let served = self.state.served_subnets(id).collect();
         self.state.put_node(row, live);
-        if is_online {
-            // A router that is not back yet may be in a moment.
-            let timers = &self.timers;
-            self.state.take_over(id, |router| timers.get(Timer::Offline(router)).is_some());
-        }
+        self.elect(id, served);
+    }
+
+    /// A node that served these subnets is other than before: no subnet of its has a primary router that is away when
+    /// there is another.
+    pub(super) fn elect(&mut self, id: NodeId, served: BTreeSet<Prefix>) {
+        // A router that is not back yet may be in a moment.
+        let timers = &self.timers;
+        self.state.elect(id, served, |router| timers.get(Timer::Offline(router)).is_some());
     }
 }
 

@@ -308,7 +308,9 @@ impl Coordinator {
         for timer in [Timer::Offline(id), Timer::Forget(id), Timer::Expire(id)] {
             self.timers.clear(timer);
         }
+        let served = self.state.served_subnets(id).collect();
         self.state.remove_node(id);
+        self.elect(id, served);
     }
 }
 
