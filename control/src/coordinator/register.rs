@@ -246,7 +246,11 @@ impl Coordinator {
     /// Lets a node in: the one that the machine has for this owner, or a new one.
     pub(super) fn admit(&mut self, admission: Admission) -> Result<NodeId, Problem> {
         let Admission { machine, request, owner, ephemeral, auth_key } = admission;
-        let known = self.state.by_key(&request.node_key).filter(|member| member.row.machine == machine).cloned();
+        let known = self.state.by_key(&request.node_key).cloned();
+        // Somebody who signs in takes a while: meanwhile another machine may have registered the key.
+        if known.as_ref().is_some_and(|known| known.row.machine != machine) {
+            return Err("the node key is that of another machine".into());
+        }
         if let Some(known) = &known
             && let (Owner::User(new), Some(user)) = (&owner, known.row.user)
             && *new != user

@@ -327,3 +327,17 @@ fn keys_have_expired_or_have_not_by_the_calendar_of_now() {
     world.advance(Duration::from_secs(HALF_A_YEAR + 60));
     assert_eq!(expired(&world), (true, true));
 }
+
+#[test]
+fn a_sign_in_gives_no_machine_the_node_key_that_another_has_by_then() {
+    let mut world = World::open();
+    let key = world.key(true, false, &[]);
+    let (waits, other) = (world.client(1), world.client(2));
+    let code = world.code(waits);
+    world.clients.get_mut(&other).unwrap().key = world.clients[&waits].key;
+    assert!(world.register(other, Some(&key)).machine_authorized);
+    let rows = world.rows.clone();
+    let refused = world.admin(Command::RegisterNode { code, user: "alice@example.com".into() });
+    assert!(refused.unwrap_err().to_string().contains("the node key is that of another machine"));
+    assert_eq!(world.rows, rows);
+}
