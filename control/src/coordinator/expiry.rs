@@ -61,6 +61,13 @@ impl Coordinator {
         }
     }
 
+    /// A node was let in. It opens its map, or is forgotten where it is ephemeral.
+    pub(super) fn note_admitted(&mut self, id: NodeId) {
+        if self.streams.of_node(id).is_none() && self.state.member(id).is_some_and(|member| member.row.ephemeral) {
+            self.timers.set(Timer::Forget(id), self.after(limits::EPHEMERAL_LIFE));
+        }
+    }
+
     /// A node did not come back.
     pub(super) fn note_gone(&mut self, id: NodeId) {
         let Some(member) = self.state.member(id).cloned() else { return };

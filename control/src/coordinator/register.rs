@@ -279,9 +279,7 @@ impl Coordinator {
             let approved = self.state.approved_by_policy(&row);
             row.approved_routes.extend(approved);
             self.put(row, Live::default());
-            if ephemeral {
-                self.timers.set(Timer::Forget(id), self.after(limits::EPHEMERAL_LIFE));
-            }
+            self.note_admitted(id);
             return Ok(id);
         };
         // Tags that an operator gave since are kept when a node comes with the key that it came with before.
@@ -324,6 +322,7 @@ impl Coordinator {
             self.close_stream(stream);
         }
         self.put(row, before.live.clone());
+        self.note_admitted(id);
     }
 
     fn new_row(

@@ -341,3 +341,18 @@ fn a_sign_in_gives_no_machine_the_node_key_that_another_has_by_then() {
     assert!(refused.unwrap_err().to_string().contains("the node key is that of another machine"));
     assert_eq!(world.rows, rows);
 }
+
+#[test]
+fn a_node_that_becomes_ephemeral_while_it_is_away_is_forgotten() {
+    let mut world = World::open();
+    let (key, ephemeral) = (world.key(true, false, &[]), world.key(true, true, &[]));
+    let node = world.join(1, &key);
+    world.hang_up(node);
+    world.advance(Duration::from_secs(3600));
+    world.clients.get_mut(&node).unwrap().change_key(1);
+    world.register(node, Some(&ephemeral));
+    world.advance(limits::EPHEMERAL_LIFE - Duration::from_secs(1));
+    assert_eq!(world.rows.nodes.len(), 1);
+    world.advance(Duration::from_secs(1));
+    assert_eq!(world.rows.nodes.len(), 0);
+}
