@@ -83,5 +83,8 @@ pub const HOSTINFO_LIST: usize = 64;
 /// text is cut, and one of a list left out.
 pub const HOSTINFO_TEXT: usize = 1_024;
 
+/// Bytes of the name of a region in what a node measured: a number, `-v4` or `-v6`. At the bound it is left out.
+pub const HOSTINFO_REGION: usize = 16;
+
 /// Pairs of nodes that `policy diff` tells. At the bound: it says that there are more.
 pub const DIFFERENCE_PAIRS: usize = 1_000;

@@ -17,7 +17,7 @@ use subtle::ConstantTimeEq;
 
 use super::{
     Caller, Coordinator,
-    hostinfo::{bound, merged},
+    hostinfo::{bound, cut, merged},
     later,
     map::too_old,
     output::{Refusal, Response},
@@ -81,7 +81,7 @@ impl Coordinator {
         if let Some(hostinfo) = &mut request.hostinfo {
             bound(hostinfo);
         }
-        request.nl_key.truncate(request.nl_key.floor_char_boundary(limits::HOSTINFO_TEXT));
+        cut(&mut request.nl_key);
         match self.registered(caller, &request) {
             Ok(Some(response)) => {
                 self.counters.registrations_refused_total += u64::from(!response.error.is_empty());

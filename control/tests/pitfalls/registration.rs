@@ -356,3 +356,18 @@ fn a_node_that_becomes_ephemeral_while_it_is_away_is_forgotten() {
     world.advance(Duration::from_secs(1));
     assert_eq!(world.rows.nodes.len(), 0);
 }
+
+#[test]
+fn what_a_node_says_of_its_network_is_bounded() {
+    let mut world = World::open();
+    let key = world.key(true, false, &[]);
+    let node = world.join(1, &key);
+    let mut update = world.clients[&node].update(&["192.0.2.1:41641"]);
+    let long = "9".repeat(4_000);
+    let latency = [("900-v4".to_owned(), 0.25), (long, 0.5)].into();
+    let net_info = NetInfo { preferred_derp: 901, derp_latency: latency, ..NetInfo::default() };
+    update.hostinfo.as_mut().unwrap().net_info = Some(net_info);
+    world.update_with(node, update);
+    let kept = world.row(node).hostinfo.net_info.clone().unwrap();
+    assert_eq!(kept.derp_latency.into_keys().collect::<Vec<_>>(), ["900-v4"]);
+}
