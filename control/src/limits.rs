@@ -22,6 +22,10 @@ pub const KEYS: usize = 4_096;
 /// up, counted; where there is none, a node is asked to come again later.
 pub const SIGN_INS: usize = 1_024;
 
+/// Bytes of JSON that a node which waits for somebody to sign in says of itself. Stock nodes say 2 KiB, one with 1,024 routes
+/// some 20; strangers may fill all places. At the bound the node is refused.
+pub const SIGN_IN_HOSTINFO: usize = 32 * 1024;
+
 /// How long a node may wait for somebody to sign in (headscale: 15 min). Then it gets another URL.
 pub const SIGN_IN_LIFE: Duration = Duration::from_secs(15 * 60);
 

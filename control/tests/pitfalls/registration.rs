@@ -8,7 +8,7 @@ use control::{
     limits,
 };
 use mesh_core::{
-    control::types::{MapRequest, NetInfo, RegisterRequest},
+    control::types::{MapRequest, NetInfo, RegisterAuth, RegisterRequest},
     time::WallTime,
 };
 
@@ -370,4 +370,31 @@ fn what_a_node_says_of_its_network_is_bounded() {
     world.update_with(node, update);
     let kept = world.row(node).hostinfo.net_info.clone().unwrap();
     assert_eq!(kept.derp_latency.into_keys().collect::<Vec<_>>(), ["900-v4"]);
+}
+
+#[test]
+fn a_sign_in_keeps_what_it_needs_and_no_more() {
+    const LONG: usize = 1 << 20;
+    let mut world = World::open();
+    let node = world.client(1);
+    let before = format!("{:?}", world.coordinator).len();
+    let text = "x".repeat(LONG);
+    let request = RegisterRequest {
+        tailnet: text.clone(),
+        followup: text.clone(),
+        nl_key: text,
+        auth: Some(RegisterAuth { auth_key: " ".repeat(LONG) }),
+        node_key_signature: vec![1; LONG],
+        device_cert: vec![1; LONG],
+        signature: vec![1; LONG],
+        signature_type: Some(vec![0; LONG].into()),
+        ..world.clients[&node].registration(None)
+    };
+    assert!(!world.register_with(node, request.clone()).unwrap().auth_url.is_empty());
+    let kept = format!("{:?}", world.coordinator).len() - before;
+    assert!(kept < 16 * 1024, "{kept}");
+    // One that says more of itself than any node does is told so.
+    let mut talker = request;
+    talker.hostinfo.as_mut().unwrap().ssh_host_keys = vec!["x".repeat(limits::HOSTINFO_TEXT); limits::HOSTINFO_LIST];
+    assert_eq!(world.register_with(node, talker).unwrap_err().status, 413);
 }
