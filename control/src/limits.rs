@@ -90,5 +90,12 @@ pub const HOSTINFO_TEXT: usize = 1_024;
 /// Bytes of the name of a region in what a node measured: a number, `-v4` or `-v6`. At the bound it is left out.
 pub const HOSTINFO_REGION: usize = 16;
 
+/// What a node reports is written into the record at most this often; stock nodes report that their user turned them
+/// off. In between it is taken and not written.
+pub const REPORT_GAP: Duration = Duration::from_secs(60);
+
+/// Rows of the record of who changed what: a hundred a day for two years. At the bound the oldest go.
+pub const AUDIT_ROWS: i64 = 65_536;
+
 /// Pairs of nodes that `policy diff` tells. At the bound: it says that there are more.
 pub const DIFFERENCE_PAIRS: usize = 1_000;

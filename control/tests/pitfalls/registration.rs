@@ -373,6 +373,23 @@ fn what_a_node_says_of_its_network_is_bounded() {
 }
 
 #[test]
+fn what_a_node_reports_is_written_down_once_a_minute() {
+    let mut world = World::open();
+    let key = world.key(true, false, &[]);
+    let node = world.join(1, &key);
+    let reports = |world: &World| world.rows.audit.iter().filter(|row| row.action == "node.disconnect").count();
+    for _ in 0..1000 {
+        let report = Request::Other { endpoint: Endpoint::AuditLog, node_key: world.clients[&node].key };
+        assert!(matches!(world.ask(node, report), Some(Response::Done)));
+    }
+    assert_eq!(reports(&world), 1);
+    world.advance(limits::REPORT_GAP);
+    let report = Request::Other { endpoint: Endpoint::AuditLog, node_key: world.clients[&node].key };
+    world.ask(node, report);
+    assert_eq!(reports(&world), 2);
+}
+
+#[test]
 fn a_sign_in_keeps_what_it_needs_and_no_more() {
     const LONG: usize = 1 << 20;
     let mut world = World::open();
