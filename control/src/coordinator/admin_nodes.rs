@@ -70,6 +70,9 @@ impl Coordinator {
             let text = format!("{name:?} is no name: use up to 63 small letters, digits and dashes, no dash at an end");
             return Err(AdminError::Refused(text));
         }
+        if !name.is_empty() && names::is_number(name) {
+            return Err(AdminError::Refused(format!("{name:?} is a number, and would be taken for that of a node")));
+        }
         if let Some(other) = self.state.names.holder(name).filter(|holder| *holder != member.id()) {
             let id = self.state.member(other).map(|member| member.row.stable_id.clone()).unwrap_or_default();
             return Err(AdminError::Refused(format!("the node {id} is called {name} already")));
