@@ -63,7 +63,9 @@ impl Coordinator {
         let refused = |text: String| Err(AdminError::Refused(text));
         let is_odd =
             |letter: char| letter.is_whitespace() || letter.is_control() || matches!(letter, ':' | '/' | '"' | '\\');
-        if login.is_empty() || login.len() > LOGIN || login.chars().any(is_odd) || login.matches('@').count() > 1 {
+        // Users are also called by their login and an `@`.
+        let is_cut = login.starts_with('@') || login.ends_with('@') || login.matches('@').count() > 1;
+        if login.is_empty() || login.len() > LOGIN || login.chars().any(is_odd) || is_cut {
             return refused(format!(
                 "{login:?} is no name to sign in with: give one such as alice or alice@example.com"
             ));

@@ -3,6 +3,8 @@
 use core::net::IpAddr;
 use std::sync::Arc;
 
+use data_encoding::HEXLOWER;
+use mesh_core::crypto::hash::blake2s;
 use serde_json::{Value, json};
 
 use super::{
@@ -41,8 +43,12 @@ impl Coordinator {
 
     pub(super) fn set_policy(&mut self, by: &Principal, text: String) -> Result<Reply, AdminError> {
         let rulebook = self.judge(&text)?;
-        let before = self.state.policy().map(|row| row.text.clone());
-        self.audit(by.clone(), "policy.set", "policy", before.map_or(Value::Null, Value::String), json!(text));
+        // The text before is in the row of when it was set: here it is only told from others.
+        let before = self.state.policy().map_or(
+            Value::Null,
+            |row| json!({ "bytes": row.text.len(), "blake2s": HEXLOWER.encode(&blake2s(&[row.text.as_bytes()])) }),
+        );
+        self.audit(by.clone(), "policy.set", "policy", before, json!(text));
         self.state.put_policy(PolicyRow { text, stored: self.wall() }, rulebook);
         // Routes that the policy approves without asking are approved from now on.
         let routers = self.state.members().values().filter(|member| !member.row.hostinfo.routable_ips.is_empty());

@@ -17,7 +17,7 @@ use subtle::ConstantTimeEq;
 
 use super::{
     Caller, Coordinator,
-    hostinfo::{bound, merged},
+    hostinfo::{bound, cut, merged},
     later,
     map::too_old,
     output::{Refusal, Response},
@@ -81,7 +81,7 @@ impl Coordinator {
         if let Some(hostinfo) = &mut request.hostinfo {
             bound(hostinfo);
         }
-        request.nl_key.truncate(request.nl_key.floor_char_boundary(limits::HOSTINFO_TEXT));
+        cut(&mut request.nl_key);
         match self.registered(caller, &request) {
             Ok(Some(response)) => {
                 self.counters.registrations_refused_total += u64::from(!response.error.is_empty());
@@ -172,7 +172,7 @@ impl Coordinator {
         let now = self.wall();
         let key_expiry = shorter(known.row.key_expiry, Some(now));
         let row = NodeRow { key_expiry, last_seen: Some(now), ..(*known.row).clone() };
-        let live = Live { online: false, expired: true, ..known.live.clone() };
+        let live = Live { online: false, ..known.live.clone() };
         self.timers.clear(Timer::Offline(known.id()));
         self.put(row, live);
         told
@@ -246,7 +246,11 @@ impl Coordinator {
     /// Lets a node in: the one that the machine has for this owner, or a new one.
     pub(super) fn admit(&mut self, admission: Admission) -> Result<NodeId, Problem> {
         let Admission { machine, request, owner, ephemeral, auth_key } = admission;
-        let known = self.state.by_key(&request.node_key).filter(|member| member.row.machine == machine).cloned();
+        let known = self.state.by_key(&request.node_key).cloned();
+        // Somebody who signs in takes a while: meanwhile another machine may have registered the key.
+        if known.as_ref().is_some_and(|known| known.row.machine != machine) {
+            return Err("the node key is that of another machine".into());
+        }
         if let Some(known) = &known
             && let (Owner::User(new), Some(user)) = (&owner, known.row.user)
             && *new != user
@@ -275,9 +279,7 @@ impl Coordinator {
             let approved = self.state.approved_by_policy(&row);
             row.approved_routes.extend(approved);
             self.put(row, Live::default());
-            if ephemeral {
-                self.timers.set(Timer::Forget(id), self.after(limits::EPHEMERAL_LIFE));
-            }
+            self.note_admitted(id);
             return Ok(id);
         };
         // Tags that an operator gave since are kept when a node comes with the key that it came with before.
@@ -319,8 +321,8 @@ impl Coordinator {
         {
             self.close_stream(stream);
         }
-        let live = Live { expired: row.is_expired(self.wall()), ..before.live.clone() };
-        self.put(row, live);
+        self.put(row, before.live.clone());
+        self.note_admitted(id);
     }
 
     fn new_row(

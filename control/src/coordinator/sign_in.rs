@@ -30,6 +30,10 @@ impl Coordinator {
             }
             return;
         }
+        if !fits(&request) {
+            let text = "the node says more of itself than is kept until somebody has signed in";
+            return self.refuse(caller, Refusal::new(413, text));
+        }
         let pending = self.sign_ins.of_machine(&caller.machine);
         let pending = pending.map(|(code, known)| (code.to_owned(), is_same(known.machine, &known.request)));
         let code = match pending {
@@ -61,7 +65,7 @@ impl Coordinator {
 
     fn new_code(&mut self, caller: Caller, request: RegisterRequest) -> String {
         let code = self.base58(CODE_LETTERS);
-        let number = self.sign_ins.open(code.clone(), caller.machine, request);
+        let number = self.sign_ins.open(code.clone(), caller.machine, kept(request));
         self.timers.set(Timer::SignIn(number), self.after(limits::SIGN_IN_LIFE));
         code
     }
@@ -103,4 +107,25 @@ impl Coordinator {
         }
         Ok(node)
     }
+}
+
+/// What of a request is needed once somebody has signed in. The rest is not kept: strangers wait here.
+fn kept(request: RegisterRequest) -> RegisterRequest {
+    let RegisterRequest { version, node_key, old_node_key, nl_key, expiry, hostinfo, ephemeral, .. } = request;
+    RegisterRequest {
+        version,
+        node_key,
+        old_node_key,
+        nl_key,
+        expiry,
+        hostinfo,
+        ephemeral,
+        ..RegisterRequest::default()
+    }
+}
+
+/// Whether what a node says of itself is kept until somebody has signed in.
+fn fits(request: &RegisterRequest) -> bool {
+    let bytes = serde_json::to_vec(&request.hostinfo).map(|json| json.len());
+    bytes.is_ok_and(|bytes| bytes <= limits::SIGN_IN_HOSTINFO)
 }

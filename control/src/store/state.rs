@@ -373,34 +373,24 @@ impl State {
         rulebook
     }
 
-    /// A router is away: of the subnets that it is primary for, another that is online becomes primary.
-    pub fn fail_over(&mut self, id: NodeId) {
-        let online = |router: &NodeId| self.members.get(router).is_some_and(|member| member.live.online);
-        let others: Vec<_> = self
-            .served_subnets(id)
-            .filter(|subnet| self.rulebook.primary(*subnet) == Some(id))
-            .filter_map(|subnet| {
-                Some((subnet, self.rulebook.servers(subnet).find(|router| *router != id && online(router))?))
-            })
-            .collect();
+    /// A node is other than before, and served these subnets then: of those, and of the subnets that it serves now, each
+    /// whose primary router is away, and not about to come back, gets another that is not. A router whose key expired is
+    /// away: nobody talks to it.
+    pub fn elect(&mut self, id: NodeId, served: BTreeSet<Prefix>, comes_back: impl Fn(NodeId) -> bool) {
+        let live = |router: NodeId| self.members.get(&router).map(|member| &member.live).filter(|live| !live.expired);
+        let is_there = |router: &NodeId| live(*router).is_some_and(|live| live.online);
+        let is_away = |router: &NodeId| !is_there(router) && (live(*router).is_none() || !comes_back(*router));
+        let subnets: BTreeSet<_> = served.into_iter().chain(self.served_subnets(id)).collect();
+        let others = subnets.into_iter().filter_map(|subnet| {
+            self.rulebook.primary(subnet).filter(is_away)?;
+            Some((subnet, self.rulebook.servers(subnet).find(is_there)?))
+        });
+        let others = others.collect();
         self.set_primaries(id, others);
     }
 
-    /// A router is online: of the subnets whose primary router is away, and not about to come back, it becomes primary.
-    pub fn take_over(&mut self, id: NodeId, comes_back: impl Fn(NodeId) -> bool) {
-        let is_away = |router: NodeId| {
-            let online = self.members.get(&router).is_some_and(|member| member.live.online);
-            router != id && !online && !comes_back(router)
-        };
-        let own: Vec<_> = self
-            .served_subnets(id)
-            .filter(|subnet| self.rulebook.primary(*subnet).is_some_and(is_away))
-            .map(|subnet| (subnet, id))
-            .collect();
-        self.set_primaries(id, own);
-    }
-
-    fn served_subnets(&self, id: NodeId) -> impl Iterator<Item = Prefix> {
+    /// The subnets that a node serves.
+    pub fn served_subnets(&self, id: NodeId) -> impl Iterator<Item = Prefix> {
         let routes = self.members.get(&id).into_iter().flat_map(|member| member.row.served_routes());
         routes.filter(|route| route.length() > 0)
     }

@@ -8,7 +8,7 @@ use control::{
     limits,
 };
 use mesh_core::{
-    control::types::{MapRequest, NetInfo, RegisterRequest},
+    control::types::{MapRequest, NetInfo, RegisterAuth, RegisterRequest},
     time::WallTime,
 };
 
@@ -303,4 +303,115 @@ fn a_node_says_its_network_when_it_knows_it() {
     update.hostinfo.as_mut().unwrap().net_info = Some(net_info);
     world.update_with(node, update);
     assert_eq!(world.rows.nodes, rows);
+}
+
+#[test]
+fn keys_have_expired_or_have_not_by_the_calendar_of_now() {
+    let mut world = World::open();
+    let key = world.key(true, false, &[]);
+    let (a, b) = (world.join(1, &key), world.join(2, &key));
+    world.settle();
+    let began = world.wall();
+    let later = WallTime::from_unix_nanos(began.as_unix_nanos() + (HALF_A_YEAR + 60) * 1_000_000_000);
+    let expired = |world: &World| {
+        let own = world.clients[&b].map.self_node().unwrap().expired;
+        (own, world.peer(a, b).unwrap().expired)
+    };
+    for (calendar, is_expired) in [(later, true), (began, false), (later, true)] {
+        world.set_calendar(calendar);
+        world.settle();
+        assert_eq!(expired(&world), (is_expired, is_expired));
+    }
+    // And by the calendar that is set right, keys still expire when it is time.
+    world.set_calendar(began);
+    world.advance(Duration::from_secs(HALF_A_YEAR + 60));
+    assert_eq!(expired(&world), (true, true));
+}
+
+#[test]
+fn a_sign_in_gives_no_machine_the_node_key_that_another_has_by_then() {
+    let mut world = World::open();
+    let key = world.key(true, false, &[]);
+    let (waits, other) = (world.client(1), world.client(2));
+    let code = world.code(waits);
+    world.clients.get_mut(&other).unwrap().key = world.clients[&waits].key;
+    assert!(world.register(other, Some(&key)).machine_authorized);
+    let rows = world.rows.clone();
+    let refused = world.admin(Command::RegisterNode { code, user: "alice@example.com".into() });
+    assert!(refused.unwrap_err().to_string().contains("the node key is that of another machine"));
+    assert_eq!(world.rows, rows);
+}
+
+#[test]
+fn a_node_that_becomes_ephemeral_while_it_is_away_is_forgotten() {
+    let mut world = World::open();
+    let (key, ephemeral) = (world.key(true, false, &[]), world.key(true, true, &[]));
+    let node = world.join(1, &key);
+    world.hang_up(node);
+    world.advance(Duration::from_secs(3600));
+    world.clients.get_mut(&node).unwrap().change_key(1);
+    world.register(node, Some(&ephemeral));
+    world.advance(limits::EPHEMERAL_LIFE - Duration::from_secs(1));
+    assert_eq!(world.rows.nodes.len(), 1);
+    world.advance(Duration::from_secs(1));
+    assert_eq!(world.rows.nodes.len(), 0);
+}
+
+#[test]
+fn what_a_node_says_of_its_network_is_bounded() {
+    let mut world = World::open();
+    let key = world.key(true, false, &[]);
+    let node = world.join(1, &key);
+    let mut update = world.clients[&node].update(&["192.0.2.1:41641"]);
+    let long = "9".repeat(4_000);
+    let latency = [("900-v4".to_owned(), 0.25), (long, 0.5)].into();
+    let net_info = NetInfo { preferred_derp: 901, derp_latency: latency, ..NetInfo::default() };
+    update.hostinfo.as_mut().unwrap().net_info = Some(net_info);
+    world.update_with(node, update);
+    let kept = world.row(node).hostinfo.net_info.clone().unwrap();
+    assert_eq!(kept.derp_latency.into_keys().collect::<Vec<_>>(), ["900-v4"]);
+}
+
+#[test]
+fn what_a_node_reports_is_written_down_once_a_minute() {
+    let mut world = World::open();
+    let key = world.key(true, false, &[]);
+    let node = world.join(1, &key);
+    let reports = |world: &World| world.rows.audit.iter().filter(|row| row.action == "node.disconnect").count();
+    for _ in 0..1000 {
+        let report = Request::Other { endpoint: Endpoint::AuditLog, node_key: world.clients[&node].key };
+        assert!(matches!(world.ask(node, report), Some(Response::Done)));
+    }
+    assert_eq!(reports(&world), 1);
+    world.advance(limits::REPORT_GAP);
+    let report = Request::Other { endpoint: Endpoint::AuditLog, node_key: world.clients[&node].key };
+    world.ask(node, report);
+    assert_eq!(reports(&world), 2);
+}
+
+#[test]
+fn a_sign_in_keeps_what_it_needs_and_no_more() {
+    const LONG: usize = 1 << 20;
+    let mut world = World::open();
+    let node = world.client(1);
+    let before = format!("{:?}", world.coordinator).len();
+    let text = "x".repeat(LONG);
+    let request = RegisterRequest {
+        tailnet: text.clone(),
+        followup: text.clone(),
+        nl_key: text,
+        auth: Some(RegisterAuth { auth_key: " ".repeat(LONG) }),
+        node_key_signature: vec![1; LONG],
+        device_cert: vec![1; LONG],
+        signature: vec![1; LONG],
+        signature_type: Some(vec![0; LONG].into()),
+        ..world.clients[&node].registration(None)
+    };
+    assert!(!world.register_with(node, request.clone()).unwrap().auth_url.is_empty());
+    let kept = format!("{:?}", world.coordinator).len() - before;
+    assert!(kept < 16 * 1024, "{kept}");
+    // One that says more of itself than any node does is told so.
+    let mut talker = request;
+    talker.hostinfo.as_mut().unwrap().ssh_host_keys = vec!["x".repeat(limits::HOSTINFO_TEXT); limits::HOSTINFO_LIST];
+    assert_eq!(world.register_with(node, talker).unwrap_err().status, 413);
 }
