@@ -186,6 +186,15 @@ impl Lab {
         host.expect("the host is configured")
     }
 
+    /// With a network and a connection to its relay. What it said last is kept.
+    fn at_relay(&mut self) -> RegionId {
+        let region = RegionId::new(REGION).expect("it is no 0");
+        self.input(Input::Host(HostEvent::Links(links())));
+        self.pass(Duration::from_secs(10));
+        self.input(Input::Relay(RelayEvent::Connected { region }));
+        region
+    }
+
     fn state(&self) -> BackendState {
         self.node.status(self.now).state
     }
@@ -225,6 +234,11 @@ fn server_key() -> MachinePublic {
 
 fn peer_key() -> NodePublic {
     NodePrivate::from_bytes([5; 32]).public()
+}
+
+fn links() -> LinkState {
+    let addresses = vec!["192.0.2.1".parse().expect("it is an address")];
+    LinkState { addresses, has_default_v4: true, has_default_v6: false }
 }
 
 fn up(auth_key: Option<&str>, prefs: Prefs) -> Command {
@@ -355,8 +369,7 @@ fn home_and_endpoints_reach_control_as_soon_as_they_are_known() {
     serve(&mut lab, &mut told);
     lab.input(Input::Host(HostEvent::SocketsOpen(LocalPorts { v4: Some(41_641), v6: None })));
     serve(&mut lab, &mut told);
-    let addresses = vec!["192.0.2.1".parse().unwrap()];
-    lab.input(Input::Host(HostEvent::Links(LinkState { addresses, has_default_v4: true, has_default_v6: false })));
+    lab.input(Input::Host(HostEvent::Links(links())));
     serve(&mut lab, &mut told);
     let local = told.last().expect("control is told where we are");
     assert_eq!((local.endpoints[0], local.endpoint_types[0]), ("192.0.2.1:41641".parse().unwrap(), 1));
@@ -503,14 +516,7 @@ fn control_extends_an_expired_key_and_the_node_goes_on() {
 #[test]
 fn a_rotation_changes_the_key_under_the_peers() {
     let (mut lab, stream) = Lab::joined();
-    let region = RegionId::new(REGION).unwrap();
-    lab.input(Input::Host(HostEvent::Links(LinkState {
-        addresses: vec!["192.0.2.1".parse().unwrap()],
-        has_default_v4: true,
-        has_default_v6: false,
-    })));
-    lab.pass(Duration::from_secs(10));
-    lab.input(Input::Relay(RelayEvent::Connected { region }));
+    let region = lab.at_relay();
     let old = lab.own_key();
     let expiry = lab.wall() + 60;
     lab.event(map_event(stream, &first_map(old, expiry)));
@@ -553,14 +559,7 @@ fn signing_out_forgets_the_tailnet_and_keeps_the_machine() {
 #[test]
 fn a_node_that_has_signed_out_connects_to_no_relay_until_it_is_known_again() {
     let (mut lab, _) = Lab::joined();
-    let region = RegionId::new(REGION).unwrap();
-    lab.input(Input::Host(HostEvent::Links(LinkState {
-        addresses: vec!["192.0.2.1".parse().unwrap()],
-        has_default_v4: true,
-        has_default_v6: false,
-    })));
-    lab.pass(Duration::from_secs(10));
-    lab.input(Input::Relay(RelayEvent::Connected { region }));
+    let region = lab.at_relay();
     lab.command(3, Command::Logout);
     let (id, _) = lab.registering();
     lab.event(ControlEvent::Registered { id, response: welcome() });
@@ -680,9 +679,6 @@ fn shake_hands(a: &mut Lab, b: &mut Lab) {
 
 #[test]
 fn sessions_survive_a_rotation_and_are_renewed_as_soon_as_the_peer_knows_the_new_key() {
-    let region = RegionId::new(REGION).unwrap();
-    let links =
-        LinkState { addresses: vec!["192.0.2.1".parse().unwrap()], has_default_v4: true, has_default_v6: false };
     let other = SavedState::new(&mut Seed::from_number(8).stream("saved", 0));
     let (mut a, mut b) = (Lab::join(fresh(), 1), Lab::join(other, 2));
     let old = a.0.own_key();
@@ -695,9 +691,8 @@ fn sessions_survive_a_rotation_and_are_renewed_as_soon_as_the_peer_knows_the_new
             map["Peers"][0]["AllowedIPs"] = json!(["100.64.0.1/32"]);
         }
         map["Peers"][0]["Key"] = peer_key.clone();
-        lab.0.input(Input::Host(HostEvent::Links(links.clone())));
         lab.0.event(map_event(lab.1, &map));
-        lab.0.input(Input::Relay(RelayEvent::Connected { region }));
+        lab.0.at_relay();
     }
     let ((mut a, stream_of_a), (mut b, stream_of_b)) = (a, b);
     a.command(
