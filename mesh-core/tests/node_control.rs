@@ -22,7 +22,7 @@ use mesh_core::{
     path::PathAddr,
     rng::Seed,
     stun,
-    time::WallTime,
+    time::{WallAnchor, WallTime},
 };
 use serde_json::{Value, json};
 
@@ -219,6 +219,67 @@ fn expiries_go_by_the_servers_clock_when_ours_is_wrong() {
     assert!(has_peer_route(&lab));
     lab.event(map_event(stream, &json!({"ControlTime": time(server_now)})));
     assert!(!has_peer_route(&lab));
+}
+
+/// Our clock is set, so that it says `wall` from now on.
+fn set_clock(lab: &mut Lab, wall: u64) {
+    let anchor = WallAnchor { at: lab.now, wall: WallTime::from_unix_secs(wall) };
+    lab.input(Input::Host(HostEvent::ClockStepped(anchor)));
+}
+
+#[test]
+fn a_clock_that_is_set_right_makes_no_key_expire() {
+    let (mut lab, stream) = Lab::joined();
+    // A host without a battery for its clock.
+    let years = 2 * 365 * 24 * 3_600;
+    let server_now = lab.wall() + years;
+    let mut map = first_map(lab.own_key(), server_now + 90 * 24 * 3_600);
+    map["Peers"] = json!([peer(Some(server_now + 3_600))]);
+    map["ControlTime"] = time(server_now);
+    lab.event(map_event(stream, &map));
+    assert!(has_peer_route(&lab) && lab.state() == BackendState::Running);
+    lab.pass(Duration::from_secs(30));
+    set_clock(&mut lab, server_now + 30);
+    assert!(has_peer_route(&lab) && lab.state() == BackendState::Running, "{:?}", lab.said);
+    lab.pass(Duration::from_secs(3_560));
+    assert!(has_peer_route(&lab));
+    lab.pass(Duration::from_secs(20));
+    assert!(!has_peer_route(&lab), "an hour after the server said its time");
+}
+
+#[test]
+fn a_clock_that_is_set_wrong_makes_no_key_expire_once_the_servers_is_known() {
+    let (mut lab, stream) = Lab::joined();
+    lab.event(map_event(stream, &json!({"ControlTime": time(lab.wall())})));
+    let wrong = lab.wall() + 365 * 24 * 3_600;
+    set_clock(&mut lab, wrong);
+    assert!(has_peer_route(&lab) && lab.state() == BackendState::Running);
+}
+
+#[test]
+fn expiries_go_by_our_clock_while_the_servers_is_unknown() {
+    let (mut lab, stream) = Lab::joined();
+    let wall = lab.wall();
+    lab.event(map_event(stream, &json!({"PeersChanged": [peer(Some(wall + 60))]})));
+    set_clock(&mut lab, wall + 61);
+    assert!(!has_peer_route(&lab));
+    set_clock(&mut lab, wall);
+    assert!(has_peer_route(&lab));
+    lab.pass(Duration::from_secs(61));
+    assert!(!has_peer_route(&lab));
+}
+
+#[test]
+fn the_servers_clock_counts_for_the_map_it_comes_with() {
+    let (mut lab, stream) = Lab::joined();
+    // Our clock is ahead: by it, all of this has expired.
+    let server_now = lab.wall() - 365 * 24 * 3_600;
+    let mut map = first_map(lab.own_key(), server_now + 60);
+    map["ControlTime"] = time(server_now);
+    lab.event(map_event(stream, &map));
+    assert_eq!((lab.states(), has_peer_route(&lab)), (vec![], true));
+    lab.pass(Duration::from_secs(31));
+    assert_eq!(lab.registering().1.old_node_key, Some(lab.own_key()), "the key is rotated in time");
 }
 
 #[test]

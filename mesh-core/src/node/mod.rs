@@ -282,7 +282,7 @@ impl Node {
                 self.tell_families(now);
             }
             HostEvent::SendFailed { to } => self.handle_send_failure(to, now),
-            HostEvent::ClockStepped(anchor) => self.local.clock = anchor,
+            HostEvent::ClockStepped(anchor) => self.handle_clock_step(anchor, now),
         }
     }
 
