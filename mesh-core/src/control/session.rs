@@ -167,11 +167,25 @@ pub struct Session {
     update: Update,
     update_backoff: Backoff,
     pace: Pace,
-    problem: Option<String>,
+    /// What does not work, and is tried again.
+    problem: Option<(Activity, String)>,
     last_id: RequestId,
     keys: Rng,
     jitter: Rng,
     outputs: VecDeque<Output>,
+}
+
+/// What a session does, each with its pauses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Activity {
+    /// Asking for the server's key.
+    Key,
+    /// Registering, or signing out.
+    Login,
+    /// Streaming the map.
+    Stream,
+    /// Telling control what changed.
+    Update,
 }
 
 /// A request that is under way, and until when it is waited for.
@@ -416,7 +430,7 @@ impl Session {
     /// Why control does not answer as it should.
     #[must_use]
     pub fn problem(&self) -> Option<&str> {
-        self.problem.as_deref()
+        self.problem.as_ref().map(|(_, problem)| problem.as_str())
     }
 
     fn wants_connection(&self) -> bool {
@@ -432,6 +446,7 @@ impl Session {
     fn advance(&mut self, now: Instant) {
         if !self.wants_connection() {
             self.disconnect();
+            self.problem = None;
             return;
         }
         let Some(url) = self.goal.server.clone() else { return };
@@ -474,10 +489,12 @@ impl Session {
         self.key_fetch = None;
         if key.is_zero() {
             self.key_backoff.fail(&mut self.jitter, now);
-            self.note_problem("the control server has no key for Noise: it is too old".to_owned());
+            let problem = "the control server has no key for Noise: it is too old".to_owned();
+            self.note_problem(Activity::Key, problem);
             return;
         }
         self.key_backoff.reset();
+        self.note_success(Activity::Key);
         self.server_key = Some(key);
         if let Some(registration) = self.registration.as_mut().filter(|registration| registration.server_key != key) {
             registration.server_key = key;
@@ -489,7 +506,7 @@ impl Session {
         if self.key_fetch.is_some_and(|pending| pending.id == id) {
             self.key_fetch = None;
             self.key_backoff.fail_with(failure, &mut self.jitter, now);
-            self.note_problem(format!("the control server's key cannot be had: {failure}"));
+            self.note_problem(Activity::Key, format!("the control server's key cannot be had: {failure}"));
         } else if self.login.as_ref().and_then(Login::pending).is_some_and(|pending| pending.id == id) {
             self.handle_login_failed(failure, now);
         } else if self.stream.id() == Some(id) {
@@ -497,7 +514,7 @@ impl Session {
         } else if self.update.pending().is_some_and(|pending| pending.id == id) {
             self.update.interrupt();
             self.update_backoff.fail_with(failure, &mut self.jitter, now);
-            self.note_problem(format!("control does not take what we tell of us: {failure}"));
+            self.note_problem(Activity::Update, format!("control does not take what we tell of us: {failure}"));
         } else {
             return;
         }
@@ -508,11 +525,15 @@ impl Session {
         }
     }
 
-    fn note_problem(&mut self, problem: String) {
-        if self.problem.as_ref() != Some(&problem) {
+    fn note_problem(&mut self, activity: Activity, problem: String) {
+        if self.problem() != Some(&problem) {
             self.outputs.push_back(Output::Problem(problem.clone()));
-            self.problem = Some(problem);
         }
+        self.problem = Some((activity, problem));
+    }
+
+    fn note_success(&mut self, activity: Activity) {
+        self.problem.take_if(|(failed, _)| *failed == activity);
     }
 
     fn request(&mut self, request: ControlRequest) {

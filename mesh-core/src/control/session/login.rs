@@ -16,7 +16,7 @@ use super::{
         link::{ControlRequest, Failure, FailureKind, RequestId},
         types::{RegisterAuth, RegisterRequest, RegisterResponse},
     },
-    ANSWER_WITHIN, AuthKey, Output, Pending, Registration, Session, SignIn,
+    ANSWER_WITHIN, Activity, AuthKey, Output, Pending, Registration, Session, SignIn,
 };
 
 /// A question that waits for a person is asked anew after this, in case the connection has died unseen.
@@ -287,7 +287,7 @@ impl Session {
             Purpose::Refresh | Purpose::SignIn | Purpose::Rotate => {}
         }
         self.login_backoff.fail_with(failure, &mut self.jitter, now);
-        self.note_problem(format!("control does not register this node: {failure}"));
+        self.note_problem(Activity::Login, format!("control does not register this node: {failure}"));
     }
 
     /// Control says no, in words for the user.
@@ -299,12 +299,12 @@ impl Session {
             }
             Purpose::Rotate => {
                 self.give_up_rotation();
-                self.note_problem(format!("control does not take a new key: {words}"));
+                self.note_problem(Activity::Login, format!("control does not take a new key: {words}"));
             }
             Purpose::Refresh => {
                 self.login = Some(login);
                 self.login_backoff.fail(&mut self.jitter, now);
-                self.note_problem(format!("control does not register this node: {words}"));
+                self.note_problem(Activity::Login, format!("control does not register this node: {words}"));
             }
         }
     }
