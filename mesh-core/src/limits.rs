@@ -48,8 +48,12 @@ pub const PINGS: usize = 64;
 /// Commands that wait for a report about the network. At the bound: the command is refused.
 pub const REPORTS_WANTED: usize = 64;
 
-/// Commands that wait for the node to run. At the bound: the command is refused.
+/// Commands that wait for the node to run. Nobody says when they wait no longer. At the bound: the one that has waited
+/// longest is answered that it was superseded.
 pub const UPS_WAITING: usize = 64;
+
+/// Commands that wait for the node to be signed out, which takes seconds. At the bound: the command is refused.
+pub const LOGOUTS_WAITING: usize = 64;
 
 /// Largest IP packet the node carries, and so the largest TUN MTU: a datagram of 65,507 bytes less 32 of
 /// WireGuard, rounded down to the padding of 16.

@@ -14,6 +14,7 @@ use mesh_core::{
     derp::RegionId,
     endpoints::LocalPorts,
     key::NodePrivate,
+    limits,
     machine::Machine,
     node::{
         BackendState, Command, CommandError, Event, HostEvent, Input, Output, PingKind, PingTarget, Prefs,
@@ -396,6 +397,30 @@ fn a_node_that_is_down_carries_nothing_and_comes_back_without_a_sign_in() {
     lab.command(3, up(None, Prefs::default()));
     assert_eq!(lab.replies(), [(3, Ok(Reply::Up(BackendState::Running)))]);
     assert!(has_peer_route(&lab) && lab.streaming().is_some());
+}
+
+#[test]
+fn whoever_waits_for_the_node_hears_that_it_is_not_to_run() {
+    let mut lab = Lab::new(fresh(), 1);
+    lab.command(1, up(None, Prefs::default()));
+    let prefs = Prefs { want_running: false, ..lab.node.status(lab.now).prefs };
+    lab.command(2, Command::SetPrefs(Box::new(prefs)));
+    let down = CommandError::Superseded("the node is to be disconnected");
+    assert_eq!(lab.replies(), [(1, Err(down)), (2, Ok(Reply::PrefsSet))]);
+}
+
+#[test]
+fn waits_that_were_given_up_do_not_stand_in_the_way() {
+    let mut lab = Lab::new(fresh(), 1);
+    let many = limits::UPS_WAITING as u64;
+    for id in 0..many {
+        lab.command(id, up(None, Prefs::default()));
+        assert_eq!(lab.replies(), []);
+    }
+    let prefs = Prefs { hostname: "other".to_owned(), ..Prefs::default() };
+    lab.command(many, up(Some("tskey-auth-1"), prefs));
+    assert_eq!(lab.replies(), [(0, Err(CommandError::Superseded("too many wait for the node to run")))]);
+    assert_eq!(lab.saved.prefs.hostname, "other");
 }
 
 #[test]

@@ -10,7 +10,7 @@
 //! | `Registered`, `LoginUrl`, `Refused`, `LoggedOut`, `Problem` | whoever waits for it, and outbox, as events |
 
 use core::time::Duration;
-use std::sync::Arc;
+use std::{collections::VecDeque, sync::Arc};
 
 use crate::{
     control::{
@@ -44,6 +44,9 @@ const CLOCK_FLOOR: WallTime = WallTime::from_unix_secs(1_673_373_066);
 /// A sign-in that ends so soon is told to the user.
 const EXPIRES_SOON: u64 = 24 * 3_600_000_000_000;
 
+/// For who waits for a node to run that is not to run any more.
+const DISCONNECTED: CommandError = CommandError::Superseded("the node is to be disconnected");
+
 /// What a node with a control server keeps about it.
 #[derive(Debug)]
 pub(super) struct Control {
@@ -53,8 +56,8 @@ pub(super) struct Control {
     /// What is known of the host.
     hostinfo: Hostinfo,
     pub(super) state: BackendState,
-    /// Who waits for the node to run.
-    ups: Vec<CommandId>,
+    /// Who waits for the node to run, the longest first.
+    ups: VecDeque<CommandId>,
     /// Who waits for the node to be signed out.
     logouts: Vec<CommandId>,
     net_info: NetInfo,
@@ -90,7 +93,7 @@ impl Control {
             prefs: core::mem::take(&mut saved.prefs),
             hostinfo,
             state: BackendState::Stopped,
-            ups: Vec::new(),
+            ups: VecDeque::new(),
             logouts: Vec::new(),
             net_info: NetInfo::default(),
             skew: None,
@@ -183,10 +186,14 @@ impl Node {
         if up.prefs.control_url.is_none() {
             return Err(CommandError::NoServer);
         }
-        if control.ups.len() >= limits::UPS_WAITING {
-            return Err(CommandError::TooManyUps);
+        if control.ups.len() >= limits::UPS_WAITING
+            && let Some(oldest) = control.ups.pop_front()
+        {
+            // Most likely nobody hears it: who waited has given up.
+            let error = CommandError::Superseded("too many wait for the node to run");
+            self.outbox.push_back(Output::Reply(oldest, Err(error)));
         }
-        control.ups.push(id);
+        control.ups.push_back(id);
         control.prefs = Prefs { want_running: true, ..up.prefs };
         let page = control.session.auth_url().map(str::to_owned);
         self.save();
@@ -203,7 +210,7 @@ impl Node {
     pub(super) fn down(&mut self, now: Instant) -> Result<Reply, CommandError> {
         let control = self.control.as_mut().ok_or(CommandError::NoControl)?;
         control.prefs.want_running = false;
-        self.fail_ups(&CommandError::Superseded("the node is to be disconnected"));
+        self.fail_ups(&DISCONNECTED);
         self.save();
         self.set_goal(None, now);
         Ok(Reply::Down)
@@ -211,8 +218,8 @@ impl Node {
 
     pub(super) fn log_out(&mut self, id: CommandId, now: Instant) -> Result<(), CommandError> {
         let control = self.control.as_mut().ok_or(CommandError::NoControl)?;
-        if control.logouts.len() >= limits::UPS_WAITING {
-            return Err(CommandError::TooManyUps);
+        if control.logouts.len() >= limits::LOGOUTS_WAITING {
+            return Err(CommandError::TooManyLogouts);
         }
         control.logouts.push(id);
         control.prefs.want_running = false;
@@ -223,7 +230,11 @@ impl Node {
 
     pub(super) fn set_prefs(&mut self, prefs: Prefs, now: Instant) -> Result<Reply, CommandError> {
         let control = self.control.as_mut().ok_or(CommandError::NoControl)?;
+        let is_down = !prefs.want_running;
         control.prefs = prefs;
+        if is_down {
+            self.fail_ups(&DISCONNECTED);
+        }
         self.save();
         self.set_goal(None, now);
         // What is accepted of peers may be other than before.
