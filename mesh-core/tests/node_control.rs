@@ -483,6 +483,21 @@ fn another_server_means_another_node_on_the_same_machine() {
 }
 
 #[test]
+fn signing_out_is_answered_also_when_another_server_is_wanted_meanwhile() {
+    let (mut lab, _) = Lab::joined();
+    lab.command(2, Command::Logout);
+    lab.registering();
+    let prefs = Prefs { control_url: "https://other.example.com".parse().ok(), ..Prefs::default() };
+    lab.command(3, Command::Up(Box::new(Up { prefs, auth_key: Some(AuthKey("k".to_owned())), force_reauth: false })));
+    assert_eq!(lab.replies(), [(2, Err(CommandError::LogoutUntold("another server is wanted".to_owned())))]);
+    assert!(!has_peer_route(&lab));
+    let id = lab.fetching();
+    lab.event(ControlEvent::Key { id, key: server_key() });
+    let (_, request) = lab.registering();
+    assert_eq!((request.node_key, request.auth.unwrap().auth_key), (lab.own_key(), "k".to_owned()));
+}
+
+#[test]
 fn a_node_without_control_says_so() {
     let (mut lab, _) = Lab::joined();
     lab.command(5, Command::Up(Box::default()));

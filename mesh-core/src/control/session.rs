@@ -236,9 +236,12 @@ impl Session {
     }
 
     /// This is wanted from now on. With another server than before the node is new there: it has a new key, and the
-    /// server of before is not told. A node that is not known signs in when it is to run; `sign_in` says how, and
-    /// whether even a known one should.
+    /// server of before is not told; signing out there ends with that. A node that is not known signs in when it is to
+    /// run; `sign_in` says how, and whether even a known one should.
     pub fn set_goal(&mut self, goal: Goal, sign_in: Option<SignIn>, now: Instant) {
+        if self.goal.server != goal.server && self.is_logging_out() {
+            self.finish_log_out(Some("another server is wanted".to_owned()));
+        }
         let registered_with = self.registration.as_ref().map(|registration| &registration.server);
         let is_elsewhere = registered_with.is_some_and(|server| Some(server) != goal.server.as_ref());
         if self.goal.server != goal.server {
