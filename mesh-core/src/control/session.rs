@@ -12,7 +12,8 @@
 //!   meanwhile goes with the next
 //!
 //! Every failure has its pause ([`Backoff`]), by activity: a server that refuses updates is not asked for maps less
-//! often. The session never gives up what it was told to want; only a refused sign-in waits for the user.
+//! often. The session never gives up what it was told to want, but for two things: a refused sign-in waits for the user,
+//! and signing out ends after a few seconds, whether control has heard it or not.
 //!
 //! What it does not know: peers, time zones of expiry, the operating system. The map's content passes through.
 //! `control-protocol.md` §4.3, §5.3.
@@ -315,8 +316,8 @@ impl Session {
             self.request(ControlRequest::Cancel { id });
             self.handle_failed(id, &late("the question for the server's key"), now);
         }
-        if self.login.as_ref().is_some_and(|login| login.is_given_up(now)) {
-            self.finish_log_out(Some("control could not be reached in time".to_owned()));
+        if let Some(untold) = self.login.as_ref().filter(|login| login.is_given_up(now)).map(Login::untold) {
+            self.finish_log_out(Some(untold));
         }
         if let Some(id) = self.login.as_ref().and_then(|login| login.overdue(now)) {
             self.request(ControlRequest::Cancel { id });

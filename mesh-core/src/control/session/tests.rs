@@ -474,17 +474,44 @@ fn signing_out_tells_control_and_leaves_a_new_key() {
 #[test]
 fn signing_out_ends_also_when_control_is_away() {
     let (mut session, ..) = running();
-    session.note_network_change(now(10));
     session.log_out(now(100));
-    let (id, _) = registering(&requests(&mut session));
-    session.handle_event(ControlEvent::Failed { id, failure: failure(FailureKind::Unreachable) }, now(200));
-    assert!(matches!(outputs(&mut session).last(), Some(Output::LoggedOut(Some(_)))));
+    session.handle_timeout(WALL, now(5_100));
+    assert!(outputs(&mut session).iter().any(|output| matches!(output, Output::LoggedOut(Some(_)))));
 
     let (mut session, ..) = running();
     session.log_out(now(100));
-    outputs(&mut session);
-    session.handle_timeout(WALL, now(5_100));
-    assert!(outputs(&mut session).iter().any(|output| matches!(output, Output::LoggedOut(Some(_)))));
+    let (id, _) = registering(&requests(&mut session));
+    let broken = failure(FailureKind::Status { code: 500, retry_after: None });
+    session.handle_event(ControlEvent::Failed { id, failure: broken }, now(200));
+    assert!(matches!(outputs(&mut session).last(), Some(Output::LoggedOut(Some(_)))));
+}
+
+#[test]
+fn signing_out_is_tried_again_when_the_connection_was_dead() {
+    let (mut session, ..) = running();
+    session.log_out(now(100));
+    let (id, first) = registering(&requests(&mut session));
+    session.handle_event(ControlEvent::Failed { id, failure: failure(FailureKind::Unreachable) }, now(200));
+    session.handle_timeout(WALL, now(250));
+    let (id, again) = registering(&requests(&mut session));
+    assert_eq!(again, first);
+    session.handle_event(ControlEvent::Registered { id, response: welcome() }, now(260));
+    assert_eq!(outputs(&mut session).last(), Some(&Output::LoggedOut(None)));
+
+    // And no longer than the user waits.
+    let (mut session, ..) = running();
+    let mut at = now(100);
+    session.log_out(at);
+    let reason = loop {
+        if let Some(Output::LoggedOut(reason)) = outputs(&mut session).pop() {
+            break reason;
+        }
+        let id = session.login.as_ref().and_then(Login::pending).unwrap().id;
+        session.handle_event(ControlEvent::Failed { id, failure: failure(FailureKind::Unreachable) }, at);
+        at = session.poll_timeout().unwrap().at;
+        session.handle_timeout(WALL, at);
+    };
+    assert_eq!((at, reason), (now(5_100), Some("no".to_owned())));
 }
 
 #[test]
