@@ -46,8 +46,8 @@ use facts::{Facts, Pace};
 use login::{Login, Rotation};
 use stream::{Stream, Update};
 
-/// For an answer that does not wait for a person.
-const ANSWER_WITHIN: Duration = Duration::from_secs(30);
+/// For an answer that does not wait for a person. Whoever owns the connection gives it up before that.
+pub const ANSWER_WITHIN: Duration = Duration::from_secs(30);
 
 /// What a session starts with.
 #[derive(Clone, Debug)]
