@@ -17,7 +17,8 @@ pub const PEERS: usize = 65_536;
 /// they come back. At the bound: the one removed longest ago is forgotten.
 pub const DEPARTED_PEERS: usize = 1_024;
 
-/// Routes of one peer. At the bound: the configuration is refused.
+/// Routes of one peer. At the bound: a configuration is refused; of a network map, the rest of the peer's routes are
+/// left out, counted.
 pub const ROUTES_PER_PEER: usize = 4_096;
 
 /// Handshake messages with a right first MAC that are opened in one burst before the node counts as

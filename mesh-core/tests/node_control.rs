@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use mesh_core::{
     control::{
-        AuthKey, ControlEvent, ControlRequest, Failure, FailureKind,
+        AuthKey, ControlEvent, ControlRequest, Failure, FailureKind, NodeId,
+        netmap::Skipped,
         types::{MapRequest, RegisterResponse},
     },
     dataplane::Punt,
@@ -70,6 +71,26 @@ fn subnet_routes_are_used_when_the_user_accepts_them() {
     assert_eq!(lab.replies(), [(2, Ok(Reply::PrefsSet))]);
     let routes: Vec<_> = lab.host().routes.iter().map(ToString::to_string).collect();
     assert_eq!(routes, ["10.9.0.0/16", "100.64.0.2/32"]);
+}
+
+#[test]
+fn a_peer_with_too_many_routes_is_a_peer_all_the_same() {
+    let (mut lab, stream) = Lab::joined();
+    let prefs = lab.node.status(lab.now).prefs;
+    lab.command(2, Command::SetPrefs(Box::new(Prefs { accept_routes: true, ..prefs.clone() })));
+    let mut routes: Vec<_> = (0..5_000).map(|n| json!(format!("10.{}.{}.0/24", n / 256, n % 256))).collect();
+    routes.push(json!("100.64.0.2/32"));
+    let mut map = first_map(lab.own_key(), lab.wall() + 3_600);
+    map["Peers"][0]["AllowedIPs"] = Value::Array(routes);
+    let carol = json!({"ID": 3, "Key": format!("nodekey:{}", "03".repeat(32)), "Addresses": ["100.64.0.3/32"]});
+    map["Peers"].as_array_mut().unwrap().push(carol);
+    lab.event(map_event(stream, &map));
+    assert!(!lab.requests().any(|request| *request == ControlRequest::Cancel { id: stream }), "{:?}", lab.said);
+    assert_eq!(lab.host().routes.len(), limits::ROUTES_PER_PEER + 1);
+    let left_out = Skipped::Routes(NodeId(2), 5_001 - limits::ROUTES_PER_PEER);
+    assert!(lab.said.contains(&Output::Event(Event::MapPartSkipped(left_out))), "{:?}", lab.said);
+    lab.command(3, Command::SetPrefs(Box::new(prefs)));
+    assert_eq!(lab.host().routes, ["100.64.0.2/32".parse().unwrap(), "100.64.0.3/32".parse().unwrap()]);
 }
 
 #[test]
