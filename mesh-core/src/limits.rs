@@ -116,9 +116,10 @@ pub const NETCHECK_RUNS: usize = 4;
 /// the last rules are left out, counted, and admit nothing.
 pub const FILTER_CELLS: usize = 4 << 20;
 
-/// Flows of one peer: what we sent and may be replied to, and in the first two steps what the peer began. In steps that are taken when the one before is full: an idle peer
-/// costs nothing, a busy resolver has room for sixteen thousand. Stock nodes: 512 of all peers together. At the last one:
-/// the flow that would end first is forgotten, counted.
+/// Flows of one peer: what we sent and may be replied to, and in the first two steps what the peer began. In steps that
+/// are taken when the one before is full: an idle peer costs nothing, a busy resolver has room for sixteen thousand.
+/// Stock nodes: 512 of all peers together. At the last one: the flow that would end first is forgotten; where none may
+/// be, the new one is not noted. Both counted.
 pub const FLOWS_PER_PEER: [usize; 3] = [64, 1_024, 16_384];
 
 /// Flows of all peers together, at 16 bytes each. At the bound: peers take no further steps of [`FLOWS_PER_PEER`].

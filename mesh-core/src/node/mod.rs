@@ -46,6 +46,7 @@ use crate::{
     derp::{RegionId, Relays, relays::Network},
     disco::Disco,
     endpoints::{Endpoints, LocalPorts},
+    filter::FlowCounts,
     key::NodePublic,
     limits,
     machine::{Deadline, Machine},
@@ -253,6 +254,12 @@ impl Node {
     #[must_use]
     pub fn index_count(&self) -> usize {
         self.local.indices.len()
+    }
+
+    /// Flows for which there was no room.
+    #[must_use]
+    pub fn flow_counts(&self) -> FlowCounts {
+        self.filtering.flow_counts()
     }
 
     fn relay_status(&self, region: RegionId, known: &Region) -> RelayStatus {
