@@ -10,7 +10,7 @@ use super::{Node, PingKind};
 
 impl Node {
     /// A ping is answered, whatever the packet filter says, as stock nodes do: the peer is one of ours. An answer ends the
-    /// ping that it is for. The rest is for later versions.
+    /// ping that it is for. Other messages are not for this node.
     pub(super) fn handle_tsmp(&mut self, id: PeerId, packet: &[u8], now: Instant) {
         let Ok(packet) = IpPacket::parse(packet) else { return };
         match Tsmp::parse(&packet) {
