@@ -154,6 +154,18 @@ async fn nothing_is_said_about_what_was_cancelled() {
 }
 
 #[tokio::test(flavor = "current_thread")]
+async fn a_request_before_a_server_was_named_fails() {
+    let mut link = link();
+    link.handle_request(ControlRequest::Update { id: RequestId(1), request: Box::default() });
+    let expected = Failure { kind: FailureKind::Unreachable, text: "no server was named".into() };
+    assert_eq!(failure(&mut link).await, expected);
+    link.handle_request(ControlRequest::Update { id: RequestId(2), request: Box::default() });
+    link.handle_request(ControlRequest::Cancel { id: RequestId(2) });
+    link.handle_request(ControlRequest::Update { id: RequestId(3), request: Box::default() });
+    assert!(matches!(next(&mut link).await, ControlEvent::Failed { id: RequestId(3), .. }));
+}
+
+#[tokio::test(flavor = "current_thread")]
 async fn what_a_server_refuses_is_told_with_its_words() {
     let server = StandIn::start(true, |path, body| match (path, body.contains("\"Stream\":true")) {
         ("/machine/map", true) => {

@@ -450,6 +450,7 @@ impl<T: Tun> Basic<T> {
             drops,
             port: self.udp.port(),
             tunnels: self.node.tunnel_count(),
+            flows: self.node.flow_counts(),
             udp: *self.udp.counts(),
             relays: self.network.as_ref().map(Network::relay_counts).unwrap_or_default(),
             tun: self.tun_counts,

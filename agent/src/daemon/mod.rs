@@ -15,6 +15,7 @@ pub(crate) mod source;
 
 use mesh_core::{
     dataplane::DropCounts,
+    filter::FlowCounts,
     key::DiscoPrivate,
     node::{ControlConfig, HostConfig, Node, NodeConfig, Status},
     time::Instant,
@@ -65,6 +66,8 @@ pub struct Snapshot {
     pub port: u16,
     /// Peers with traffic in the last minutes.
     pub tunnels: usize,
+    /// Flows for which the packet filter had no room.
+    pub flows: FlowCounts,
     /// What was sent.
     pub udp: SendCounts,
     /// What went over relays.

@@ -17,7 +17,7 @@ use crate::{
     wireguard::timers::Edge,
 };
 
-use super::{Event, Node, Output, PeerAddressing, PingKind, Reply, Transmit, table::Peer};
+use super::{Event, Node, Output, PeerAddressing, PingKind, Transmit, table::Peer};
 
 /// Routers that a datagram passes which is to open our own NAT and not to reach the peer's.
 const OPENER_TTL: u8 = 3;
@@ -201,13 +201,8 @@ impl Node {
     }
 
     fn handle_pong(&mut self, owners: &[PeerId], pong: &Pong, source: PathAddr, via: Via, now: Instant) {
-        if let Some(asked) = self.pings.finish_disco(pong.tx, owners) {
-            let Some(peer) = self.peers.get(asked.peer) else { return };
-            let round_trip = now.since(asked.sent_at);
-            let (peer, address, kind) = (peer.config.key, asked.address, PingKind::Disco);
-            let pong = Reply::Pong { peer, address, round_trip, kind, via: Some(source) };
-            self.outbox.push_back(Output::Reply(asked.command, Ok(pong)));
-            return;
+        if let Some((peer, ended)) = self.pings.finish_disco(pong.tx, owners, now) {
+            return self.reply_pong(peer, ended, PingKind::Disco, Some(source));
         }
         for id in owners {
             self.with_active_paths(*id, now, |paths| paths.handle_pong(pong, via, now));

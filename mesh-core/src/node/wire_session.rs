@@ -10,7 +10,7 @@
 //! | `Registered`, `LoginUrl`, `Refused`, `LoggedOut`, `Problem` | whoever waits for it, and outbox, as events |
 
 use core::time::Duration;
-use std::sync::Arc;
+use std::{collections::VecDeque, sync::Arc};
 
 use crate::{
     control::{
@@ -25,7 +25,7 @@ use crate::{
     limits,
     machine::Deadline,
     netcheck::{Family, NetInfo as Measured},
-    time::{Instant, WallTime, earliest},
+    time::{Instant, WallAnchor, WallTime, earliest},
     wireguard::{Identity, handshake::Remote},
 };
 
@@ -44,6 +44,9 @@ const CLOCK_FLOOR: WallTime = WallTime::from_unix_secs(1_673_373_066);
 /// A sign-in that ends so soon is told to the user.
 const EXPIRES_SOON: u64 = 24 * 3_600_000_000_000;
 
+/// For who waits for a node to run that is not to run any more.
+const DISCONNECTED: CommandError = CommandError::Superseded("the node is to be disconnected");
+
 /// What a node with a control server keeps about it.
 #[derive(Debug)]
 pub(super) struct Control {
@@ -53,13 +56,13 @@ pub(super) struct Control {
     /// What is known of the host.
     hostinfo: Hostinfo,
     pub(super) state: BackendState,
-    /// Who waits for the node to run.
-    ups: Vec<CommandId>,
+    /// Who waits for the node to run, the longest first.
+    ups: VecDeque<CommandId>,
     /// Who waits for the node to be signed out.
     logouts: Vec<CommandId>,
     net_info: NetInfo,
-    /// What the server's clock is ahead of ours, in nanoseconds.
-    skew: i64,
+    /// What the server's clock is ahead of ours, in nanoseconds; `None` while it has not said its time.
+    skew: Option<i64>,
     /// When the next key of the map expires.
     expiry_at: Option<Instant>,
     save_at: Option<Instant>,
@@ -90,10 +93,10 @@ impl Control {
             prefs: core::mem::take(&mut saved.prefs),
             hostinfo,
             state: BackendState::Stopped,
-            ups: Vec::new(),
+            ups: VecDeque::new(),
             logouts: Vec::new(),
             net_info: NetInfo::default(),
-            skew: 0,
+            skew: None,
             expiry_at: None,
             save_at: None,
             last_ping: String::new(),
@@ -160,9 +163,7 @@ impl Node {
             self.drain_session(now);
         }
         if self.control.as_ref().is_some_and(|control| is_due(control.expiry_at)) {
-            self.refresh_state(now);
-            self.apply_peers_of_map(now);
-            self.answer_ups();
+            self.look_at_expiries(now);
         }
         if self.control.as_ref().is_some_and(|control| is_due(control.save_at)) {
             self.save();
@@ -185,10 +186,14 @@ impl Node {
         if up.prefs.control_url.is_none() {
             return Err(CommandError::NoServer);
         }
-        if control.ups.len() >= limits::UPS_WAITING {
-            return Err(CommandError::TooManyUps);
+        if control.ups.len() >= limits::UPS_WAITING
+            && let Some(oldest) = control.ups.pop_front()
+        {
+            // Most likely nobody hears it: who waited has given up.
+            let error = CommandError::Superseded("too many wait for the node to run");
+            self.outbox.push_back(Output::Reply(oldest, Err(error)));
         }
-        control.ups.push(id);
+        control.ups.push_back(id);
         control.prefs = Prefs { want_running: true, ..up.prefs };
         let page = control.session.auth_url().map(str::to_owned);
         self.save();
@@ -205,7 +210,7 @@ impl Node {
     pub(super) fn down(&mut self, now: Instant) -> Result<Reply, CommandError> {
         let control = self.control.as_mut().ok_or(CommandError::NoControl)?;
         control.prefs.want_running = false;
-        self.fail_ups(&CommandError::Superseded("the node is to be disconnected"));
+        self.fail_ups(&DISCONNECTED);
         self.save();
         self.set_goal(None, now);
         Ok(Reply::Down)
@@ -213,8 +218,8 @@ impl Node {
 
     pub(super) fn log_out(&mut self, id: CommandId, now: Instant) -> Result<(), CommandError> {
         let control = self.control.as_mut().ok_or(CommandError::NoControl)?;
-        if control.logouts.len() >= limits::UPS_WAITING {
-            return Err(CommandError::TooManyUps);
+        if control.logouts.len() >= limits::LOGOUTS_WAITING {
+            return Err(CommandError::TooManyLogouts);
         }
         control.logouts.push(id);
         control.prefs.want_running = false;
@@ -225,7 +230,11 @@ impl Node {
 
     pub(super) fn set_prefs(&mut self, prefs: Prefs, now: Instant) -> Result<Reply, CommandError> {
         let control = self.control.as_mut().ok_or(CommandError::NoControl)?;
+        let is_down = !prefs.want_running;
         control.prefs = prefs;
+        if is_down {
+            self.fail_ups(&DISCONNECTED);
+        }
         self.save();
         self.set_goal(None, now);
         // What is accepted of peers may be other than before.
@@ -257,9 +266,37 @@ impl Node {
 
     /// The calendar as control reads it.
     pub(super) fn control_wall(&self, now: Instant) -> WallTime {
-        let skew = self.control.as_ref().map_or(0, |control| control.skew);
+        let skew = self.control.as_ref().and_then(|control| control.skew).unwrap_or(0);
         let wall = self.local.clock.wall_at(now).as_unix_nanos();
         WallTime::from_unix_nanos(wall.saturating_add_signed(skew))
+    }
+
+    /// Our clock was set. The server's went on meanwhile: once it is known, nothing expires sooner or later for it.
+    pub(super) fn handle_clock_step(&mut self, anchor: WallAnchor, now: Instant) {
+        let before = self.control_wall(now);
+        self.local.clock = anchor;
+        let after = self.local.clock.wall_at(now);
+        let Some(control) = &mut self.control else { return };
+        control.skew = control.skew.map(|_| skew(before, after));
+        self.look_at_expiries(now);
+    }
+
+    /// The server says its time. Whether that is other than was thought.
+    fn note_control_time(&mut self, time: WallTime, now: Instant) -> bool {
+        let skew = skew(time, self.local.clock.wall_at(now));
+        let Some(control) = self.control.as_mut().filter(|_| time >= CLOCK_FLOOR) else { return false };
+        let is_news = control.skew.unwrap_or(0).abs_diff(skew) > SKEW;
+        if is_news || control.skew.is_none() {
+            control.skew = Some(skew);
+        }
+        is_news
+    }
+
+    /// Keys may have expired, or not have expired after all.
+    fn look_at_expiries(&mut self, now: Instant) {
+        self.refresh_state(now);
+        self.apply_peers_of_map(now);
+        self.answer_ups();
     }
 
     /// What is wrong, for people.
@@ -320,8 +357,10 @@ impl Node {
         if is_first {
             self.netmap.begin_stream();
         }
+        // First: what the message says of expiries goes by it.
+        let is_news = response.control_time.is_some_and(|time| self.note_control_time(time, now));
         match self.take_map(response, now) {
-            Ok(change) => self.handle_orders(change.orders, now),
+            Ok(change) => self.handle_orders(change.orders),
             Err(error) => {
                 let reason = error.to_string();
                 // What it says is heard by who called.
@@ -329,6 +368,9 @@ impl Node {
                     control.session.note_map_refused(&reason, now);
                 }
             }
+        }
+        if is_news {
+            self.look_at_expiries(now);
         }
     }
 
@@ -358,16 +400,7 @@ impl Node {
         Ok(change)
     }
 
-    fn handle_orders(&mut self, orders: Orders, now: Instant) {
-        if let Some(time) = orders.control_time.filter(|time| *time >= CLOCK_FLOOR) {
-            let own = self.local.clock.wall_at(now).as_unix_nanos();
-            let is_off = time.as_unix_nanos().abs_diff(own) > SKEW;
-            let skew = if is_off { time.as_unix_nanos().wrapping_sub(own).cast_signed() } else { 0 };
-            if let Some(control) = self.control.as_mut().filter(|control| control.skew.abs_diff(skew) > SKEW) {
-                control.skew = skew;
-                self.apply_peers_of_map(now);
-            }
-        }
+    fn handle_orders(&mut self, orders: Orders) {
         let Some(control) = &mut self.control else { return };
         if let Some(ping) = orders.ping.filter(|ping| ping.url != control.last_ping) {
             control.last_ping.clone_from(&ping.url);
@@ -433,7 +466,7 @@ impl Node {
     fn forget_map(&mut self, now: Instant) {
         self.netmap = NetMap::new();
         if let Some(control) = &mut self.control {
-            control.skew = 0;
+            control.skew = None;
             control.save_at = None;
             control.last_ping.clear();
         }
@@ -523,6 +556,13 @@ impl Node {
         };
         self.outbox.push_back(Output::Save(Box::new(saved)));
     }
+}
+
+/// What the server's clock, which says `server`, is ahead of ours, which says `own`; 0 when that is little.
+fn skew(server: WallTime, own: WallTime) -> i64 {
+    let (server, own) = (server.as_unix_nanos(), own.as_unix_nanos());
+    let is_off = server.abs_diff(own) > SKEW;
+    if is_off { server.wrapping_sub(own).cast_signed() } else { 0 }
 }
 
 /// The instant at which the calendar, which says `wall` now, says `at`. Never in the past.
