@@ -155,7 +155,7 @@ impl Machine {
         let answer = self.desk.ask(self.conn, self.machine, id, request).await;
         waiting.given_up = false;
         let Ok(answer) = answer else { return text(StatusCode::SERVICE_UNAVAILABLE, "the server is about to end") };
-        if !matches!(answer, Answer::Refused(_)) {
+        if lets_in(&answer) {
             self.pass.note_greeted();
         }
         match answer {
@@ -251,6 +251,15 @@ fn route(method: &Method, path: &str) -> Result<Asked, Refusal> {
 struct OfNode {
     #[serde(rename = "NodeKey")]
     node_key: NodePublic,
+}
+
+/// Whether whoever asked is a node of ours. Who is refused in words or is to sign in is answered well, and is a stranger.
+fn lets_in(answer: &Answer) -> bool {
+    match answer {
+        Answer::Register(told) => told.error.is_empty() && told.auth_url.is_empty() && !told.node_key_expired,
+        Answer::Stream(_) | Answer::Once(_) | Answer::Updated | Answer::Done => true,
+        Answer::Refused(_) => false,
+    }
 }
 
 async fn read(body: Incoming) -> Result<Bytes, Refusal> {
