@@ -168,6 +168,32 @@ async fn who_is_refused_in_words_or_is_to_sign_in_is_not_let_in() {
 }
 
 #[tokio::test(flavor = "current_thread")]
+async fn strangers_have_small_requests_and_few_at_once() {
+    let server = Running::start("strangers", &[]).with_user("alice");
+    let to = server.address("http");
+    let keys = Keys::new(1);
+    let link = Link::open(to, &keys).await.unwrap();
+    let long = " ".repeat(100_000);
+    let status =
+        async |body: &str| link.ask("POST", "/machine/map", body.as_bytes().to_vec()).await.unwrap().0.as_u16();
+    assert_eq!(status(&long).await, 413);
+
+    // Two that wait for somebody to sign in are each short enough, and together too long.
+    let page = link.register(&keys, "alpha", None).await.unwrap().auth_url;
+    let request = serde_json::json!({
+        "Version": VERSION, "NodeKey": keys.public(), "Hostinfo": {"Hostname": "alpha"}, "Followup": page,
+    });
+    let body = format!("{request}{}", &long[..40_000]).into_bytes();
+    let follow_up = || link.ask("POST", "/machine/register", body.clone());
+    let first = tokio::select! { answer = follow_up() => answer, answer = follow_up() => answer };
+    assert_eq!(first.unwrap().0.as_u16(), 429);
+
+    let auth_key = server.verb(&["keys", "create", "--user", "alice"]);
+    assert_eq!(link.register(&keys, "alpha", Some(&auth_key)).await.unwrap().error, "");
+    assert_eq!(status(&long).await, 400);
+}
+
+#[tokio::test(flavor = "current_thread")]
 async fn who_sends_nothing_or_slowly_is_closed_on_every_listener() {
     let state = program::directory("slow");
     let (chain, key) = certificate(&state);
