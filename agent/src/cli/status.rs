@@ -1,6 +1,6 @@
 //! `mesh status`.
 
-use super::print;
+use super::{print, print_object};
 use crate::{
     failure::{Exit, Failure},
     local_api::{
@@ -13,7 +13,7 @@ pub(super) async fn run(client: &Client, json: bool) -> Result<(), Failure> {
     let status: Status = client.get("status").await?;
     if json {
         let text = serde_json::to_string_pretty(&status);
-        print(text.map_err(|error| Failure::new(Exit::Bug, "json", error))?);
+        print_object(text.map_err(|error| Failure::new(Exit::Bug, "json", error))?);
         return Ok(());
     }
     if let Some(failure) = not_running(&status) {
@@ -165,6 +165,19 @@ mod tests {
     fn status() -> Status {
         let key = |digit: &str| format!("nodekey:{}", digit.repeat(64));
         let common = serde_json::json!({"ExitNode": false, "ExitNodeOption": false, "Online": true, "OS": "linux", "InNetworkMap": true});
+    #[test]
+    fn what_others_say_of_themselves_is_shown_and_not_obeyed() {
+        let mut status = status();
+        for peer in status.peer.values_mut() {
+            peer.os = "linux\x1b]52;c;eA==\x07".to_owned();
+            peer.dns_name = "b\n100.64.0.9\u{202e}.tail.lab.".to_owned();
+        }
+        status.health = vec!["relay \u{9b}2J".to_owned()];
+        let all: Vec<_> = lines(&status).iter().chain(&health(&status)).map(super::super::shown).collect();
+        assert!(all[1].contains("b\\n100") && all[1].contains("linux\\u{1b}]52;c;eA==\\u{7}"), "{all:?}");
+        assert!(all.iter().all(|line| !line.contains(|c: char| c.is_control() || c == '\u{202e}')), "{all:?}");
+    }
+
         let member = |own: serde_json::Value| {
             let mut member = common.clone();
             member.as_object_mut().unwrap().extend(own.as_object().unwrap().clone());
