@@ -2,7 +2,10 @@
 
 use std::{
     fs, io,
-    os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt},
+    os::{
+        fd::AsRawFd,
+        unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt},
+    },
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -60,7 +63,7 @@ impl LocalSocket {
             fs::create_dir_all(directory)?;
         }
         let socket = Self { listener: UnixListener::bind(path)?, path: path.to_owned() };
-        fs::set_permissions(path, fs::Permissions::from_mode(mode))?;
+        set_mode(path, mode)?;
         Ok(socket)
     }
 
@@ -90,6 +93,17 @@ impl LocalSocket {
     }
 }
 
+/// Sets who may connect. Where the directory is somebody else's, something else may stand there by now: a link is not
+/// followed, and what has another name elsewhere is left alone.
+fn set_mode(path: &Path, mode: u32) -> io::Result<()> {
+    let found = fs::OpenOptions::new().read(true).custom_flags(libc::O_PATH | libc::O_NOFOLLOW).open(path)?;
+    let about = found.metadata()?;
+    if !about.file_type().is_socket() || about.nlink() != 1 {
+        return Err(io::Error::other("somebody put something else in its place"));
+    }
+    fs::set_permissions(format!("/proc/self/fd/{}", found.as_raw_fd()), fs::Permissions::from_mode(mode))
+}
+
 impl Drop for LocalSocket {
     fn drop(&mut self) {
         // It may be gone already, which is as well.
@@ -107,4 +121,38 @@ pub fn peer(stream: &UnixStream) -> u32 {
 #[must_use]
 pub fn may_change(user: u32) -> bool {
     user == 0 || fs::metadata("/proc/self").is_ok_and(|own| own.uid() == user)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::{fs::symlink, net::UnixListener as Listener};
+
+    use super::*;
+
+    #[test]
+    fn the_mode_of_the_socket_is_set_and_of_nothing_else() {
+        let directory = std::env::temp_dir().join(format!("mesh-socket-mode-{}", std::process::id()));
+        let _ = fs::remove_dir_all(&directory);
+        fs::create_dir_all(&directory).unwrap();
+        let (socket, file, link) = (directory.join("socket"), directory.join("file"), directory.join("link"));
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        let _listener = Listener::bind(&socket).unwrap();
+        for wanted in [0o666, 0o600] {
+            set_mode(&socket, wanted).unwrap();
+            assert_eq!(mode(&socket), wanted);
+        }
+
+        fs::write(&file, "").unwrap();
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
+        for target in [&file, &socket] {
+            symlink(target, &link).unwrap();
+            assert!(set_mode(&link, 0o666).is_err());
+            fs::remove_file(&link).unwrap();
+        }
+        assert!(set_mode(&file, 0o666).is_err());
+        fs::hard_link(&socket, &link).unwrap();
+        assert!(set_mode(&link, 0o666).is_err());
+        assert_eq!((mode(&file), mode(&socket)), (0o600, 0o600));
+        fs::remove_dir_all(directory).unwrap();
+    }
 }
