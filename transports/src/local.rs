@@ -13,7 +13,7 @@ use std::{
 
 use tokio::{
     net::{UnixListener, UnixStream},
-    sync::Semaphore,
+    sync::{OwnedSemaphorePermit, Semaphore},
 };
 use tracing::debug;
 
@@ -67,21 +67,26 @@ impl LocalSocket {
         Ok(socket)
     }
 
-    /// Hands every connection to `connection`, until dropped. At `most` at once new ones wait.
+    /// Hands every connection to `connection`, until dropped. There are `most` places, and a quarter of them is for users who
+    /// may change things. Where there is no place for one of those, new connections wait; others are closed.
     pub async fn serve<F: Future<Output = ()> + Send + 'static>(
         self,
         most: usize,
         connection: impl Fn(UnixStream) -> F,
     ) {
-        let permits = Arc::new(Semaphore::new(most));
+        let places = Places::new(most);
         loop {
-            let Ok(permit) = Arc::clone(&permits).acquire_owned().await else { return };
             match self.listener.accept().await {
                 Ok((stream, _)) => {
+                    let user = peer(&stream);
+                    let Some(place) = places.take(may_change(user)).await else {
+                        debug!(user, "no place is left for users who may not change things");
+                        continue;
+                    };
                     let connection = connection(stream);
                     tokio::spawn(async move {
                         connection.await;
-                        drop(permit);
+                        drop(place);
                     });
                 }
                 Err(error) => {
@@ -89,6 +94,29 @@ impl LocalSocket {
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
             }
+        }
+    }
+}
+
+/// How many may be connected.
+struct Places {
+    everybody: Arc<Semaphore>,
+    /// For users who may change things: nobody else keeps them out.
+    kept: Arc<Semaphore>,
+}
+
+impl Places {
+    fn new(most: usize) -> Self {
+        let kept = most / 4;
+        Self { everybody: Arc::new(Semaphore::new(most - kept)), kept: Arc::new(Semaphore::new(kept)) }
+    }
+
+    /// A place, until it is dropped; `None` where there is none.
+    async fn take(&self, may_change: bool) -> Option<OwnedSemaphorePermit> {
+        match Arc::clone(&self.everybody).try_acquire_owned() {
+            Ok(place) => Some(place),
+            Err(_) if may_change => Arc::clone(&self.kept).acquire_owned().await.ok(),
+            Err(_) => None,
         }
     }
 }
@@ -154,5 +182,22 @@ mod tests {
         assert!(set_mode(&link, 0o666).is_err());
         assert_eq!((mode(&file), mode(&socket)), (0o600, 0o600));
         fs::remove_dir_all(directory).unwrap();
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn others_leave_places_to_those_who_may_change_things() {
+        let places = Places::new(8);
+        let mut taken = Vec::new();
+        while let Some(place) = places.take(false).await {
+            taken.push(place);
+        }
+        assert_eq!(taken.len(), 6);
+        for _ in 0..2 {
+            taken.push(places.take(true).await.unwrap());
+        }
+        // Both kinds are gone: one of the others makes room for the others, and no more than that.
+        assert!(places.take(false).await.is_none());
+        drop(taken.remove(0));
+        assert!(places.take(false).await.is_some());
     }
 }

@@ -32,7 +32,7 @@ use crate::{
     failure::{Exit, Failure},
 };
 
-/// Connections at once. At the bound new ones wait.
+/// Connections at once; what happens at the bound says [`LocalSocket::serve`].
 const CONNECTIONS: usize = 64;
 
 /// How long a client may take to send its request.

@@ -67,5 +67,5 @@ pub(super) const HEALTH: Duration = Duration::from_secs(5);
 /// For a relay's question. Relays wait 5 s themselves. At the bound: 503.
 pub(super) const VERIFY: Duration = Duration::from_secs(5);
 
-/// Connections to the socket at once. At the bound new ones wait.
+/// Connections to the socket at once. At the bound new ones wait; see [`transports::local::LocalSocket::serve`].
 pub(super) const SOCKET_CONNECTIONS: usize = 64;
