@@ -31,7 +31,8 @@ fn not_running(status: &Status) -> Option<Failure> {
             Failure::new(Exit::Refused, "stopped", "this node is disconnected").hint("connect it with mesh up")
         }
         "NeedsLogin" if status.auth_url.is_empty() => {
-            Failure::new(Exit::SignIn, "signed-out", "this node is signed out").hint("sign in with mesh up")
+            Failure::new(Exit::SignIn, "signed-out", "this node is signed out")
+                .hint("sign in with mesh up, as root or the user that meshd runs as")
         }
         "NeedsLogin" => Failure::new(Exit::SignIn, "sign-in-needed", "somebody has to sign in")
             .hint(format_args!("visit {}", status.auth_url)),
@@ -154,17 +155,16 @@ mod tests {
         assert_eq!(code(&with("Stopped", "")), Some(("stopped", 1)));
         assert_eq!(code(&with("NeedsLogin", "")), Some(("signed-out", 5)));
         assert_eq!(code(&with("NeedsLogin", "https://x/y")), Some(("sign-in-needed", 5)));
-        assert!(
-            not_running(&with("NeedsLogin", "https://x/y")).is_some_and(|failure| failure.hint.contains("https://x/y"))
-        );
+        let waiting = with("NeedsLogin", "https://x/y");
+        assert!(not_running(&waiting).is_some_and(|failure| failure.hint.contains("https://x/y")));
+        // Others are not told the page: who visits it signs the node in.
+        assert_eq!(waiting.clone().shown_to(true), waiting);
+        assert_eq!(code(&waiting.shown_to(false)), Some(("signed-out", 5)));
         assert_eq!(code(&with("NeedsMachineAuth", "")), Some(("needs-approval", 1)));
         // With what was kept it carries packets already.
         assert_eq!(code(&with("Starting", "")), None);
     }
 
-    fn status() -> Status {
-        let key = |digit: &str| format!("nodekey:{}", digit.repeat(64));
-        let common = serde_json::json!({"ExitNode": false, "ExitNodeOption": false, "Online": true, "OS": "linux", "InNetworkMap": true});
     #[test]
     fn what_others_say_of_themselves_is_shown_and_not_obeyed() {
         let mut status = status();
@@ -178,6 +178,9 @@ mod tests {
         assert!(all.iter().all(|line| !line.contains(|c: char| c.is_control() || c == '\u{202e}')), "{all:?}");
     }
 
+    fn status() -> Status {
+        let key = |digit: &str| format!("nodekey:{}", digit.repeat(64));
+        let common = serde_json::json!({"ExitNode": false, "ExitNodeOption": false, "Online": true, "OS": "linux", "InNetworkMap": true});
         let member = |own: serde_json::Value| {
             let mut member = common.clone();
             member.as_object_mut().unwrap().extend(own.as_object().unwrap().clone());
