@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use mesh_core::{
     dataplane::DropReason,
+    derp::RegionId,
     key::NodePublic,
     limits,
     machine::Machine,
@@ -373,6 +374,33 @@ fn a_flood_of_strangers_leaves_an_honest_peer_served() {
     pair.a.timeout(pair.now);
     pair.settle();
     assert_eq!(pair.b.delivered.len(), 1);
+}
+
+#[test]
+fn over_a_relay_strangers_cost_no_handshake_and_nobody_speaks_for_another() {
+    let mut pair = Pair::new();
+    let mut stranger = support::End::new(9, config(9, vec![peer(2)]), pair.now);
+    stranger.send(&packet(9, 2, b"x"), pair.now);
+    let initiation = stranger.sent.pop_front().unwrap().1;
+    let region = RegionId::new(900).unwrap();
+    let relayed = |number| PathAddr::Relay { region, peer: private(number).public() };
+    for _ in 0..10_000 {
+        pair.b.receive_from(initiation.clone(), relayed(9), pair.now);
+    }
+    let drops = pair.b.node.status(pair.now).drops;
+    assert_eq!(drops.get(DropReason::UnknownPeer), 10_000);
+    assert!(pair.b.sent.is_empty(), "not even a cookie: there is no load");
+
+    // The initiation of a peer, over the connection of another key.
+    pair.a.send(&packet(1, 2, b"x"), pair.now);
+    let initiation = pair.a.sent.pop_front().unwrap().1;
+    let refused = |pair: &Pair| pair.b.node.status(pair.now).drops.get(DropReason::UnknownPeer);
+    pair.b.receive_from(initiation.clone(), relayed(9), pair.now);
+    assert_eq!(refused(&pair), 10_001);
+    pair.b.receive_from(initiation.clone(), relayed(1), pair.now);
+    assert_eq!(refused(&pair), 10_001, "over its own it is opened");
+    pair.b.receive_from(initiation, relayed(1), pair.now);
+    assert_eq!(pair.b.node.status(pair.now).drops.get(DropReason::ReplayedHandshake), 1, "and was taken");
 }
 
 #[test]

@@ -324,6 +324,29 @@ fn subnet_routes_are_used_when_the_user_accepts_them() {
     assert_eq!(routes, ["10.9.0.0/16", "100.64.0.2/32"]);
 }
 
+#[test]
+fn a_map_takes_no_more_of_the_host_than_the_user_gave() {
+    let (mut lab, stream) = Lab::joined();
+    let mut map = first_map(lab.own_key(), lab.wall() + 90 * 24 * 3_600);
+    map["Node"]["Addresses"] = json!(["100.64.0.1/32", "192.168.0.0/16", "2001:db8::/64"]);
+    map["Peers"][0]["Addresses"] = json!(["100.64.0.2/32", "0.0.0.0/1", "10.1.1.1/32"]);
+    map["Peers"][0]["AllowedIPs"] = json!([
+        "100.64.0.2/32",
+        "0.0.0.0/1",
+        "128.0.0.0/1",
+        "8.8.8.8/32",
+        "2001:db8::1/128",
+        "10.1.1.1/32",
+        "100.127.255.255/32",
+        "100.128.0.0/32",
+        "fd7a:115c:a1e0::2/128",
+    ]);
+    lab.event(map_event(stream, &map));
+    assert_eq!(lab.host().addresses, [("100.64.0.1".parse().unwrap(), 32)]);
+    let routes: Vec<_> = lab.host().routes.iter().map(ToString::to_string).collect();
+    assert_eq!(routes, ["10.1.1.1/32", "100.64.0.2/32", "100.127.255.255/32", "fd7a:115c:a1e0::2/128"]);
+}
+
 /// Where relays see the node.
 const SEEN: ([u8; 4], u16) = ([198, 51, 100, 7], 41_641);
 

@@ -25,8 +25,8 @@ const LONG_FILES: &[(&str, &str)] = &[
 /// Rooms of `mesh-core`, top down. A room may use rooms of the rows below its own, itself, and what [`NEIGHBOURS`] adds.
 const LAYERS: &[&[&str]] = &[
     &["node"],
-    &["dataplane", "control", "dns", "netcheck", "portmap", "endpoints"],
-    &["wireguard", "peer_relay", "filter"],
+    &["dataplane", "control", "netcheck", "endpoints"],
+    &["wireguard", "filter"],
     &["path", "routes"],
     &["disco", "stun", "derp"],
     &["key"],

@@ -180,14 +180,14 @@ impl InboundRun<'_> {
             reports.punt(Punt::Tsmp { peer, packet: inner.bytes().to_vec() });
             return Ok(Inbound::Consumed);
         }
+        if let Some(filter) = &self.fib.filter {
+            run.admit(filter, &inner, self.now)?;
+        }
         if matches!(inner.protocol(), protocol::ICMP | protocol::ICMPV6)
             && Echo::parse(&inner).is_some_and(|e| e.kind == EchoKind::Reply && e.id == self.fib.local.ping_id)
         {
             reports.punt(Punt::EchoReply { peer, packet: inner.bytes().to_vec() });
             return Ok(Inbound::Consumed);
-        }
-        if let Some(filter) = &self.fib.filter {
-            run.admit(filter, &inner, self.now)?;
         }
         let length = inner.bytes().len();
         Ok(Inbound::Deliver { peer, packet: &mut packet[..length] })

@@ -190,8 +190,19 @@ impl Node {
         match Kind::of(datagram) {
             Some(Kind::Initiation) => {
                 let message = Initiation::parse(datagram).ok_or(DropReason::MalformedHandshake)?;
+                // A relay says whose it is: what a stranger sends costs a look-up and no Diffie-Hellman.
+                let vouched = match source {
+                    PathAddr::Relay { peer, .. } => Some(peer),
+                    PathAddr::Udp(_) => None,
+                };
+                if vouched.is_some_and(|key| self.peers.by_key(&key).is_none()) {
+                    return Err(DropReason::UnknownPeer);
+                }
                 self.admit(datagram, message.sender, source, now)?;
                 let opened = self.local.identity.open_initiation(&message).ok_or(DropReason::MalformedHandshake)?;
+                if vouched.is_some_and(|key| key != opened.peer) {
+                    return Err(DropReason::UnknownPeer);
+                }
                 let peer = self.peers.by_key(&opened.peer).ok_or(DropReason::UnknownPeer)?;
                 self.handle_authentic(peer, datagram.len(), source, now, |tunnel, local| {
                     tunnel.handle_initiation(opened, local, now)

@@ -371,8 +371,15 @@ impl Node {
         let Some(control) = &mut self.control else { return };
         if let Some(ping) = orders.ping.filter(|ping| ping.url != control.last_ping) {
             control.last_ping.clone_from(&ping.url);
-            if let Some(answer) = c2n::answer(&ping) {
-                self.outbox.push_back(Output::Control(crate::control::ControlRequest::Answer(answer)));
+            let server = control.prefs.control_url.as_ref();
+            match server.and_then(|server| c2n::answer(&ping, server)) {
+                Some(answer) => {
+                    self.outbox.push_back(Output::Control(crate::control::ControlRequest::Answer(answer)));
+                }
+                None => {
+                    let problem = format!("control wants to be answered at {:?}, which is not its own", ping.url);
+                    self.outbox.push_back(Output::Event(Event::ControlProblem(problem)));
+                }
             }
         }
         let may_show = |url: &str| control.prefs.control_url.as_ref().is_some_and(|server| server.may_show(url));
