@@ -4,9 +4,7 @@
 //! under another name and said, never overwritten: it holds the identity of the node.
 
 use std::{
-    fs,
-    io::{self, Write},
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    fs, io,
     path::{Path, PathBuf},
     sync::Arc,
     time::{SystemTime, UNIX_EPOCH},
@@ -14,6 +12,7 @@ use std::{
 
 use mesh_core::{control::types::MapResponse, key::DiscoPrivate, node::SavedState, rng::Seed};
 use serde::Serialize;
+use transports::private;
 
 use crate::failure::{Exit, Failure};
 
@@ -97,7 +96,9 @@ impl State {
         let path = self.directory.join(NAME);
         let stored = Stored { version: VERSION, disco_key: self.disco_key.to_secret_text(), saved: &self.saved };
         let text = serde_json::to_string(&stored).map_err(|error| cannot("write", &path, &error.into()))? + "\n";
-        write(&self.directory, &path, &text).map_err(|error| cannot("write", &path, &error))
+        private::make_directory(&self.directory)
+            .and_then(|()| private::write(&path, &text))
+            .map_err(|error| cannot("write", &path, &error))
     }
 
     fn parse(text: &str, directory: &Path, seed: &Seed) -> Result<Self, String> {
@@ -126,21 +127,6 @@ fn read(path: &Path) -> io::Result<String> {
         return Err(io::ErrorKind::FileTooLarge.into());
     }
     fs::read_to_string(path)
-}
-
-fn write(directory: &Path, path: &Path, text: &str) -> io::Result<()> {
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
-    let fresh = path.with_extension("json.new");
-    // What a crash left; it was never the state.
-    match fs::remove_file(&fresh) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        Ok(()) | Err(_) => {}
-    }
-    let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&fresh)?;
-    file.write_all(text.as_bytes())?;
-    file.sync_all()?;
-    fs::rename(&fresh, path)?;
-    fs::File::open(directory)?.sync_all()
 }
 
 /// Keeps a file that is no state of ours under another name.

@@ -32,7 +32,7 @@ const LAYERS: &[&[&str]] = &[
     &["key"],
     &["ip", "crypto"],
     &["machine", "lookup"],
-    &["time", "rng", "published", "limits", "invariant"],
+    &["time", "rng", "published", "limits", "invariant", "printable"],
 ];
 
 /// Uses inside a row, or upwards, that are meant: from, to, why.

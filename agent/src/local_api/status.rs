@@ -34,7 +34,8 @@ pub struct Status {
     pub backend_state: String,
     /// Whether there is a node key that control knows, or needs not to know.
     pub have_node_key: bool,
-    /// Where to sign in; empty when there is nothing to do.
+    /// Where to sign in; empty when there is nothing to do, and for those who may not change the daemon: whoever has it can
+    /// sign the node in as theirs.
     #[serde(rename = "AuthURL")]
     pub auth_url: String,
     /// Our overlay addresses.
@@ -176,6 +177,15 @@ impl Status {
             peer: peers.map(|peer| (peer.public_key.to_string(), peer)).collect(),
             user: status.users.clone(),
         }
+    }
+
+    /// What a user may see who may change the daemon, or may not.
+    #[must_use]
+    pub fn shown_to(mut self, may_change: bool) -> Self {
+        if !may_change {
+            self.auth_url.clear();
+        }
+        self
     }
 }
 

@@ -10,7 +10,7 @@ use std::{
 };
 
 use clap::Subcommand;
-use mesh_core::ip::prefix::Prefix;
+use mesh_core::{ip::prefix::Prefix, printable};
 use relay::serve::{
     failure::{Exit, Failure},
     print,
@@ -238,7 +238,7 @@ async fn act(command: &Command, show: Show, socket: &Path, json: bool) -> Result
             Show::Nodes => answer.get("devices"),
             _ => None,
         };
-        print(&list.unwrap_or(&answer).to_string());
+        print(&printable::json(&list.unwrap_or(&answer).to_string()));
     }
     match show {
         Show::Policy if answer["policy"].is_null() => {
@@ -248,12 +248,14 @@ async fn act(command: &Command, show: Show, socket: &Path, json: bool) -> Result
         Show::Explained if json || !answer["allowed"].as_bool().unwrap_or(false) => {
             let allowed = answer["allowed"].as_bool().unwrap_or(false);
             if !json {
-                print(word(&answer, "text"));
+                print(&printable::lines(word(&answer, "text")));
             }
             return if allowed { Ok(()) } else { Err(Failure::silent(Exit::Refused)) };
         }
         _ if json => {}
-        _ => print(&text(&answer, show)),
+        // As it was written, by those who run the server.
+        Show::Policy => print(&text(&answer, show)),
+        _ => print(&printable::lines(&text(&answer, show))),
     }
     Ok(())
 }

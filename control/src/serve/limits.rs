@@ -18,6 +18,11 @@ pub(super) const BODY: Duration = Duration::from_secs(15);
 /// Bytes of a request's body inside Noise; headscale takes 1 MiB as well. At the bound: 413.
 pub(super) const BODY_BYTES: usize = 1 << 20;
 
+/// Bytes of all bodies together that a connection gathers before its node was let in: with [`relay::limits::UNGREETED`] of
+/// them a quarter of a gigabyte, and some ten times what the longest registration of a stock client has. One body above it
+/// is answered 413, one more of several 429.
+pub(super) const STRANGER_BYTES: usize = 64 << 10;
+
 /// Bytes of a relay's question. At the bound: 413.
 pub(super) const VERIFY_BYTES: usize = 4 << 10;
 
@@ -62,5 +67,5 @@ pub(super) const HEALTH: Duration = Duration::from_secs(5);
 /// For a relay's question. Relays wait 5 s themselves. At the bound: 503.
 pub(super) const VERIFY: Duration = Duration::from_secs(5);
 
-/// Connections to the socket at once. At the bound new ones wait.
+/// Connections to the socket at once. At the bound new ones wait; see [`transports::local::LocalSocket::serve`].
 pub(super) const SOCKET_CONNECTIONS: usize = 64;
