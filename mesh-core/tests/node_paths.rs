@@ -7,6 +7,7 @@ mod support;
 use std::time::Duration;
 
 use mesh_core::{
+    dataplane::DropReason,
     derp::relays::Home,
     node::{Command, CommandId, Event, Input, PingKind, PingTarget, RelayCommand, RelayEvent, Reply},
     path::{PathAddr, Selection},
@@ -102,6 +103,27 @@ fn a_peer_that_is_not_at_the_relay_yet_is_reached_soon_after_it_is() {
     net.hand_out_map(2);
     net.run_for(TO_RELAY * 4 + Duration::from_millis(2_100));
     assert_eq!(net.tags(2), [7], "not after WireGuard's five seconds");
+}
+
+#[test]
+fn a_handshake_from_before_the_peer_knew_us_is_tried_again_when_the_peer_speaks() {
+    for (is_udp_open, longest) in [(true, 450), (false, 650)] {
+        let mut net = Tailnet::new(2, START);
+        net.is_udp_open = is_udp_open;
+        net.hand_out_map(1);
+        net.hand_out_map_of(2, &[]);
+        net.run_for(TO_RELAY * 4);
+        let begun_at = net.now;
+        net.send(1, 2, 7);
+        net.run_for(Duration::from_millis(100));
+        let now = net.now;
+        assert_eq!(net.member(2).node.status(now).drops.get(DropReason::UnknownPeer), 1);
+        net.hand_out_map(2);
+        net.run_until(begun_at + Duration::from_millis(longest));
+        assert_eq!(net.tags(2), [7], "not after WireGuard's five seconds");
+        let established = net.member(1).events.iter().filter(|(_, e)| matches!(e, Event::SessionEstablished { .. }));
+        assert_eq!(established.count(), 1);
+    }
 }
 
 /// Stock nodes: about as many as the bounds, with one packet of data a second.

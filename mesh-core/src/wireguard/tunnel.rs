@@ -228,10 +228,10 @@ impl Tunnel {
         }
     }
 
-    /// Whether an initiation waits for its response.
+    /// When the initiation was sent that waits for its response; `None` when none does.
     #[must_use]
-    pub fn is_initiating(&self) -> bool {
-        self.pending.is_some()
+    pub fn initiated_at(&self) -> Option<Instant> {
+        self.pending.as_ref().map(|pending| pending.sent_at)
     }
 
     /// The peer wants a session.

@@ -121,8 +121,13 @@ impl Tailnet {
 
     /// Hands a node the map of all of them.
     pub fn hand_out_map(&mut self, number: u8) {
+        self.hand_out_map_of(number, &(1..=self.members.len() as u8).collect::<Vec<_>>());
+    }
+
+    /// Hands a node the map of some of them.
+    pub fn hand_out_map_of(&mut self, number: u8, known: &[u8]) {
         let own = Arc::new(self.member(number).describe());
-        let others = self.members.iter().filter(|member| member.number != number);
+        let others = self.members.iter().filter(|member| member.number != number && known.contains(&member.number));
         let peers = others.map(|member| Arc::new(member.describe())).collect();
         let packet_filter = Some(vec![FilterRule::allow_all()]);
         let map = MapResponse { node: Some(own), peers, derp_map: Some(derp_map()), ..MapResponse::default() };
