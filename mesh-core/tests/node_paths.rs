@@ -7,7 +7,7 @@ mod support;
 use std::time::Duration;
 
 use mesh_core::{
-    dataplane::DropReason,
+    dataplane::{DropReason, Punt},
     derp::relays::Home,
     node::{Command, CommandId, Event, Input, PingKind, PingTarget, RelayCommand, RelayEvent, Reply},
     path::{PathAddr, Selection},
@@ -161,6 +161,50 @@ fn a_peer_that_restarted_is_talked_to_at_once() {
     net.send(1, 2, 99);
     net.run_for(Duration::from_millis(20));
     assert_eq!(net.tags(2), [99], "not into a dead session");
+}
+
+#[test]
+fn a_restarted_node_offers_a_session_to_whoever_goes_on_with_the_one_before() {
+    for is_udp_open in [true, false] {
+        let mut net = joined();
+        net.is_udp_open = is_udp_open;
+        talk(&mut net, 20);
+        // Control is away: the peer does not hear of it.
+        net.restart(2);
+        net.run_for(TO_RELAY * 4);
+        net.member(2).delivered.clear();
+        let mut answered_at = None;
+        for tag in 0..10 {
+            net.send(1, 2, tag);
+            net.run_for(Duration::from_millis(100));
+            answered_at = answered_at.or((!net.tags(2).is_empty()).then_some(tag));
+        }
+        assert!(answered_at.is_some_and(|tag| tag <= 2), "{answered_at:?}");
+    }
+}
+
+#[test]
+fn strays_of_strangers_are_not_answered_and_those_of_a_peer_that_is_away_seldom() {
+    let mut net = joined();
+    let stray = |net: &mut Tailnet, source| net.input(2, Input::Punt(Punt::Stray { source }));
+    let sent = |net: &mut Tailnet| (net.member(2).udp_sent, net.member(2).relayed_sent);
+    let before = sent(&mut net);
+    for source in [PathAddr::Udp(underlay(9)), PathAddr::Relay { region: region(900), peer: key(9).public() }] {
+        stray(&mut net, source);
+        net.run_for(Duration::from_secs(1));
+    }
+    assert_eq!(sent(&mut net), before);
+    // Only what comes from it is heard, nothing that is for it.
+    net.is_udp_open = false;
+    net.is_relay_up = false;
+    let source = PathAddr::Udp(underlay(1));
+    for _ in 0..600 {
+        stray(&mut net, source);
+        net.run_for(Duration::from_millis(100));
+    }
+    let after = sent(&mut net);
+    assert!((2..=30).contains(&(after.1 - before.1)), "handshakes and calls: {before:?} {after:?}");
+    assert!(after.0 - before.0 <= 12, "pings: {before:?} {after:?}");
 }
 
 #[test]

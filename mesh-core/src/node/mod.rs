@@ -104,6 +104,8 @@ pub struct Node {
     receivers: Arc<Receivers>,
     plane: DataPlane,
     pings: Pings,
+    /// When it is looked up next whose address a stray datagram came from.
+    strays_at: Instant,
     timers: TimerQueue,
     outbox: VecDeque<Output>,
     drops: DropCounts,
@@ -157,6 +159,7 @@ impl Node {
             fib,
             receivers,
             pings,
+            strays_at: now,
             timers: TimerQueue::default(),
             outbox: VecDeque::new(),
             drops: DropCounts::default(),

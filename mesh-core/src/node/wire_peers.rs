@@ -34,6 +34,7 @@ impl Node {
                     self.drops.add(reason);
                 }
             }
+            Punt::Stray { source } => self.handle_stray(source, now),
             Punt::Disco { source, datagram } => {
                 if let Err(reason) = self.handle_disco(&datagram, source, now) {
                     self.drops.add(reason);

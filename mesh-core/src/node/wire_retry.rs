@@ -6,12 +6,17 @@
 //!
 //! Two others say that the peer could have answered by now: it was heard, so it has us in its map, which it may not have
 //! had when our initiation came; or a better way to it was found than the initiation took. Then it is tried once more.
+//!
+//! And a peer that does not know that we have restarted, because control is away, goes on with a session that ended with our
+//! last run. WireGuard would begin anew after fifteen seconds; here what it sends is a reason to offer it another session,
+//! as [`Tunnel::offer`](crate::wireguard::Tunnel::offer) does. Only for peers of the map, and only when the relay says that
+//! it is the peer, or the datagram came from an address that the map gives it: strangers get no word out of us.
 
-use core::time::Duration;
+use core::{net::SocketAddr, time::Duration};
 
-use crate::{dataplane::PeerId, time::Instant};
+use crate::{dataplane::PeerId, path::PathAddr, time::Instant};
 
-use super::Node;
+use super::{Node, table::Peer};
 
 /// Before each try, in milliseconds. Dense in the first two seconds, because a peer whose first packet to the relay was
 /// lost comes a second later; nine seconds in all. A peer that is not there then is away, and WireGuard's own pace is
@@ -24,6 +29,8 @@ const SPACING: Duration = Duration::from_millis(100);
 const ROUND_TRIPS: u32 = 3;
 /// And after this at the latest.
 const LOST_AFTER: Duration = Duration::from_millis(500);
+/// Between two searches for the peer with an address: they go through all peers, and strangers can ask for them.
+const SEARCH_SPACING: Duration = Duration::from_millis(50);
 
 impl Node {
     /// An initiation that was lost for a reason that passes is sent again before long.
@@ -58,12 +65,37 @@ impl Node {
         self.expect_answer(id, wait);
     }
 
-    /// An initiation that is under way is lost if it is not answered within `wait` of when it was sent.
+    /// An initiation that is under way is lost if it is not answered within `wait` of when it was sent: where it had to wait
+    /// for the connection to the peer's relay, of when there was one.
     fn expect_answer(&mut self, id: PeerId, wait: Duration) {
         let Some(peer) = self.peers.get_mut(id) else { return };
-        let Some(at) = peer.initiated_at().map(|at| at + wait) else { return };
+        let Some(initiated_at) = peer.initiated_at() else { return };
+        let home = peer.config.addressing.whereabouts().and_then(|whereabouts| whereabouts.home);
+        let connected_at = home.and_then(|home| self.relays.connected_since(home));
+        let at = connected_at.map_or(initiated_at, |connected_at| connected_at.max(initiated_at)) + wait;
         peer.watch.lost_at = Some(peer.watch.lost_at.map_or(at, |before| before.min(at)));
         self.rearm(id);
+    }
+
+    /// A datagram came from there on a session that we do not have.
+    pub(super) fn handle_stray(&mut self, source: PathAddr, now: Instant) {
+        let id = match source {
+            PathAddr::Relay { peer, .. } => self.peers.by_key(&peer),
+            PathAddr::Udp(address) => self.peer_at(address, now),
+        };
+        if let Some(id) = id {
+            self.with_tunnel(id, now, |tunnel, local| tunnel.offer(local, now));
+        }
+    }
+
+    /// The peer of the map that has this address.
+    fn peer_at(&mut self, address: SocketAddr, now: Instant) -> Option<PeerId> {
+        if now < self.strays_at {
+            return None;
+        }
+        self.strays_at = now + SEARCH_SPACING;
+        let has = |peer: &&Peer| peer.config.addressing.whereabouts().is_some_and(|w| w.endpoints.contains(&address));
+        self.peers.iter().find(has).map(|peer| peer.id)
     }
 
     /// Tries handshakes again whose time has come.

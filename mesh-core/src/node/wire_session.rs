@@ -135,6 +135,10 @@ impl Node {
         if let Some(Err(error)) = map.map(|map| self.take_map(Arc::unwrap_or_clone(map), now)) {
             self.outbox.push_back(Output::Event(Event::ControlProblem(format!("the map of the last run: {error}"))));
         }
+        if let Some(control) = &mut self.control {
+            // It is what is kept.
+            control.save_at = None;
+        }
         self.set_goal(None, now);
     }
 
@@ -320,8 +324,15 @@ impl Node {
         if is_first {
             self.netmap.begin_stream();
         }
+        let is_without = self.netmap.self_node().is_none();
         match self.take_map(response, now) {
-            Ok(change) => self.handle_orders(change.orders, now),
+            Ok(change) => {
+                if is_without {
+                    // A node that has one comes up with it when control is away.
+                    self.save();
+                }
+                self.handle_orders(change.orders, now);
+            }
             Err(error) => {
                 let reason = error.to_string();
                 // What it says is heard by who called.

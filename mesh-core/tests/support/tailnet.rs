@@ -374,7 +374,7 @@ impl Member {
             peers: Vec::new(),
             control: None,
             seed: Seed::from_number(u64::from(number) << 8 | u64::from(boots)),
-            epoch: WallAnchor { at: now, wall: EPOCH },
+            epoch: WallAnchor { at: Instant::ZERO, wall: EPOCH },
         };
         let mut node = Node::new(config, now).expect("the configuration is good");
         node.handle_input(Input::Host(HostEvent::SocketsOpen(LocalPorts { v4: Some(PORT), v6: None })), now);
