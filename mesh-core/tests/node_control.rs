@@ -501,6 +501,22 @@ fn a_node_whose_own_key_expires_needs_a_sign_in_and_gets_a_new_key() {
 }
 
 #[test]
+fn the_map_of_an_expired_sign_in_does_not_say_that_an_administrator_is_waited_for() {
+    let (mut lab, stream) = Lab::joined();
+    let mut map = first_map(lab.own_key(), lab.wall() - 1);
+    map["Node"]["MachineAuthorized"] = json!(false);
+    lab.event(map_event(stream, &map));
+    lab.command(2, up(Some("tskey-auth-2"), Prefs::default()));
+    let (id, _) = lab.registering();
+    lab.event(ControlEvent::Registered { id, response: welcome() });
+    assert_eq!((lab.state(), lab.replies()), (BackendState::Starting, vec![]));
+    let (stream, _) = lab.streaming().unwrap();
+    map = first_map(lab.own_key(), lab.wall() + 3_600);
+    lab.event(map_event(stream, &map));
+    assert_eq!(lab.replies(), [(2, Ok(Reply::Up(BackendState::Running)))]);
+}
+
+#[test]
 fn control_extends_an_expired_key_and_the_node_goes_on() {
     let (mut lab, stream) = Lab::joined();
     let mut map = first_map(lab.own_key(), lab.wall() - 1);

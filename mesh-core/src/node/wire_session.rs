@@ -471,6 +471,10 @@ impl Node {
         match self.netmap.self_node() {
             None => BackendState::Starting,
             Some(_) if self.is_expired(now) => BackendState::NeedsLogin,
+            // The map of an expired sign-in says so of the key before.
+            Some(node) if !node.machine_authorized && node.key != self.local.identity.public() => {
+                BackendState::Starting
+            }
             Some(node) if !node.machine_authorized => BackendState::NeedsMachineAuth,
             Some(_) => BackendState::Running,
         }
