@@ -5,7 +5,7 @@ mod support;
 use std::time::Duration;
 
 use mesh_core::{
-    dataplane::DropReason,
+    dataplane::{DropReason, Inbound, Punt, ReportBuffer},
     derp::RegionId,
     key::NodePublic,
     limits,
@@ -466,6 +466,21 @@ fn pings_are_answered_or_time_out() {
     pair.a.input(Input::Command(CommandId(3), ping(PingTarget::Address([9, 9, 9, 9].into()), SECOND)), pair.now);
     let nobody = CommandError::NoRoute([9, 9, 9, 9].into());
     assert_eq!(pair.a.said.last(), Some(&Output::Reply(CommandId(3), Err(nobody))));
+}
+
+#[test]
+fn of_datagrams_on_no_session_the_node_hears_once_a_run() {
+    let pair = established();
+    let (fib, mut reports) = (pair.a.plane.fib(), ReportBuffer::default());
+    let mut run = fib.inbound(pair.now);
+    let source = PathAddr::Udp(address(9));
+    for _ in 0..100 {
+        let mut datagram = [0; 48];
+        datagram[0] = 4;
+        assert_eq!(run.handle(&mut datagram, source, &mut reports), Inbound::Drop(DropReason::UnknownSession));
+    }
+    assert_eq!(reports.punts, [Punt::Stray { source }]);
+    assert_eq!(reports.drops.get(DropReason::UnknownSession), 100);
 }
 
 #[test]

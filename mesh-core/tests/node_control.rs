@@ -59,8 +59,20 @@ fn a_node_joins_with_a_key_and_runs_with_the_first_map() {
     let status = lab.node.status(lab.now);
     assert_eq!((status.magic_dns_suffix.as_str(), status.users.len(), status.health), ("mesh.internal", 1, vec![]));
     assert!(status.control.unwrap().is_streaming);
-    lab.pass(Duration::from_secs(6));
+    assert_eq!(lab.saved.map.as_ref().unwrap().peers.len(), 1, "the first map is kept at once");
+}
+
+#[test]
+fn later_maps_are_kept_a_while_after_they_came() {
+    let (mut lab, stream) = Lab::joined();
+    lab.event(map_event(stream, &json!({"PeersRemoved": [2]})));
     assert_eq!(lab.saved.map.as_ref().unwrap().peers.len(), 1);
+    lab.pass(Duration::from_secs(6));
+    assert_eq!(lab.saved.map.as_ref().unwrap().peers.len(), 0);
+    // What was read at the start is what is kept.
+    let mut lab = lab.restarted();
+    lab.pass(Duration::from_secs(6));
+    assert!(!lab.said.iter().any(|output| matches!(output, Output::Save(_))), "{:?}", lab.said);
 }
 
 #[test]
@@ -166,8 +178,7 @@ fn home_and_endpoints_reach_control_as_soon_as_they_are_known() {
 
 #[test]
 fn a_node_that_boots_while_control_is_away_comes_up_with_the_last_map() {
-    let (mut lab, _) = Lab::joined();
-    lab.pass(Duration::from_secs(6));
+    let (lab, _) = Lab::joined();
     let key = lab.own_key();
     let mut lab = lab.restarted();
     assert_eq!((lab.state(), lab.own_key()), (BackendState::Running, key));
@@ -339,6 +350,22 @@ fn a_node_whose_own_key_expires_needs_a_sign_in_and_gets_a_new_key() {
     let map = first_map(new, lab.wall() + 90 * 24 * 3_600);
     lab.event(map_event(stream, &map));
     assert!(has_peer_route(&lab));
+}
+
+#[test]
+fn the_map_of_an_expired_sign_in_does_not_say_that_an_administrator_is_waited_for() {
+    let (mut lab, stream) = Lab::joined();
+    let mut map = first_map(lab.own_key(), lab.wall() - 1);
+    map["Node"]["MachineAuthorized"] = json!(false);
+    lab.event(map_event(stream, &map));
+    lab.command(2, up(Some("tskey-auth-2"), Prefs::default()));
+    let (id, _) = lab.registering();
+    lab.event(ControlEvent::Registered { id, response: welcome() });
+    assert_eq!((lab.state(), lab.replies()), (BackendState::Starting, vec![]));
+    let (stream, _) = lab.streaming().unwrap();
+    map = first_map(lab.own_key(), lab.wall() + 3_600);
+    lab.event(map_event(stream, &map));
+    assert_eq!(lab.replies(), [(2, Ok(Reply::Up(BackendState::Running)))]);
 }
 
 #[test]

@@ -209,6 +209,24 @@ async fn another_server_than_the_key_says_is_not_believed() {
 }
 
 #[tokio::test(flavor = "current_thread")]
+async fn what_is_said_of_a_server_that_is_away_is_about_the_port_that_its_address_names() {
+    let port = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port();
+    // An address behind which there may be more, so that port 443 is tried too.
+    let url: ControlUrl = format!("http://[::ffff:127.0.0.1]:{port}").parse().unwrap();
+    let mut link = link();
+    let key = MachinePrivate::from_bytes([9; 32]).public();
+    let server = StandIn::start(true, |_, _| Answer::ok()).await;
+    link.handle_request(ControlRequest::Connect(Server { url, key, ..server.server() }));
+    for id in 1..=2 {
+        // The second time over TLS first.
+        link.handle_request(ControlRequest::Update { id: RequestId(id), request: Box::default() });
+        let failure = failure(&mut link).await;
+        assert_eq!(failure.kind, FailureKind::Unreachable);
+        assert!(failure.text.contains(&format!(" port {port}: ")), "{}", failure.text);
+    }
+}
+
+#[tokio::test(flavor = "current_thread")]
 async fn what_is_no_control_server_is_said() {
     let ask = async |answer: &'static str| {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

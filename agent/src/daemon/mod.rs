@@ -35,7 +35,7 @@ use transports::{
 use crate::{
     failure::{Exit, Failure},
     local_api::server::LocalApi,
-    state_file::State,
+    state_file::{Keeper, State},
 };
 
 use basic::{Basic, TunCounts};
@@ -124,6 +124,7 @@ pub async fn run(config: Config) -> Result<(), Failure> {
         Some((key, seed)) => Some(Network::new(key, seed, LinkMonitor::new(Some(index)).map_err(host)?)),
         None => None,
     };
+    let state = state.map(Keeper::new).transpose()?;
     let mut driver = Basic::start(node, clock, tun, network, state, Some(HostGuard(link)), mtu_bytes)?;
 
     let server = tokio::spawn(api.serve(sender.clone(), source.clone()));

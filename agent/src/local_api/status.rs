@@ -201,6 +201,8 @@ impl Member {
             port: Some(snapshot.port),
             rx_bytes: peers.clone().map(|peer| peer.received_bytes).sum(),
             tx_bytes: peers.map(|peer| peer.sent_bytes).sum(),
+            // Not every control server tells a node of itself.
+            os: std::env::consts::OS.to_owned(),
             online: status.control.as_ref().is_none_or(|control| control.is_streaming),
             ..Self::of_node(status.node.as_deref())
         }

@@ -9,9 +9,9 @@
 //! and its candidate addresses, and [`PeerPaths`](crate::path::PeerPaths) finds the way. Tunnels and paths exist only
 //! for peers with traffic; an idle peer is its entry in the table and its rows among the routes.
 //!
-//! `wire_*.rs` is where the parts meet: `wire_peers` tunnels and packets, `wire_paths` disco and paths, `wire_net`
-//! links, own endpoints and relays, `wire_netcheck` what the network lets us do, `wire_session` the conversation with
-//! control, `wire_control` the network map. Each has the only function that consumes a part's outputs.
+//! `wire_*.rs` is where the parts meet: `wire_peers` tunnels and packets, `wire_retry` handshakes that are tried
+//! again, `wire_paths` disco and paths, `wire_net` links, own endpoints and relays, `wire_netcheck` what the network lets
+//! us do, `wire_session` the conversation with control, `wire_control` the network map, `wire_filter` its packet filter. Each has the only function that consumes a part's outputs.
 
 mod config;
 mod host;
@@ -29,6 +29,7 @@ mod wire_net;
 mod wire_netcheck;
 mod wire_paths;
 mod wire_peers;
+mod wire_retry;
 mod wire_session;
 
 use core::{
@@ -104,6 +105,8 @@ pub struct Node {
     receivers: Arc<Receivers>,
     plane: DataPlane,
     pings: Pings,
+    /// When it is looked up next whose address a stray datagram came from.
+    strays_at: Instant,
     timers: TimerQueue,
     outbox: VecDeque<Output>,
     drops: DropCounts,
@@ -157,6 +160,7 @@ impl Node {
             fib,
             receivers,
             pings,
+            strays_at: now,
             timers: TimerQueue::default(),
             outbox: VecDeque::new(),
             drops: DropCounts::default(),
@@ -440,6 +444,7 @@ impl Node {
     fn handle_due(&mut self, now: Instant) {
         while let Some(id) = self.timers.pop_due(now) {
             self.with_tunnel_if_any(id, now, |tunnel, local| tunnel.handle_timeout(local, now));
+            self.handle_retries_due(id, now);
             self.handle_paths_due(id, now);
             self.rearm(id);
         }

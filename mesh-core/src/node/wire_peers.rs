@@ -34,6 +34,7 @@ impl Node {
                     self.drops.add(reason);
                 }
             }
+            Punt::Stray { source } => self.handle_stray(source, now),
             Punt::Disco { source, datagram } => {
                 if let Err(reason) = self.handle_disco(&datagram, source, now) {
                     self.drops.add(reason);
@@ -143,10 +144,11 @@ impl Node {
                 tunnel::Output::Established => {
                     peer.last_handshake = Some(now);
                     has_come |= core::mem::take(&mut peer.watch.retries) > 0;
-                    peer.watch.is_rekeyed = false;
+                    (peer.watch.is_rekeyed, peer.watch.is_heard) = (false, false);
                     self.outbox.push_back(Output::Event(Event::SessionEstablished { peer: peer.config.key }));
                 }
                 tunnel::Output::GaveUp { packets } => {
+                    peer.watch.is_heard = false;
                     self.drops.add_many(DropReason::NoHandshake, packets);
                     self.outbox.push_back(Output::Event(Event::HandshakeGivenUp { peer: peer.config.key }));
                 }

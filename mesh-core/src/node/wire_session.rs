@@ -138,6 +138,10 @@ impl Node {
         if let Some(Err(error)) = map.map(|map| self.take_map(Arc::unwrap_or_clone(map), now)) {
             self.outbox.push_back(Output::Event(Event::ControlProblem(format!("the map of the last run: {error}"))));
         }
+        if let Some(control) = &mut self.control {
+            // It is what is kept.
+            control.save_at = None;
+        }
         self.set_goal(None, now);
     }
 
@@ -359,8 +363,15 @@ impl Node {
         }
         // First: what the message says of expiries goes by it.
         let is_news = response.control_time.is_some_and(|time| self.note_control_time(time, now));
+        let is_without = self.netmap.self_node().is_none();
         match self.take_map(response, now) {
-            Ok(change) => self.handle_orders(change.orders),
+            Ok(change) => {
+                if is_without {
+                    // A node that has one comes up with it when control is away.
+                    self.save();
+                }
+                self.handle_orders(change.orders);
+            }
             Err(error) => {
                 let reason = error.to_string();
                 // What it says is heard by who called.
@@ -500,6 +511,10 @@ impl Node {
         match self.netmap.self_node() {
             None => BackendState::Starting,
             Some(_) if self.is_expired(now) => BackendState::NeedsLogin,
+            // The map of an expired sign-in says so of the key before.
+            Some(node) if !node.machine_authorized && node.key != self.local.identity.public() => {
+                BackendState::Starting
+            }
             Some(node) if !node.machine_authorized => BackendState::NeedsMachineAuth,
             Some(_) => BackendState::Running,
         }
