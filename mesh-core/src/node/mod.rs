@@ -14,6 +14,7 @@
 //! control, `wire_control` the network map. Each has the only function that consumes a part's outputs.
 
 mod config;
+mod expiry;
 mod host;
 mod input;
 mod output;
