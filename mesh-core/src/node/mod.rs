@@ -14,6 +14,7 @@
 //! us do, `wire_session` the conversation with control, `wire_control` the network map, `wire_filter` its packet filter. Each has the only function that consumes a part's outputs.
 
 mod config;
+mod expiry;
 mod host;
 mod input;
 mod output;

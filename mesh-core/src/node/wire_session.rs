@@ -25,22 +25,18 @@ use crate::{
     limits,
     machine::Deadline,
     netcheck::{Family, NetInfo as Measured},
-    time::{Instant, WallAnchor, WallTime, earliest},
+    time::{Instant, earliest},
     wireguard::{Identity, handshake::Remote},
 };
 
 use super::{
     BackendState, CommandError, CommandId, ControlConfig, ControlStatus, Event, Node, Output, Prefs, RelayCommand,
-    Reply, SavedState, Up,
+    Reply, SavedState, Up, expiry::instant_of,
 };
 
 /// How soon a map that changed is kept: who is there and what is allowed, and where they are.
 const SAVE_SOON: Duration = Duration::from_secs(5);
 const SAVE_LATER: Duration = Duration::from_secs(60);
-/// Clocks that differ by less are taken as equal. Stock nodes: 1 min.
-const SKEW: u64 = 60_000_000_000;
-/// A server's clock before this is wrong. Stock nodes: the same.
-const CLOCK_FLOOR: WallTime = WallTime::from_unix_secs(1_673_373_066);
 /// A sign-in that ends so soon is told to the user.
 const EXPIRES_SOON: u64 = 24 * 3_600_000_000_000;
 
@@ -62,9 +58,9 @@ pub(super) struct Control {
     logouts: Vec<CommandId>,
     net_info: NetInfo,
     /// What the server's clock is ahead of ours, in nanoseconds; `None` while it has not said its time.
-    skew: Option<i64>,
+    pub(super) skew: Option<i64>,
     /// When the next key of the map expires.
-    expiry_at: Option<Instant>,
+    pub(super) expiry_at: Option<Instant>,
     save_at: Option<Instant>,
     /// What control asked last: it may repeat itself.
     last_ping: String,
@@ -268,41 +264,6 @@ impl Node {
         self.control.as_ref().is_none_or(|control| control.state == BackendState::Running)
     }
 
-    /// The calendar as control reads it.
-    pub(super) fn control_wall(&self, now: Instant) -> WallTime {
-        let skew = self.control.as_ref().and_then(|control| control.skew).unwrap_or(0);
-        let wall = self.local.clock.wall_at(now).as_unix_nanos();
-        WallTime::from_unix_nanos(wall.saturating_add_signed(skew))
-    }
-
-    /// Our clock was set. The server's went on meanwhile: once it is known, nothing expires sooner or later for it.
-    pub(super) fn handle_clock_step(&mut self, anchor: WallAnchor, now: Instant) {
-        let before = self.control_wall(now);
-        self.local.clock = anchor;
-        let after = self.local.clock.wall_at(now);
-        let Some(control) = &mut self.control else { return };
-        control.skew = control.skew.map(|_| skew(before, after));
-        self.look_at_expiries(now);
-    }
-
-    /// The server says its time. Whether that is other than was thought.
-    fn note_control_time(&mut self, time: WallTime, now: Instant) -> bool {
-        let skew = skew(time, self.local.clock.wall_at(now));
-        let Some(control) = self.control.as_mut().filter(|_| time >= CLOCK_FLOOR) else { return false };
-        let is_news = control.skew.unwrap_or(0).abs_diff(skew) > SKEW;
-        if is_news || control.skew.is_none() {
-            control.skew = Some(skew);
-        }
-        is_news
-    }
-
-    /// Keys may have expired, or not have expired after all.
-    fn look_at_expiries(&mut self, now: Instant) {
-        self.refresh_state(now);
-        self.apply_peers_of_map(now);
-        self.answer_ups();
-    }
-
     /// What is wrong, for people.
     pub(super) fn health(&self, now: Instant) -> Vec<String> {
         let Some(control) = &self.control else { return Vec::new() };
@@ -489,7 +450,7 @@ impl Node {
     }
 
     /// Works out what the node is doing. Says whether packets are carried other than before.
-    fn refresh_state(&mut self, now: Instant) -> bool {
+    pub(super) fn refresh_state(&mut self, now: Instant) -> bool {
         let state = self.backend_state(now);
         let Some(control) = self.control.as_mut().filter(|control| control.state != state) else { return false };
         let before = core::mem::replace(&mut control.state, state);
@@ -520,25 +481,7 @@ impl Node {
         }
     }
 
-    /// Whether our own key has expired. Of the key before a rotation that is not known any more.
-    fn is_expired(&self, now: Instant) -> bool {
-        let node = self.netmap.self_node();
-        let is_ours = node.is_some_and(|node| node.key == self.local.identity.public());
-        is_ours && node.and_then(|node| node.key_expiry).is_some_and(|expiry| expiry <= self.control_wall(now))
-    }
-
-    /// When the next key of the map expires is looked at then.
-    pub(super) fn plan_expiry(&mut self, now: Instant) {
-        let wall = self.control_wall(now);
-        let peers = self.netmap.peers().values().filter_map(|peer| peer.key_expiry);
-        let own = self.netmap.self_node().and_then(|node| node.key_expiry);
-        let next = peers.chain(own).filter(|expiry| *expiry > wall).min();
-        if let Some(control) = &mut self.control {
-            control.expiry_at = next.map(|expiry| instant_of(expiry, wall, now));
-        }
-    }
-
-    fn answer_ups(&mut self) {
+    pub(super) fn answer_ups(&mut self) {
         let Some(control) = &mut self.control else { return };
         let is_up = matches!(control.state, BackendState::Running | BackendState::NeedsMachineAuth);
         if is_up && !control.session.awaits_sign_in() {
@@ -571,19 +514,6 @@ impl Node {
         };
         self.outbox.push_back(Output::Save(Box::new(saved)));
     }
-}
-
-/// What the server's clock, which says `server`, is ahead of ours, which says `own`; 0 when that is little.
-fn skew(server: WallTime, own: WallTime) -> i64 {
-    let (server, own) = (server.as_unix_nanos(), own.as_unix_nanos());
-    let is_off = server.abs_diff(own) > SKEW;
-    if is_off { server.wrapping_sub(own).cast_signed() } else { 0 }
-}
-
-/// The instant at which the calendar, which says `wall` now, says `at`. Never in the past.
-fn instant_of(at: WallTime, wall: WallTime, now: Instant) -> Instant {
-    // A moment later, so that what is due is past when it is looked at.
-    now + Duration::from_nanos(at.as_unix_nanos().saturating_sub(wall.as_unix_nanos()).max(1))
 }
 
 /// What was measured, as control is told.
