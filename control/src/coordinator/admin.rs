@@ -29,6 +29,7 @@ impl Coordinator {
         match command {
             Command::CreateUser { login } => self.create_user(by, &login),
             Command::ListUsers => Ok(Reply::Users(self.state.users().values().map(|row| (**row).clone()).collect())),
+            Command::ShowUser { user } => Ok(Reply::User((*self.find_user(&user)?).clone())),
             Command::DeleteUser { user } => self.delete_user(by, &user),
             Command::CreateKey { user, reusable, ephemeral, tags, expiry } => {
                 self.create_key(by, &user, reusable, ephemeral, tags, expiry)

@@ -23,6 +23,11 @@ pub enum Command {
     },
     /// All users.
     ListUsers,
+    /// One user.
+    ShowUser {
+        /// Whom.
+        user: String,
+    },
     /// Delete a user who has no nodes; their auth keys go with them.
     DeleteUser {
         /// Whom.

@@ -45,6 +45,9 @@ pub(super) enum KeysVerb {
         /// Whose nodes it makes: login or id
         #[arg(long, value_name = "U")]
         user: String,
+        /// Make the user when there is none of this name
+        #[arg(long)]
+        create_user: bool,
         /// Good for more than one node
         #[arg(long)]
         reusable: bool,
@@ -186,13 +189,26 @@ pub(super) async fn users(verb: UsersVerb, socket: &Path, json: bool) -> Result<
 
 pub(super) async fn keys(verb: KeysVerb, socket: &Path, json: bool) -> Result<(), Failure> {
     let (command, show) = match verb {
-        KeysVerb::Create { user, reusable, ephemeral, tags, expiry } => {
+        KeysVerb::Create { user, create_user, reusable, ephemeral, tags, expiry } => {
+            if create_user {
+                see_to_user(&user, socket).await?;
+            }
             (Command::CreateKey { user, reusable, ephemeral, tags: set(tags), expiry }, Show::NewKey)
         }
         KeysVerb::List => (Command::ListKeys, Show::Keys),
         KeysVerb::Expire { id } => (Command::ExpireKey { id }, Show::Key),
     };
     act(&command, show, socket, json).await
+}
+
+/// Makes a user unless there is one that is called so.
+async fn see_to_user(name: &str, socket: &Path) -> Result<(), Failure> {
+    match socket::ask(socket, &Command::ShowUser { user: name.to_owned() }).await {
+        Err(failure) if failure.code() == "not_found" => {
+            socket::ask(socket, &Command::CreateUser { login: name.to_owned() }).await.map(drop)
+        }
+        found => found.map(drop),
+    }
 }
 
 pub(super) async fn nodes(verb: NodesVerb, socket: &Path, json: bool) -> Result<(), Failure> {
@@ -388,7 +404,7 @@ fn last_part(text: &str) -> String {
     text.trim_end_matches('/').rsplit('/').next().unwrap_or_default().to_owned()
 }
 
-fn read_policy(file: &Path) -> Result<String, Failure> {
+pub(super) fn read_policy(file: &Path) -> Result<String, Failure> {
     let read = || {
         if file == Path::new("-") {
             let mut text = String::new();

@@ -2,6 +2,7 @@
 #![allow(clippy::disallowed_types, clippy::disallowed_methods, reason = "shell")]
 
 use std::{
+    convert::Infallible,
     net::SocketAddr,
     path::{Path, PathBuf},
 };
@@ -59,6 +60,10 @@ pub(super) struct Settings {
     /// Other relays: a DERP map in JSON; read again at SIGHUP
     #[arg(long, value_name = "FILE")]
     derp_map: Option<PathBuf>,
+    /// What a network that has no policy yet begins with: own (users reach what is theirs), all (everybody reaches
+    /// everything), or a file with a policy [default: none, which allows nothing]
+    #[arg(long, value_name = "own|all|FILE", value_parser = FirstPolicy::parse)]
+    first_policy: Option<FirstPolicy>,
     /// Address for metrics, over plain HTTP at /metrics; not for strangers
     #[arg(long, value_name = "ADDR")]
     metrics_listen: Option<SocketAddr>,
@@ -95,6 +100,25 @@ impl Place {
     }
 }
 
+/// The policy that is stored at a start that finds none; one that is stored is never touched.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum FirstPolicy {
+    Own,
+    All,
+    File(PathBuf),
+}
+
+impl FirstPolicy {
+    /// Never fails: whether the file can be read shows when it is needed.
+    fn parse(text: &str) -> Result<Self, Infallible> {
+        Ok(match text {
+            "own" => Self::Own,
+            "all" => Self::All,
+            file => Self::File(file.into()),
+        })
+    }
+}
+
 /// What the program does.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Config {
@@ -110,6 +134,7 @@ pub(super) struct Config {
     pub(super) base_domain: String,
     pub(super) relay: Option<RelayConfig>,
     pub(super) derp_map: Option<PathBuf>,
+    pub(super) first_policy: Option<FirstPolicy>,
     pub(super) metrics_listen: Option<SocketAddr>,
     pub(super) log: String,
     pub(super) log_format: LogFormat,
@@ -159,6 +184,7 @@ impl Config {
         check("base-domain", self.base_domain == new.base_domain);
         check("relay, relay-host, derp-listen, stun-listen", self.relay == new.relay);
         check("derp-map", self.derp_map == new.derp_map);
+        check("first-policy", self.first_policy == new.first_policy);
         check("metrics-listen", self.metrics_listen == new.metrics_listen);
         check("log, log-format", (&self.log, self.log_format) == (&new.log, new.log_format));
         names
@@ -183,6 +209,7 @@ impl Settings {
             derp_listen: self.derp_listen.or(lower.derp_listen),
             stun_listen: self.stun_listen.or(lower.stun_listen),
             derp_map: self.derp_map.or(lower.derp_map),
+            first_policy: self.first_policy.or(lower.first_policy),
             metrics_listen: self.metrics_listen.or(lower.metrics_listen),
             log: self.log.or(lower.log),
             log_format: self.log_format.or(lower.log_format),
@@ -238,6 +265,7 @@ impl Settings {
             base_domain: self.base_domain.unwrap_or_else(|| "mesh.internal".to_owned()),
             relay,
             derp_map: self.derp_map,
+            first_policy: self.first_policy,
             metrics_listen: self.metrics_listen,
             log: self.log.unwrap_or_else(|| "info".to_owned()),
             log_format: self.log_format.unwrap_or_default(),

@@ -87,6 +87,12 @@ impl Failure {
         &self.message
     }
 
+    /// The word for programs.
+    #[must_use]
+    pub fn code(&self) -> &str {
+        &self.code
+    }
+
     /// Says it as `program` and returns the exit code.
     #[must_use]
     pub fn report(&self, program: &str, json: bool) -> ExitCode {
