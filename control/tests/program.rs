@@ -155,6 +155,33 @@ fn a_bad_policy_is_told_with_its_place_and_changes_nothing() {
 }
 
 #[test]
+fn a_policy_is_checked_without_a_server_as_far_as_that_goes() {
+    let state = directory("check-alone");
+    let (file, socket) = (state.join("policy.json"), state.join("s"));
+    let check = |text: &str, flags: &[&str]| {
+        fs::write(&file, text).unwrap();
+        let verb = ["--socket", socket.to_str().unwrap(), "policy", "check", file.to_str().unwrap()];
+        let output = run(&[flags, &verb].concat());
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+        (output.status.code(), text(output.stdout), text(output.stderr))
+    };
+    let (code, said, _) = check(program::ALLOW_ALL, &[]);
+    assert!(code == Some(0) && said.contains("good by itself; no server runs at"), "{said}");
+    let tests = r#"{"acls": [{"action": "accept", "src": ["a@"], "dst": ["*:*"]}], "tests": [{"src": "a@", "accept": ["100.64.0.1:1"]}]}"#;
+    let (code, said, _) = check(tests, &["--json"]);
+    let said: serde_json::Value = serde_json::from_str(&said).unwrap();
+    assert_eq!((code, said), (Some(0), serde_json::json!({ "network": false, "testsNotJudged": 1 })));
+    let (code, _, error) =
+        check("{\n \"acls\": [{\"action\": \"accept\", \"src\": [\"nobody\"], \"dst\": [\"*:*\"]}]\n}", &[]);
+    assert!(code == Some(1) && error.starts_with("line 2, column "), "{error}");
+    let (code, _, error) = check(
+        "{\"acls\": [], \"ssh\": [{\"action\": \"accept\", \"src\": [\"*\"], \"dst\": [\"*\"], \"users\": [\"root\"]}]}",
+        &[],
+    );
+    assert!(code == Some(1) && error.contains("\"ssh\" is not part of this build"), "{error}");
+}
+
+#[test]
 fn a_first_policy_is_stored_once_and_never_put_over_another() {
     let state = directory("first-policy");
     let server = Running::start_in(&state, &["--first-policy", "own"]);

@@ -58,6 +58,14 @@ async fn somebody_lets_a_node_in_that_waits_at_its_url() {
     let code = response.auth_url.strip_prefix("http://control.test:8080/register/").unwrap().to_owned();
     let page = program::get(server.address("http"), &format!("/register/{code}")).await;
     assert!(page.starts_with("HTTP/1.1 200 ") && page.contains(&format!("nodes register {code} ")), "{page}");
+    let machine = keys.machine.public().to_string();
+    let fingerprint = format!("{}-{}-", &machine[5..9], &machine[9..13]);
+    for told in ["laptop", "linux", &fingerprint] {
+        assert!(page.contains(told), "{told}: {page}");
+    }
+    let other = code.replace(|letter: char| letter.is_ascii_digit(), "A").to_lowercase();
+    let over = program::get(server.address("http"), &format!("/register/{other}")).await;
+    assert!(over.starts_with("HTTP/1.1 404 "), "{over}");
 
     let followup = {
         let (link, keys) = (link.clone(), Keys::new(1));
@@ -71,8 +79,10 @@ async fn somebody_lets_a_node_in_that_waits_at_its_url() {
             link.post("/machine/register", &request).await.unwrap()
         })
     };
-    let registered = server.json(&["nodes", "register", &code, "--user", "alice"]);
-    assert_eq!(registered["hostname"], "laptop");
+    let registered = server.verb(&["nodes", "register", &code, "--user", "alice"]);
+    for told in ["laptop", "linux", &fingerprint] {
+        assert!(registered.contains(told), "{told}: {registered}");
+    }
     let (status, body) = followup.await.unwrap();
     let body: serde_json::Value = serde_json::from_slice(&body).unwrap();
     assert_eq!((status, &body["AuthURL"], &body["MachineAuthorized"]), (StatusCode::OK, &"".into(), &true.into()));

@@ -46,6 +46,8 @@ impl Coordinator {
         }
         let mut live = member.live.clone();
         live.expired = true;
+        let seen = self.seen(&member.row);
+        self.audit(Principal::Server, "node.expire", &member.row.stable_id, seen.clone(), seen);
         self.state.put_node((*member.row).clone(), live);
     }
 

@@ -12,6 +12,7 @@ mod config;
 mod daemon;
 mod desk;
 mod identity;
+mod journal;
 mod limits;
 mod listen;
 mod machine_api;
@@ -27,6 +28,7 @@ pub mod simulated;
 mod socket;
 mod sql;
 mod table;
+mod text;
 mod websocket;
 
 use std::{panic::AssertUnwindSafe, path::PathBuf, process::ExitCode};
