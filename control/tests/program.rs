@@ -167,7 +167,8 @@ fn a_policy_is_checked_without_a_server_as_far_as_that_goes() {
     };
     let (code, said, _) = check(program::ALLOW_ALL, &[]);
     assert!(code == Some(0) && said.contains("good by itself; no server runs at"), "{said}");
-    let tests = r#"{"acls": [{"action": "accept", "src": ["a@"], "dst": ["*:*"]}], "tests": [{"src": "a@", "accept": ["100.64.0.1:1"]}]}"#;
+    let tests = r#"{"acls": [{"action": "accept", "src": ["a@"], "dst": ["*:*"]}],
+        "tests": [{"src": "a@", "accept": ["100.64.0.1:1"]}]}"#;
     let (code, said, _) = check(tests, &["--json"]);
     let said: serde_json::Value = serde_json::from_str(&said).unwrap();
     assert_eq!((code, said), (Some(0), serde_json::json!({ "network": false, "testsNotJudged": 1 })));

@@ -12,7 +12,7 @@ use hyper::Uri;
 use relay::serve::{
     LogFormat,
     failure::{Exit, Failure},
-    source::Sources,
+    source::{Layer, Sources, changed},
 };
 
 const SOURCES: Sources = Sources { program: "mesh-control serve", prefix: "MESH_CONTROL_" };
@@ -161,38 +161,28 @@ impl Config {
     /// # Errors
     /// When one of them is wrong, or what must be said is not.
     pub(super) fn gather(flags: &Settings, file: Option<&Path>) -> Result<Self, Failure> {
-        let mut settings = flags.clone().over(SOURCES.of_environment()?);
-        if let Some(path) = file {
-            settings = settings.over(SOURCES.of_file(path)?);
-        }
-        settings.into_config()
+        SOURCES.gather(flags, file)?.into_config()
     }
 
     /// What differs in another one and counts only at the next start.
     pub(super) fn fixed_changes(&self, new: &Self) -> Vec<&'static str> {
-        let mut names = Vec::new();
-        let mut check = |name, same: bool| {
-            if !same {
-                names.push(name);
-            }
-        };
-        check("server-url", self.server_url == new.server_url);
-        check("state-dir", self.state_dir == new.state_dir);
-        check("listen", self.listen == new.listen);
-        check("http-listen", self.http_listen == new.http_listen);
-        check("tls-cert, tls-key", self.tls == new.tls);
-        check("base-domain", self.base_domain == new.base_domain);
-        check("relay, relay-host, derp-listen, stun-listen", self.relay == new.relay);
-        check("derp-map", self.derp_map == new.derp_map);
-        check("first-policy", self.first_policy == new.first_policy);
-        check("metrics-listen", self.metrics_listen == new.metrics_listen);
-        check("log, log-format", (&self.log, self.log_format) == (&new.log, new.log_format));
-        names
+        changed([
+            ("server-url", self.server_url == new.server_url),
+            ("state-dir", self.state_dir == new.state_dir),
+            ("listen", self.listen == new.listen),
+            ("http-listen", self.http_listen == new.http_listen),
+            ("tls-cert, tls-key", self.tls == new.tls),
+            ("base-domain", self.base_domain == new.base_domain),
+            ("relay, relay-host, derp-listen, stun-listen", self.relay == new.relay),
+            ("derp-map", self.derp_map == new.derp_map),
+            ("first-policy", self.first_policy == new.first_policy),
+            ("metrics-listen", self.metrics_listen == new.metrics_listen),
+            ("log, log-format", (&self.log, self.log_format) == (&new.log, new.log_format)),
+        ])
     }
 }
 
-impl Settings {
-    /// These, and those of `lower` where these say nothing. What belongs together comes from one source.
+impl Layer for Settings {
     fn over(self, lower: Self) -> Self {
         let (tls_cert, tls_key) =
             if self.tls_cert.is_some() { (self.tls_cert, self.tls_key) } else { (lower.tls_cert, lower.tls_key) };
@@ -215,7 +205,9 @@ impl Settings {
             log_format: self.log_format.or(lower.log_format),
         }
     }
+}
 
+impl Settings {
     fn into_config(self) -> Result<Config, Failure> {
         let url = self.server_url.filter(|url| !url.is_empty()).ok_or_else(|| {
             Failure::new(Exit::Usage, "no-server-url", "under which URL nodes reach the server is not said")
