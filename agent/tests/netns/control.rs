@@ -230,7 +230,7 @@ fn bad_keys() -> Result<()> {
         (expired.contains(id) || id.contains(part)).then(|| id.to_owned())
     });
     joined.control.run(&["keys", "expire", &id.context("the key is not listed")?])?;
-    refused(&expired, "authkey revoked")?;
+    refused(&expired, "authkey expired")?;
     // A good one still works, and nobody needs it again.
     alice.up(&joined.control, &joined.control.key(&[])?)?;
     Ok(())

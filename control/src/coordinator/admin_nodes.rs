@@ -10,7 +10,6 @@ use super::{
     Coordinator,
     admin::check_tags,
     command::{AdminError, NodeView, Reply},
-    register::seen,
 };
 use crate::{
     names,
@@ -27,11 +26,10 @@ impl Coordinator {
 
     pub(super) fn register_node(&mut self, by: &Principal, code: &str, user: &str) -> Result<Reply, AdminError> {
         let user = self.find_user(user)?;
-        // People copy the whole URL.
-        let code = code.rsplit('/').next().unwrap_or(code);
         let id = self.signed_in(code, user.id)?;
         let member = self.found(id)?;
-        self.audit(by.clone(), "node.register", &member.row.stable_id, Value::Null, seen(&member.row));
+        let after = self.seen(&member.row);
+        self.audit(by.clone(), "node.register", &member.row.stable_id, Value::Null, after);
         Ok(Reply::Node(Box::new(self.node_view(&member))))
     }
 
@@ -45,7 +43,8 @@ impl Coordinator {
     pub(super) fn delete_node(&mut self, by: &Principal, node: &str) -> Result<Reply, AdminError> {
         let member = self.find_node(node)?;
         let view = self.node_view(&member);
-        self.audit(by.clone(), "node.delete", &member.row.stable_id, seen(&member.row), Value::Null);
+        let before = self.seen(&member.row);
+        self.audit(by.clone(), "node.delete", &member.row.stable_id, before, Value::Null);
         self.forget(member.id());
         Ok(Reply::Node(Box::new(view)))
     }
@@ -111,7 +110,8 @@ impl Coordinator {
         let member = self.find_node(node)?;
         let mut row = (*member.row).clone();
         change(&mut row);
-        self.audit(by.clone(), action, &row.stable_id, seen(&member.row), seen(&row));
+        let (before, after) = (self.seen(&member.row), self.seen(&row));
+        self.audit(by.clone(), action, &row.stable_id, before, after);
         self.put(row, member.live.clone());
         let member = self.found(member.id())?;
         Ok(Reply::Node(Box::new(self.node_view(&member))))

@@ -50,6 +50,10 @@ impl Coordinator {
     /// A node's key is due to expire.
     pub(super) fn expire_due(&mut self, id: NodeId) {
         let Some(member) = self.state.member(id).cloned() else { return };
+        if member.row.is_expired(self.wall()) && !member.live.expired {
+            let seen = self.seen(&member.row);
+            self.audit(Principal::Server, "node.expire", &member.row.stable_id, seen.clone(), seen);
+        }
         self.put((*member.row).clone(), member.live.clone());
     }
 

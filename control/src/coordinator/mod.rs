@@ -46,7 +46,8 @@ use mesh_core::{
 };
 use serde_json::Value;
 
-pub use command::{AdminError, Command, KeyView, NodeView, Reply, Secret};
+pub use admin_policy::check_policy_alone;
+pub use command::{AdminError, Command, KeyView, NodeView, Reply, Secret, SignInView};
 pub use counters::{Counters, Status};
 pub use input::{AdminId, ConnId, Endpoint, Input, Request, RequestId, StreamId};
 pub use output::{Output, Refusal, Response};

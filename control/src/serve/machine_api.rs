@@ -23,7 +23,7 @@ use hyper::{
 };
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use mesh_core::{
-    control::types::{MapRequest, RegisterRequest},
+    control::types::{MapRequest, RegisterRequest, RegisterResponse},
     key::{MachinePublic, NodePublic},
 };
 use serde::de::DeserializeOwned;
@@ -32,7 +32,7 @@ use tokio::{
     sync::Notify,
     time::{sleep, timeout},
 };
-use tracing::{debug, trace};
+use tracing::{debug, info, trace};
 
 use super::{
     desk::{Answer, Desk},
@@ -40,6 +40,7 @@ use super::{
     map_stream::{MapBody, MapWriter},
     pass::{Gathered, Pass, TooMuch},
     render_pool::{Coding, RenderPool},
+    text::fingerprint,
 };
 use crate::coordinator::{ConnId, Endpoint, Input, Refusal, Request, RequestId};
 
@@ -161,7 +162,10 @@ impl Machine {
             self.pass.note_greeted();
         }
         match answer {
-            Answer::Register(response) => json(&*response),
+            Answer::Register(response) => {
+                self.tell(&response);
+                json(&*response)
+            }
             Answer::Stream(orders) => {
                 let (writer, body) = MapWriter::new(
                     self.conn,
@@ -185,6 +189,22 @@ impl Machine {
             Answer::Updated => HttpResponse::new(Either::Left(Full::default())),
             Answer::Done => json(&serde_json::json!({})),
             Answer::Refused(refusal) => refuse(&refusal),
+        }
+    }
+}
+
+impl Machine {
+    /// Tells those who run the server of a node that was not let in. What was stored tells of those that were.
+    fn tell(&self, response: &RegisterResponse) {
+        if response.error.is_empty() && response.auth_url.is_empty() {
+            return;
+        }
+        let Some(left_out) = self.pass.may_tell() else { return };
+        let (from, machine) = (self.pass.from(), fingerprint(&self.machine.to_string()));
+        if response.error.is_empty() {
+            info!(%from, machine, left_out, "a device asks to join, and waits for somebody to admit it");
+        } else {
+            info!(%from, machine, left_out, error = response.error, "a registration was refused");
         }
     }
 }

@@ -3,11 +3,13 @@
 #![allow(clippy::disallowed_types, clippy::disallowed_methods, reason = "shell")]
 
 use std::{
+    mem,
     net::{IpAddr, SocketAddr},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
     },
+    time::Instant,
 };
 
 use relay::{gate::Gate, stats::CloseReason};
@@ -18,6 +20,31 @@ use super::limits;
 #[derive(Clone, Default)]
 pub(super) struct Door {
     gate: Arc<Mutex<Gate>>,
+    told: Arc<Mutex<Told>>,
+}
+
+/// Lines of the log that strangers caused.
+#[derive(Default)]
+struct Told {
+    /// Since when they are counted.
+    since: Option<Instant>,
+    lines: u32,
+    left_out: u64,
+}
+
+impl Told {
+    /// Whether there may be another line, and how many were left out before it.
+    fn next(&mut self, now: Instant) -> Option<u64> {
+        if self.since.is_none_or(|since| now.duration_since(since) >= limits::LINES_TIME) {
+            (self.since, self.lines) = (Some(now), 0);
+        }
+        if self.lines >= limits::LINES {
+            self.left_out += 1;
+            return None;
+        }
+        self.lines += 1;
+        Some(mem::take(&mut self.left_out))
+    }
 }
 
 impl Door {
@@ -55,6 +82,11 @@ impl Pass {
     /// Where the connection comes from.
     pub(super) fn from(&self) -> IpAddr {
         self.from
+    }
+
+    /// Whether the log may have a line about what was asked on it, and how many such lines were left out before.
+    pub(super) fn may_tell(&self) -> Option<u64> {
+        self.door.told.lock().unwrap_or_else(PoisonError::into_inner).next(Instant::now())
     }
 
     /// A node was let in on it.
@@ -153,5 +185,15 @@ mod tests {
 
     fn pass() -> Arc<Pass> {
         Arc::new(Door::default().enter("192.0.2.1:5".parse().unwrap()).unwrap())
+    }
+
+    #[test]
+    fn strangers_fill_no_log() {
+        let (mut told, start) = (Told::default(), Instant::now());
+        let said = (0..1_000).filter(|_| told.next(start) == Some(0)).count();
+        assert_eq!(said, limits::LINES as usize);
+        let later = start + limits::LINES_TIME;
+        assert_eq!(told.next(later), Some(1_000 - u64::from(limits::LINES)), "the next line says how many are missing");
+        assert_eq!(told.next(later), Some(0));
     }
 }

@@ -1,7 +1,12 @@
 //! Why a program ends, in the forms that scripts rely on. Shared with the control server, whose program keeps the same
 //! contract.
 
-use std::{borrow::Cow, io::Write, process::ExitCode};
+use std::{
+    borrow::Cow,
+    io::Write,
+    panic::{UnwindSafe, catch_unwind},
+    process::ExitCode,
+};
 
 use clap::error::ErrorKind;
 use mesh_core::printable;
@@ -29,6 +34,18 @@ pub struct Failure {
     message: String,
     hint: String,
     about_text: bool,
+}
+
+/// Runs a program: its work with the arguments of the process, then how it ended.
+pub fn run(program: &str, work: impl FnOnce() -> Result<(), Failure> + UnwindSafe) -> ExitCode {
+    // Asked for before anything can go wrong with the other arguments.
+    let json = std::env::args_os().any(|argument| argument == "--json");
+    match catch_unwind(work) {
+        Ok(Ok(())) => ExitCode::SUCCESS,
+        Ok(Err(failure)) => failure.report(program, json),
+        // The panic has said on stderr what and where.
+        Err(_) => ExitCode::from(Exit::Bug as u8),
+    }
 }
 
 impl Failure {
@@ -86,6 +103,12 @@ impl Failure {
     #[must_use]
     pub fn message(&self) -> &str {
         &self.message
+    }
+
+    /// The word for programs.
+    #[must_use]
+    pub fn code(&self) -> &str {
+        &self.code
     }
 
     /// Says it as `program` and returns the exit code.
