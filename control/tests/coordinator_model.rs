@@ -154,7 +154,7 @@ impl Model {
     fn register(&mut self, client: u32, request: RegisterRequest) -> Option<RegisterResponse> {
         let response = self.world.register_with(client, request).ok()?;
         if response.node_key_expired && !self.is_in(client) {
-            self.world.clients.get_mut(&client).unwrap().change_key(50);
+            self.world.clients.get_mut(&client)?.change_key(50);
         }
         Some(response)
     }
