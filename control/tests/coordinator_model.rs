@@ -17,10 +17,10 @@ use control::{
 use mesh_core::{
     control::{
         NetMap,
-        types::{PeerNode, RegisterRequest, Service},
+        types::{PeerNode, RegisterRequest, RegisterResponse, Service},
     },
     ip::prefix::Prefix,
-    key::{DiscoPublic, MachinePublic, NodePublic},
+    key::{DiscoPublic, NodePublic},
     time::{Instant, WallTime},
 };
 use proptest::prelude::*;
@@ -115,8 +115,6 @@ struct Model {
     keys: Vec<String>,
     /// Sign-ins that clients were shown: the code, the key they are for, and the request that waits there.
     sign_ins: BTreeMap<u32, (String, NodePublic, Option<RequestId>)>,
-    /// The machine that was the first to have a key.
-    owners: BTreeMap<NodePublic, MachinePublic>,
     /// When the server was started last.
     started: Instant,
     /// Counts, so that every address is new.
@@ -137,7 +135,7 @@ impl Model {
             world.key(true, true, &[]),
         ];
         let started = world.now;
-        Self { world, keys, sign_ins: BTreeMap::new(), owners: BTreeMap::new(), started, next: 0 }
+        Self { world, keys, sign_ins: BTreeMap::new(), started, next: 0 }
     }
 
     fn is_in(&self, client: u32) -> bool {
@@ -152,20 +150,13 @@ impl Model {
         }
     }
 
-    /// Whether a key was another machine's, and is nobody's now. Viewers that hear of both at once take the two for one.
-    fn is_used(&self, client: u32, key: NodePublic) -> bool {
-        let machine = self.world.clients[&client].machine;
-        self.owners.get(&key).is_some_and(|owner| *owner != machine)
-            && !self.world.rows.nodes.values().any(|row| row.key == key)
-    }
-
-    /// How a client registers. The key that it copied may be that of another.
-    fn registration(&mut self, client: u32, auth_key: Option<usize>) -> RegisterRequest {
-        self.meet(client);
-        if self.is_used(client, self.world.clients[&client].key) {
-            self.world.clients.get_mut(&client).unwrap().change_key(50);
+    /// Registers. The key that it copied may be that of another, or was.
+    fn register(&mut self, client: u32, request: RegisterRequest) -> Option<RegisterResponse> {
+        let response = self.world.register_with(client, request).ok()?;
+        if response.node_key_expired && !self.is_in(client) {
+            self.world.clients.get_mut(&client)?.change_key(50);
         }
-        self.world.clients[&client].registration(auth_key.map(|key| self.keys[key].as_str()))
+        Some(response)
     }
 
     fn open(&mut self, client: u32) {
@@ -189,24 +180,19 @@ impl Model {
     }
 
     fn happen(&mut self, event: Event) {
-        self.carry_out(event);
-        for row in self.world.rows.nodes.values() {
-            self.owners.entry(row.key).or_insert(row.machine);
-        }
-    }
-
-    fn carry_out(&mut self, event: Event) {
         let world = &mut self.world;
         match event {
             Event::Join(client, key) => {
-                let request = self.registration(client, Some(key));
-                if self.world.register_with(client, request).is_ok_and(|response| response.error.is_empty()) {
+                self.meet(client);
+                let request = self.world.clients[&client].registration(Some(&self.keys[key]));
+                if self.register(client, request).is_some_and(|response| response.machine_authorized) {
                     self.open(client);
                 }
             }
             Event::SignIn(client) => {
-                let request = self.registration(client, None);
-                let Ok(response) = self.world.register_with(client, request.clone()) else { return };
+                self.meet(client);
+                let request = self.world.clients[&client].registration(None);
+                let Some(response) = self.register(client, request.clone()) else { return };
                 if response.auth_url.is_empty() {
                     return;
                 }
@@ -219,9 +205,7 @@ impl Model {
             Event::Admit(client, user) => {
                 let Some((code, key, _)) = self.sign_ins.get(&client).cloned() else { return };
                 // It may be over, or the key that of another by now.
-                if !self.is_used(client, key)
-                    && self.world.admin(Command::RegisterNode { code, user: USERS[user].into() }).is_ok()
-                {
+                if world.admin(Command::RegisterNode { code, user: USERS[user].into() }).is_ok() {
                     self.sign_ins.remove(&client);
                     // It may be another node by this than it was.
                     self.world.hang_up(client);
@@ -329,6 +313,8 @@ impl Model {
                 let old = one.change_key(generation);
                 let request = RegisterRequest { old_node_key: Some(old), ..one.registration(None) };
                 let new = one.key;
+                // It signs in for the key that it has. One that it gave up would make it two nodes.
+                self.sign_ins.remove(&client);
                 let response = world.register_with(client, request);
                 if !response.is_ok_and(|response| response.machine_authorized) {
                     let one = world.clients.get_mut(&client).unwrap();

@@ -110,6 +110,10 @@ impl Coordinator {
                 return Err(Refusal::new(401, "the node key is that of another machine"));
             }
         }
+        if self.state.was_of_another(&request.node_key, &caller.machine) {
+            // It makes another.
+            return Ok(Some(RegisterResponse { node_key_expired: true, ..RegisterResponse::default() }));
+        }
         let now = self.wall();
         if request.expiry.is_some_and(|expiry| expiry <= now) {
             return Ok(Some(self.log_out(known)));
@@ -250,6 +254,9 @@ impl Coordinator {
         // Somebody who signs in takes a while: meanwhile another machine may have registered the key.
         if known.as_ref().is_some_and(|known| known.row.machine != machine) {
             return Err("the node key is that of another machine".into());
+        }
+        if self.state.was_of_another(&request.node_key, &machine) {
+            return Err("the node key was that of another machine: let the node sign in anew".into());
         }
         if let Some(known) = &known
             && let (Owner::User(new), Some(user)) = (&owner, known.row.user)

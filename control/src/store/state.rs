@@ -5,7 +5,7 @@
 //! what is as it was.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     sync::Arc,
 };
 
@@ -26,6 +26,7 @@ use super::{
 };
 use crate::{
     ipam::Pool,
+    limits,
     names::Names,
     policy::{self, Change, Policy, Rulebook},
     render::{self, RenderCounters},
@@ -46,6 +47,8 @@ pub struct State {
     base_domain: Arc<str>,
     by_key: BTreeMap<NodePublic, NodeId>,
     by_machine: BTreeMap<MachinePublic, BTreeSet<NodeId>>,
+    /// Keys that nodes gave up for others, oldest first, and whose they were: as many as the log may tell of.
+    given_up: VecDeque<(NodePublic, MachinePublic)>,
     /// Names of nodes.
     pub names: Names,
     /// Overlay addresses.
@@ -86,6 +89,7 @@ impl State {
             base_domain: base_domain.into(),
             by_key: BTreeMap::new(),
             by_machine: BTreeMap::new(),
+            given_up: VecDeque::new(),
             names: Names::default(),
             pool: Pool::default(),
             next: rows.next,
@@ -138,6 +142,13 @@ impl State {
     /// The nodes of an installation.
     pub fn by_machine(&self, machine: &MachinePublic) -> impl Iterator<Item = &Arc<Member>> {
         self.by_machine.get(machine).into_iter().flatten().filter_map(|id| self.members.get(id))
+    }
+
+    /// Whether another machine's node had a key until lately. Whoever hears in one message that the one gave it up and that
+    /// the other has it takes the two for one.
+    #[must_use]
+    pub fn was_of_another(&self, key: &NodePublic, machine: &MachinePublic) -> bool {
+        self.given_up.iter().any(|(given_up, by)| given_up == key && by != machine)
     }
 
     /// The users.
@@ -458,6 +469,12 @@ impl State {
     fn index(&mut self, before: Option<&NodeRow>, after: Option<&NodeRow>) {
         if let Some(before) = before {
             self.by_key.remove(&before.key);
+            if after.is_some_and(|after| after.key != before.key) {
+                self.given_up.push_back((before.key, before.machine));
+                if self.given_up.len() > limits::LOG_ENTRIES {
+                    self.given_up.pop_front();
+                }
+            }
             if let Some(nodes) = self.by_machine.get_mut(&before.machine) {
                 nodes.remove(&before.id);
                 if nodes.is_empty() {

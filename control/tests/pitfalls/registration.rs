@@ -343,6 +343,35 @@ fn a_sign_in_gives_no_machine_the_node_key_that_another_has_by_then() {
 }
 
 #[test]
+fn a_key_that_a_node_gave_up_becomes_no_other_machines() {
+    let mut world = World::open();
+    let key = world.key(true, false, &[]);
+    let (a, b) = (world.join(1, &key), world.client(2));
+    let [waits, other] = [3, 4].map(|number| {
+        world.client(number);
+        world.clients.get_mut(&number).unwrap().key = world.clients[&b].key;
+        number
+    });
+    let code = world.code(waits);
+    world.join(b, &key);
+    world.settle();
+    // Whoever heard of both at once would take the two for one.
+    world.clients.get_mut(&a).unwrap().stalled = true;
+    let client = world.clients.get_mut(&b).unwrap();
+    let old = client.change_key(1);
+    let request = RegisterRequest { old_node_key: Some(old), ..client.registration(None) };
+    assert!(world.register_with(b, request).unwrap().machine_authorized);
+    let told = world.register(other, Some(&key));
+    assert_eq!((told.node_key_expired, told.machine_authorized), (true, false), "it makes a new one");
+    assert!(world.admin(Command::RegisterNode { code, user: "alice@example.com".into() }).is_err());
+    world.clients.get_mut(&other).unwrap().change_key(1);
+    assert!(world.register(other, Some(&key)).machine_authorized);
+    world.unstall(a);
+    world.settle();
+    assert!(world.peer(a, b).is_some());
+}
+
+#[test]
 fn a_node_that_becomes_ephemeral_while_it_is_away_is_forgotten() {
     let mut world = World::open();
     let (key, ephemeral) = (world.key(true, false, &[]), world.key(true, true, &[]));
