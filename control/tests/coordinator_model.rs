@@ -348,6 +348,13 @@ impl Model {
             self.world.unstall(*client);
         }
         self.world.settle();
+        // What changed at the end of it is told in a moment.
+        let changes = |world: &World| world.coordinator.counters().changes_total;
+        let mut before = None;
+        while before != Some(changes(&self.world)) {
+            before = Some(changes(&self.world));
+            self.world.advance(limits::PUSH_STORM);
+        }
         for client in clients {
             if self.world.clients[&client].stream.is_none() {
                 continue;
