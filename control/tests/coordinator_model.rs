@@ -313,6 +313,8 @@ impl Model {
                 let old = one.change_key(generation);
                 let request = RegisterRequest { old_node_key: Some(old), ..one.registration(None) };
                 let new = one.key;
+                // It signs in for the key that it has. One that it gave up would make it two nodes.
+                self.sign_ins.remove(&client);
                 let response = world.register_with(client, request);
                 if !response.is_ok_and(|response| response.machine_authorized) {
                     let one = world.clients.get_mut(&client).unwrap();
@@ -346,6 +348,13 @@ impl Model {
             self.world.unstall(*client);
         }
         self.world.settle();
+        // What changed at the end of it is told in a moment.
+        let changes = |world: &World| world.coordinator.counters().changes_total;
+        let mut before = None;
+        while before != Some(changes(&self.world)) {
+            before = Some(changes(&self.world));
+            self.world.advance(limits::PUSH_STORM);
+        }
         for client in clients {
             if self.world.clients[&client].stream.is_none() {
                 continue;
