@@ -10,7 +10,7 @@ use super::{
     streams::{Cursor, Stream},
     timers::Timer,
 };
-use crate::{limits, render::MapUpdate, store::log::Version};
+use crate::{limits, render::MapUpdate};
 
 impl Coordinator {
     /// Something is to be told: changes are gathered until none came for a moment, but not for long.
@@ -43,6 +43,9 @@ impl Coordinator {
     pub(super) fn push_changes(&mut self) {
         let ready = self.streams.ready();
         self.push(ready);
+        // Each change may name all nodes that came into sight: what nobody waits for is not kept.
+        let told = self.streams.oldest().unwrap_or(self.state.log().version());
+        self.state.forget_changes(told);
     }
 
     fn push(&mut self, ready: Vec<StreamId>) {
@@ -165,14 +168,5 @@ impl Coordinator {
             self.pending.push(Output::KeepAlive { stream: id });
         }
         self.set_keep_alive(id);
-    }
-}
-
-impl Stream {
-    fn behind(&self) -> Option<Version> {
-        match self.cursor {
-            Cursor::Behind(version) => Some(version),
-            Cursor::Whole | Cursor::Nothing => None,
-        }
     }
 }

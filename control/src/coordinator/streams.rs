@@ -37,6 +37,16 @@ pub(super) struct Stream {
     pub(super) jitter: core::time::Duration,
 }
 
+impl Stream {
+    /// From which version on it has something to learn.
+    pub(super) fn behind(&self) -> Option<Version> {
+        match self.cursor {
+            Cursor::Behind(version) => Some(version),
+            Cursor::Whole | Cursor::Nothing => None,
+        }
+    }
+}
+
 /// All open maps; a node has one at most.
 #[derive(Debug, Default)]
 pub(super) struct Streams {
@@ -116,6 +126,11 @@ impl Streams {
     pub(super) fn ready(&self) -> Vec<StreamId> {
         let is_ready = |id: &&StreamId| self.by_id.get(id).is_some_and(|stream| stream.writing.is_none());
         self.waiting.iter().filter(is_ready).copied().collect()
+    }
+
+    /// From which version on the one that is furthest behind has something to learn.
+    pub(super) fn oldest(&self) -> Option<Version> {
+        self.waiting.iter().filter_map(|id| self.by_id.get(id)?.behind()).min()
     }
 
     pub(super) fn has_new(&self) -> bool {

@@ -23,7 +23,7 @@ use tracing::error;
 use crate::{
     coordinator::StreamId,
     store::{
-        log::{Entry, Version},
+        log::{Entry, Version, What},
         node::{Fragment, Member},
         snapshot::Snapshot,
     },
@@ -31,6 +31,9 @@ use crate::{
 
 pub use node::{TAGGED_LOGIN, TAGGED_USER};
 pub(crate) use node::{adds_endpoint, full_name, login, shown, user};
+
+/// Changes in a message that is soon rendered.
+const BRIEF: usize = 16;
 
 /// What rendering counts.
 #[derive(Debug, Default)]
@@ -134,6 +137,18 @@ impl MapUpdate {
         matches!(self.told, Told::Full)
     }
 
+    /// Whether it tells of a few nodes only, so that rendering it is soon done.
+    #[must_use]
+    pub fn is_brief(&self) -> bool {
+        match &self.told {
+            Told::Full => false,
+            Told::Since(_, entries) => {
+                entries.len() <= BRIEF && entries.iter().all(|entry| matches!(entry.what, What::Node(..)))
+            }
+            Told::Farewell(_) => true,
+        }
+    }
+
     /// Whether nothing comes after it but a close.
     #[must_use]
     pub fn is_last(&self) -> bool {
@@ -160,7 +175,15 @@ impl Message {
     /// The message as JSON, neither compressed nor framed. Never empty.
     #[must_use]
     pub fn to_json(&self) -> Vec<u8> {
-        let mut json = to_json(&self.response).into_bytes();
+        let mut json = Vec::new();
+        self.write_json(&mut json);
+        json
+    }
+
+    /// Appends [`Self::to_json`] to what is there.
+    pub fn write_json(&self, json: &mut Vec<u8>) {
+        let before = json.len();
+        json.extend_from_slice(to_json(&self.response).as_bytes());
         let lists =
             [("Peers", &self.peers), ("PeersChanged", &self.peers_changed), ("PeersChangedPatch", &self.patches)];
         json.reserve(
@@ -168,7 +191,7 @@ impl Message {
         );
         for (name, fragments) in lists.into_iter().filter(|(_, fragments)| !fragments.is_empty()) {
             json.pop();
-            if json.len() > 1 {
+            if json.len() > before + 1 {
                 json.push(b',');
             }
             json.extend_from_slice(format!("\"{name}\":[").as_bytes());
@@ -180,7 +203,6 @@ impl Message {
             }
             json.extend_from_slice(b"]}");
         }
-        json
     }
 }
 

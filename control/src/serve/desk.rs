@@ -111,6 +111,20 @@ impl Desk {
         let _ = self.events.send(Event::Input(input)).await;
     }
 
+    /// Tells what happened, where nobody can wait.
+    pub(super) fn tell_at_once(&self, input: Input) {
+        if let Err(mpsc::error::TrySendError::Full(event)) = self.events.try_send(Event::Input(input)) {
+            let events = self.events.clone();
+            tokio::spawn(async move { events.send(event).await });
+        }
+    }
+
+    /// A way that leads to nobody.
+    #[cfg(test)]
+    pub(super) fn nobody() -> Self {
+        Self { events: mpsc::channel(1).0 }
+    }
+
     /// Has a command carried out.
     pub(super) async fn command(&self, by: Principal, command: Command) -> Result<Result<Reply, AdminError>, Ending> {
         let (answer, answered) = oneshot::channel();

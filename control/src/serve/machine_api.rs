@@ -5,9 +5,10 @@
 #![allow(clippy::disallowed_types, clippy::disallowed_methods, reason = "shell")]
 
 use std::{
+    collections::BTreeMap,
     convert::Infallible,
     sync::{
-        Arc,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
 };
@@ -30,14 +31,14 @@ use serde::de::DeserializeOwned;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     sync::Notify,
-    time::{sleep, timeout},
+    time::{Instant, sleep, sleep_until, timeout},
 };
 use tracing::{debug, info, trace};
 
 use super::{
     desk::{Answer, Desk},
     limits,
-    map_stream::{MapBody, MapWriter},
+    map_stream::MapBody,
     pass::{Gathered, Pass, TooMuch},
     render_pool::{Coding, RenderPool},
     text::fingerprint,
@@ -56,9 +57,19 @@ pub(super) struct Machine {
     next: AtomicU64,
     /// Requests under way.
     busy: AtomicUsize,
-    /// A request began or ended.
+    /// Requests with a message that the node has yet to take, and since when.
+    given: Mutex<BTreeMap<RequestId, Instant>>,
+    /// A request began or ended, or a message was given out.
     moved: Notify,
-    stalled: Arc<Notify>,
+}
+
+/// Why a connection is of no more use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Useless {
+    /// Nothing has been asked for too long.
+    Idle,
+    /// The node takes nothing of a message.
+    Stalled,
 }
 
 impl Machine {
@@ -71,20 +82,24 @@ impl Machine {
             pass,
             next: AtomicU64::new(0),
             busy: AtomicUsize::new(0),
+            given: Mutex::default(),
             moved: Notify::new(),
-            stalled: Arc::new(Notify::new()),
         }
     }
 
     /// Serves the node until it goes, or until it is idle for too long.
-    pub(super) async fn serve(self, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) {
+    pub(super) fn serve(
+        self,
+        stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    ) -> impl Future<Output = ()> + Send + 'static {
         let (conn, desk) = (self.conn, self.desk.clone());
         let this = Arc::new(self);
         let service = service_fn({
             let this = Arc::clone(&this);
             move |request| {
                 let this = Arc::clone(&this);
-                async move { Ok::<_, Infallible>(this.handle(request).await) }
+                // On the heap, or the task that writes an open map would keep the place for it.
+                Box::pin(async move { Ok::<_, Infallible>(this.handle(request).await) })
             }
         });
         let mut http = http2::Builder::new(TokioExecutor::new());
@@ -92,31 +107,58 @@ impl Machine {
             .max_concurrent_streams(limits::REQUESTS)
             .max_header_list_size(limits::HEADER_LIST_BYTES)
             .max_send_buf_size(64 << 10);
-        let connection = http.serve_connection(TokioIo::new(stream), service);
-        tokio::select! {
-            ended = connection => if let Err(error) = ended {
-                trace!(conn = conn.0, %error, "a node's connection ended");
-            },
-            () = this.idle() => debug!(conn = conn.0, "a connection that asks nothing is closed"),
-            () = this.stalled.notified() => {}
+        // Made here and on the heap: a future keeps the place of what it moves.
+        let connection = Box::pin(http.serve_connection(TokioIo::new(stream), service));
+        async move {
+            tokio::select! {
+                ended = connection => if let Err(error) = ended {
+                    trace!(conn = conn.0, %error, "a node's connection ended");
+                },
+                why = this.useless() => debug!(conn = conn.0, ?why, "a connection is closed"),
+            }
+            desk.tell(Input::Closed { conn }).await;
         }
-        desk.tell(Input::Closed { conn }).await;
     }
 
-    /// Waits until nothing has been asked for too long.
-    async fn idle(&self) {
+    /// Waits until the connection is of no more use.
+    async fn useless(&self) -> Useless {
         loop {
             let moved = self.moved.notified();
-            if self.busy.load(Relaxed) > 0 {
+            let oldest = self.given().values().min().map(|since| *since + limits::WRITE);
+            if let Some(deadline) = oldest {
+                if deadline <= Instant::now() {
+                    return Useless::Stalled;
+                }
+                tokio::select! {
+                    () = moved => {}
+                    () = sleep_until(deadline) => {}
+                }
+            } else if self.busy.load(Relaxed) > 0 {
                 moved.await;
-                continue;
-            }
-            let patience = if self.pass.is_greeted() { limits::IDLE } else { limits::STRANGER };
-            tokio::select! {
-                () = moved => {}
-                () = sleep(patience) => return,
+            } else {
+                let patience = if self.pass.is_greeted() { limits::IDLE } else { limits::STRANGER };
+                tokio::select! {
+                    () = moved => {}
+                    () = sleep(patience) => return Useless::Idle,
+                }
             }
         }
+    }
+
+    fn given(&self) -> MutexGuard<'_, BTreeMap<RequestId, Instant>> {
+        // Each change is one step; a panic leaves nothing half done.
+        self.given.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A message of a request's answer goes out.
+    pub(super) fn note_given(&self, id: RequestId) {
+        self.given().insert(id, Instant::now());
+        self.moved.notify_one();
+    }
+
+    /// The node has taken it, as far as it is known here.
+    pub(super) fn note_taken(&self, id: RequestId) {
+        self.given().remove(&id);
     }
 
     async fn handle(self: &Arc<Self>, request: HttpRequest<Incoming>) -> HttpResponse<Body> {
@@ -167,20 +209,7 @@ impl Machine {
                 json(&*response)
             }
             Answer::Stream(orders) => {
-                let (writer, body) = MapWriter::new(
-                    self.conn,
-                    id,
-                    coding,
-                    self.desk.clone(),
-                    self.pool.clone(),
-                    Arc::clone(&self.stalled),
-                );
-                let busy = Busy::new(self);
-                tokio::spawn(async move {
-                    writer.run(orders).await;
-                    drop(busy);
-                });
-                HttpResponse::new(Either::Right(body))
+                HttpResponse::new(Either::Right(MapBody::new(Busy::new(self), id, coding, orders)))
             }
             Answer::Once(update) => match self.pool.render(update, coding).await {
                 Ok(frame) => HttpResponse::new(Either::Left(Full::new(frame))),
@@ -210,9 +239,14 @@ impl Machine {
 }
 
 /// A request under way.
-struct Busy(Arc<Machine>);
+pub(super) struct Busy(Arc<Machine>);
 
 impl Busy {
+    /// Whose.
+    pub(super) fn machine(&self) -> &Machine {
+        &self.0
+    }
+
     fn new(machine: &Arc<Machine>) -> Self {
         machine.busy.fetch_add(1, Relaxed);
         machine.moved.notify_one();
@@ -237,8 +271,7 @@ struct Waiting {
 impl Drop for Waiting {
     fn drop(&mut self) {
         if self.given_up {
-            let (machine, id) = (Arc::clone(&self.machine), self.id);
-            tokio::spawn(async move { machine.desk.tell(Input::Aborted { conn: machine.conn, id }).await });
+            self.machine.desk.tell_at_once(Input::Aborted { conn: self.machine.conn, id: self.id });
         }
     }
 }
@@ -341,7 +374,35 @@ fn refuse(refusal: &Refusal) -> HttpResponse<Body> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::pass::Door, *};
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_is_useless_when_a_message_is_not_taken_or_nothing_is_asked() {
+        let machine = Arc::new(Machine::new(
+            ConnId(0),
+            MachinePublic::from_bytes([7; 32]),
+            Desk::nobody(),
+            RenderPool::new(),
+            Arc::new(Door::default().enter(([127, 0, 0, 1], 1).into()).unwrap()),
+        ));
+        let busy = Busy::new(&machine);
+        let (open, other) = (RequestId(0), RequestId(1));
+        let began = Instant::now();
+        machine.note_given(open);
+        let late = async {
+            sleep(limits::WRITE / 2).await;
+            machine.note_taken(open);
+            machine.note_given(other);
+        };
+        let (why, ()) = tokio::join!(machine.useless(), late);
+        assert_eq!((why, began.elapsed().as_secs()), (Useless::Stalled, limits::WRITE.as_secs() * 3 / 2));
+        machine.note_taken(other);
+        let still_open = timeout(2 * limits::IDLE, machine.useless()).await;
+        assert!(still_open.is_err(), "a request is under way");
+        drop(busy);
+        let began = Instant::now();
+        assert_eq!((machine.useless().await, began.elapsed().as_secs()), (Useless::Idle, limits::STRANGER.as_secs()));
+    }
 
     #[test]
     fn paths_want_their_method() {

@@ -1,38 +1,41 @@
-//! One node's open map: takes the coordinator's orders, has them rendered, and writes one message after the other.
+//! One node's open map: takes the coordinator's orders, and makes one message after the other.
 //!
-//! Nothing is queued for a node that does not read: a message is asked for when the last one has gone into HTTP/2, which
-//! holds no more than the node's window.
+//! Nothing is queued for a node that does not read: HTTP/2 asks for a message when the last one has gone into it, and
+//! it holds no more than the node's window.
 #![allow(clippy::disallowed_types, clippy::disallowed_methods, reason = "shell")]
 
 use std::{
     convert::Infallible,
+    future::Future,
     pin::Pin,
-    sync::Arc,
     task::{Context, Poll, ready},
 };
 
 use bytes::Bytes;
 use hyper::body::{Body, Frame};
-use tokio::{
-    sync::{Notify, mpsc},
-    time::timeout,
-};
-use tracing::{debug, error};
+use tracing::error;
 
 use super::{
-    desk::{Desk, Order, Orders},
-    limits,
-    render_pool::{self, Coding, RenderPool},
+    desk::{Order, Orders},
+    machine_api::Busy,
+    render_pool::{self, Coding},
 };
-use crate::coordinator::{ConnId, Input, RequestId};
+use crate::coordinator::{Input, RequestId};
+
+/// The next message, and who makes the one after it; `None`: nothing comes any more.
+type Next = Pin<Box<dyn Future<Output = Option<(Bytes, Writer)>> + Send>>;
 
 /// The body of the response: its messages.
 pub(super) struct MapBody {
-    frames: mpsc::Receiver<Bytes>,
-    /// Says that there is room for another message.
-    room: Arc<Notify>,
-    /// A message was given out.
-    given: bool,
+    next: Option<Next>,
+}
+
+impl MapBody {
+    /// The messages that answer a request, until its orders end.
+    pub(super) fn new(of: Busy, id: RequestId, coding: Coding, orders: Orders) -> Self {
+        let writer = Writer { of, id, coding, orders, owed: false, ended: false };
+        Self { next: Some(Box::pin(writer.next())) }
+    }
 }
 
 impl Body for MapBody {
@@ -44,93 +47,64 @@ impl Body for MapBody {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         // HTTP/2 asks for more when the node's window has room for more.
-        if std::mem::take(&mut self.given) {
-            self.room.notify_one();
+        let Some(next) = &mut self.next else { return Poll::Ready(None) };
+        let made = ready!(next.as_mut().poll(context));
+        let (message, writer) = made.unzip();
+        self.next = writer.map(|writer| -> Next { Box::pin(writer.next()) });
+        Poll::Ready(message.map(|bytes| Ok(Frame::data(bytes))))
+    }
+}
+
+/// Makes the messages of one map.
+struct Writer {
+    of: Busy,
+    id: RequestId,
+    coding: Coding,
+    orders: Orders,
+    /// The coordinator waits to hear that the last message was taken.
+    owed: bool,
+    /// The orders have ended.
+    ended: bool,
+}
+
+impl Writer {
+    /// Begins when the node has taken the message before.
+    async fn next(mut self) -> Option<(Bytes, Self)> {
+        let machine = self.of.machine();
+        machine.note_taken(self.id);
+        if std::mem::take(&mut self.owed) {
+            machine.desk.tell(Input::Writable { stream: self.orders.stream }).await;
         }
-        let frame = ready!(self.frames.poll_recv(context));
-        self.given = frame.is_some();
-        Poll::Ready(frame.map(|bytes| Ok(Frame::data(bytes))))
-    }
-}
-
-/// Writes one map.
-pub(super) struct MapWriter {
-    pub(super) conn: ConnId,
-    pub(super) id: RequestId,
-    pub(super) coding: Coding,
-    pub(super) desk: Desk,
-    pub(super) pool: RenderPool,
-    /// Ends the connection.
-    pub(super) stalled: Arc<Notify>,
-    frames: mpsc::Sender<Bytes>,
-    room: Arc<Notify>,
-}
-
-/// Why a map ends.
-enum End {
-    /// The node has gone, or is taken for gone.
-    Gone,
-    /// It takes nothing.
-    Stalled,
-}
-
-impl MapWriter {
-    /// A writer and the body that it writes to.
-    pub(super) fn new(
-        conn: ConnId,
-        id: RequestId,
-        coding: Coding,
-        desk: Desk,
-        pool: RenderPool,
-        stalled: Arc<Notify>,
-    ) -> (Self, MapBody) {
-        let (frames, taken) = mpsc::channel(1);
-        let room = Arc::new(Notify::new());
-        let body = MapBody { frames: taken, room: Arc::clone(&room), given: false };
-        (Self { conn, id, coding, desk, pool, stalled, frames, room }, body)
-    }
-
-    /// Writes until orders end or the node goes.
-    pub(super) async fn run(self, orders: Orders) {
-        let end = self.follow(orders).await;
-        let Err(end) = end else { return };
-        if let End::Stalled = end {
-            debug!(conn = self.conn.0, "a node takes nothing of its map");
-            self.stalled.notify_one();
-        }
-        self.desk.tell(Input::Aborted { conn: self.conn, id: self.id }).await;
-    }
-
-    async fn follow(&self, Orders { stream, mut orders }: Orders) -> Result<(), End> {
-        loop {
-            let order = tokio::select! {
-                order = orders.recv() => order,
-                () = self.frames.closed() => return Err(End::Gone),
-            };
-            match order {
-                None => return Ok(()),
-                Some(Order::KeepAlive) => self.write(render_pool::keep_alive(self.coding)).await?,
-                Some(Order::Push(update)) => {
-                    let owed = !update.is_last();
-                    self.write(self.pool.render(update, self.coding).await).await?;
-                    if owed {
-                        self.desk.tell(Input::Writable { stream }).await;
-                    }
-                }
+        let message = match self.orders.orders.recv().await {
+            None => {
+                self.ended = true;
+                return None;
+            }
+            Some(Order::KeepAlive) => render_pool::keep_alive(self.coding),
+            Some(Order::Push(update)) => {
+                self.owed = !update.is_last();
+                machine.pool.render(update, self.coding).await
+            }
+        };
+        match message {
+            Ok(message) => {
+                machine.note_given(self.id);
+                Some((message, self))
+            }
+            Err(error) => {
+                error!(%error, "a message cannot be written");
+                None
             }
         }
     }
+}
 
-    /// Writes a message and waits until there is room for another.
-    async fn write(&self, frame: std::io::Result<Bytes>) -> Result<(), End> {
-        let frame = frame.map_err(|error| {
-            error!(%error, "a message cannot be written");
-            End::Gone
-        })?;
-        self.frames.send(frame).await.map_err(|_| End::Gone)?;
-        tokio::select! {
-            written = timeout(limits::WRITE, self.room.notified()) => written.map_err(|_| End::Stalled),
-            () = self.frames.closed() => Err(End::Gone),
+impl Drop for Writer {
+    fn drop(&mut self) {
+        let machine = self.of.machine();
+        machine.note_taken(self.id);
+        if !self.ended {
+            machine.desk.tell_at_once(Input::Aborted { conn: machine.conn, id: self.id });
         }
     }
 }

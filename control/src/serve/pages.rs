@@ -195,7 +195,9 @@ where
         }
     }
     let stream = NoiseStream::new(stream, sealer, opener, first);
-    Machine::new(conn, machine, shop.desk.clone(), shop.pool.clone(), pass).serve(stream).await;
+    let machine = Machine::new(conn, machine, shop.desk.clone(), shop.pool.clone(), pass);
+    // A task of its own: it lasts, and the memory of this one is free again.
+    tokio::spawn(machine.serve(stream));
 }
 
 /// Whether a relay may serve a node: derper's contract.

@@ -136,6 +136,13 @@ impl ChangeLog {
         self.version
     }
 
+    /// Forgets the changes up to a version: nobody asks for them any more.
+    pub fn forget(&mut self, told: Version) {
+        while let Some(entry) = self.entries.pop_front_if(|entry| entry.version <= told) {
+            self.policies -= usize::from(matches!(entry.what, What::Policy(_)));
+        }
+    }
+
     /// The changes after a version; `None` when some of them are forgotten.
     #[must_use]
     pub fn since(&self, version: Version) -> Option<Arc<[Arc<Entry>]>> {
@@ -160,6 +167,19 @@ mod tests {
         assert!(log.since(Version(0)).is_none());
         let told: Vec<_> = log.since(Version(last.0 - 2)).unwrap().iter().map(|entry| entry.version.0).collect();
         assert_eq!(told, [last.0 - 1, last.0]);
+    }
+
+    #[test]
+    fn what_all_were_told_is_forgotten_and_what_came_after_is_not() {
+        let mut log = ChangeLog::default();
+        let versions = [(); 3].map(|()| log.add(What::Relays));
+        log.forget(versions[1]);
+        assert!(log.since(versions[0]).is_none());
+        assert_eq!(log.since(versions[1]).unwrap().len(), 1);
+        log.forget(versions[2]);
+        assert_eq!(log.since(versions[2]).unwrap().len(), 0);
+        let next = log.add(What::Relays);
+        assert_eq!(log.since(versions[2]).unwrap()[0].version, next);
     }
 
     #[test]

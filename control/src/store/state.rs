@@ -181,6 +181,11 @@ impl State {
         &self.log
     }
 
+    /// All who listen were told of the changes up to a version.
+    pub fn forget_changes(&mut self, told: Version) {
+        self.log.forget(told);
+    }
+
     /// What names end in.
     #[must_use]
     pub fn base_domain(&self) -> &str {
