@@ -3,14 +3,19 @@
 //! Fleets of nodes join over the loopback, many at once: each registers with a reusable key, opens its map stream, and
 //! sends one update. The fleet is the stock client's own library in a Go program, which runs on the same cores; what it
 //! costs to decode everybody's peers is in the seconds, not in the server's CPU. Each size begins with an empty database.
-//! Then many sessions of which each sees a few others only, where the counters show what one change costs.
+//! Then many sessions of which each sees a few others only, where the counters show what one change costs. What comes out
+//! is Markdown, as it stands in the README beside.
 //!
-//! Needs the release build of mesh-control, and Go.
+//! Needs the release build of mesh-control (`cargo build --release -p control`), and Go.
 
 mod fleet;
 mod server;
 
-use std::process::ExitCode;
+use std::{
+    process::ExitCode,
+    thread::sleep,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
@@ -40,6 +45,17 @@ struct Arguments {
 /// Members of a group in the large fleet; each sees the others of its group.
 const GROUP: u32 = 10;
 
+/// Changes in the large fleet over which CPU time is counted, in ticks of 10 ms.
+const CHANGES: u32 = 100;
+
+/// For how long the large fleet is left alone, to know what its keepalives cost.
+const IDLE: Duration = Duration::from_secs(20);
+
+const HEAD: &str = "\
+| nodes | joined, s | all see all, s | CPU, s | failed | ended | KiB a session | above the idle server | one change to the \
+last, ms | late joiner, ms | opened again, s | CPU, s |
+|---|---|---|---|---|---|---|---|---|---|---|---|";
+
 #[expect(clippy::print_stderr, reason = "this is what the program has to say")]
 fn main() -> ExitCode {
     match run(&Arguments::parse()) {
@@ -55,28 +71,13 @@ fn main() -> ExitCode {
 fn run(arguments: &Arguments) -> Result<()> {
     // Both ends of every connection are open files of this machine, one of each in server and fleet.
     rlimit::increase_nofile_limit(u64::MAX)?;
-    println!(
-        "{:>6} | {:>8} {:>9} {:>7} | {:>6} {:>5} | {:>8} {:>9} {:>9} {:>8} | {:>8}",
-        "nodes",
-        "joined s",
-        "all see s",
-        "CPU s",
-        "failed",
-        "ended",
-        "KiB/node",
-        "change ms",
-        "CPU ms",
-        "late ms",
-        "reopen s"
-    );
+    println!("{HEAD}");
     for nodes in &arguments.nodes {
         let everybody = json!({"acls": [{"action": "accept", "src": ["*"], "dst": ["*:*"]}]});
         println!("{}", everybody_sees_everybody(*nodes, arguments, &everybody)?);
     }
     if arguments.sessions > 0 {
-        for line in groups(arguments)? {
-            println!("{line}");
-        }
+        println!("{}", groups(arguments)?);
     }
     Ok(())
 }
@@ -85,29 +86,39 @@ fn run(arguments: &Arguments) -> Result<()> {
 fn everybody_sees_everybody(nodes: u32, arguments: &Arguments, policy: &Value) -> Result<String> {
     let server = Server::start(policy)?;
     let key = server.key(&[])?;
+    let idle = server.resident_kib()?;
     let mut fleet = Fleet::start(&server, &[key], nodes, arguments.at_once, None)?;
+    line(&mut fleet, nodes, idle, arguments)
+}
+
+/// A line of the table, of a fleet that was just started.
+fn line(fleet: &mut Fleet, nodes: u32, idle: f64, arguments: &Arguments) -> Result<String> {
     let joined = fleet.event("joined")?;
     let settled = fleet.event("all-see-all")?;
-    let change = median_change(&mut fleet, arguments.changes)?;
+    ensure!(settled["complete"] == true, "not everybody saw all others: {settled}");
+    let resident = number(&settled, "rss_kib")?;
+    let streams = number(&settled, "streams")?;
+    let change = median_change(fleet, arguments.changes)?;
     let late = fleet.ask("late")?;
     let reopened = fleet.ask("reopen")?;
     Ok(format!(
-        "{nodes:>6} | {:>8.1} {:>9.1} {:>7.1} | {:>6} {:>5} | {:>8} {:>9.0} {:>9.1} {:>8.0} | {:>8.1}",
+        "| {nodes} | {:.1} | {:.1} | {:.1} | {} | {} | {:.0} | {:.0} | {:.0} | {:.0} | {:.1} | {:.1} |",
         number(&joined, "seconds")?,
         number(&settled, "seconds")?,
         number(&settled, "cpu_s")?,
         number(&reopened, "failed")?,
         number(&settled, "ended")?,
-        number(&settled, "rss_kib_per_stream")?,
+        resident / streams,
+        (resident - idle) / streams,
         number(&change, "last_ms")?,
-        number(&change, "cpu_ms")?,
         number(&late, "last_ms")?,
         number(&reopened, "seconds")?,
+        number(&reopened, "cpu_s")?,
     ))
 }
 
-/// Many sessions in groups that do not see each other: what one change costs.
-fn groups(arguments: &Arguments) -> Result<Vec<String>> {
+/// Many sessions in groups that do not see each other: their line, and what one change costs.
+fn groups(arguments: &Arguments) -> Result<String> {
     let count = arguments.sessions.div_ceil(GROUP);
     let tags: Vec<_> = (0..count).map(|group| format!("tag:group{group}")).collect();
     let owners: serde_json::Map<_, _> = tags.iter().map(|tag| (tag.clone(), json!([]))).collect();
@@ -115,10 +126,10 @@ fn groups(arguments: &Arguments) -> Result<Vec<String>> {
         tags.iter().map(|tag| json!({"action": "accept", "src": [tag], "dst": [format!("{tag}:*")]})).collect();
     let server = Server::start(&json!({"tagOwners": owners, "acls": rules}))?;
     let keys = tags.iter().map(|tag| server.key(&["--tags", tag])).collect::<Result<Vec<_>>>()?;
+    let idle = server.resident_kib()?;
     let mut fleet = Fleet::start(&server, &keys, arguments.sessions, arguments.at_once, Some(GROUP - 1))?;
-    let joined = fleet.event("joined")?;
-    let settled = fleet.event("all-see-all")?;
-    ensure!(settled["complete"] == true, "not everybody saw its group: {settled}");
+    let table = line(&mut fleet, arguments.sessions, idle, arguments)?;
+
     let before = server.counters()?;
     let change = fleet.ask("change")?;
     let after = server.counters()?;
@@ -127,52 +138,36 @@ fn groups(arguments: &Arguments) -> Result<Vec<String>> {
             |counters: &server::Counters| counters.get(name).copied().with_context(|| format!("no counter {name}"));
         Ok(of(&after)? - of(&before)?)
     };
-    let reopened = fleet.ask("reopen")?;
-    Ok(vec![
-        String::new(),
-        format!(
-            "{} sessions in groups of {GROUP}: joined {:.1} s, {:.1} CPU s; {} failed, {} ended; {} KiB a session",
-            arguments.sessions,
-            number(&joined, "seconds")?,
-            number(&settled, "cpu_s")?,
-            number(&settled, "failed")?,
-            number(&settled, "ended")?,
-            number(&settled, "rss_kib_per_stream")?,
-        ),
-        format!(
-            "one change: last of {} viewers after {:.0} ms; peer_serializations_total +{}, sessions_woken_total +{}, \
-             selector_evaluations_total +{}",
-            number(&change, "viewers")?,
-            number(&change, "last_ms")?,
-            more("peer_serializations_total")?,
-            more("sessions_woken_total")?,
-            more("selector_evaluations_total")?,
-        ),
-        format!(
-            "{} changes: {:.2} ms of CPU each",
-            arguments.changes,
-            number(&median_change(&mut fleet, arguments.changes)?, "cpu_ms")?
-        ),
-        format!(
-            "all sessions opened again: {:.1} s, {:.1} CPU s",
-            number(&reopened, "seconds")?,
-            number(&reopened, "cpu_s")?
-        ),
-    ])
+    // What goes on in any case does not count.
+    let (start, began) = (server.cpu_seconds()?, Instant::now());
+    sleep(IDLE);
+    let at_rest = (server.cpu_seconds()? - start) / began.elapsed().as_secs_f64();
+    let (start, began) = (server.cpu_seconds()?, Instant::now());
+    median_change(&mut fleet, CHANGES)?;
+    let cost = server.cpu_seconds()? - start - at_rest * began.elapsed().as_secs_f64();
+    Ok(format!(
+        "{table}\n\nThe last in groups of {GROUP} that do not see each other. There one change reaches the last of {} viewers \
+         after {:.0} ms and costs {:.2} ms of CPU (mean of {CHANGES}, beyond {:.1} % of a core at rest); \
+         peer_serializations_total +{}, sessions_woken_total +{}, selector_evaluations_total +{}.",
+        number(&change, "viewers")?,
+        number(&change, "last_ms")?,
+        cost * 1e3 / f64::from(CHANGES),
+        at_rest * 100.0,
+        more("peer_serializations_total")?,
+        more("sessions_woken_total")?,
+        more("selector_evaluations_total")?,
+    ))
 }
 
-/// The change of middle duration among several; its CPU time is the mean, for one is less than a clock tick.
+/// The change of middle duration among several.
 fn median_change(fleet: &mut Fleet, changes: u32) -> Result<Value> {
     let mut events = (0..changes).map(|_| fleet.ask("change")).collect::<Result<Vec<_>>>()?;
     events.iter().try_for_each(|event| {
         ensure!(event["complete"] == true, "a change did not reach everybody: {event}");
         Ok(())
     })?;
-    let total = events.iter().map(|event| number(event, "cpu_ms")).sum::<Result<f64>>()?;
     events.sort_by(|a, b| a["last_ms"].as_f64().unwrap_or(0.0).total_cmp(&b["last_ms"].as_f64().unwrap_or(0.0)));
-    let mut middle = events.swap_remove(events.len() / 2);
-    middle["cpu_ms"] = json!(total / f64::from(changes));
-    Ok(middle)
+    Ok(events.swap_remove(events.len() / 2))
 }
 
 fn number(event: &Value, field: &str) -> Result<f64> {

@@ -80,6 +80,22 @@ impl Server {
         self.child.id()
     }
 
+    /// What it holds in memory.
+    pub(crate) fn resident_kib(&self) -> Result<f64> {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.process()))?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
+        Ok(line.trim_end_matches("kB").trim().parse()?)
+    }
+
+    /// What it has used of CPU, to a tick of 10 ms.
+    pub(crate) fn cpu_seconds(&self) -> Result<f64> {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.process()))?;
+        // Behind the name, which may contain anything.
+        let (_, rest) = stat.rsplit_once(')').context("no name")?;
+        let ticks = rest.split_whitespace().skip(11).take(2).map(str::parse::<u32>);
+        Ok(f64::from(ticks.sum::<Result<u32, _>>()?) / 100.0)
+    }
+
     fn run(&self, line: &[&str]) -> Result<String> {
         let Output { status, stdout, stderr } =
             Command::new(&self.program).arg("--socket").arg(self.state.join("socket")).args(line).output()?;
