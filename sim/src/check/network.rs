@@ -43,8 +43,10 @@ pub(crate) struct Ended<'r> {
     pub(crate) probes: &'r [Vec<(Instant, SocketAddr)>],
     /// When the scenario did something, and when that was over, in order.
     pub(crate) disturbed: Vec<(Instant, Instant)>,
-    /// Pairs whose messages the scenario expects a policy to stop.
+    /// Pairs whose messages a policy may stop.
     pub(crate) denied: Vec<[HostId; 2]>,
+    /// By host: from when on it takes part.
+    pub(crate) since: &'r [Instant],
 }
 
 /// Looks at everything.
@@ -58,15 +60,25 @@ pub(crate) fn check(ended: &Ended<'_>, tally: &mut Tally) {
         }
         seen.push(pair);
         let ways = ways(ended.events, pair, Doubt::Ignored);
-        for (from, until) in &quiet {
-            check_loss(ended, pair, (*from, *until), tally);
-            check_flapping(&ways, pair, (*from, *until), tally);
+        let Some(met) = met(ended, pair) else { continue };
+        let both = quiet.iter().map(|(from, until)| ((*from).max(met), *until)).filter(|(from, until)| from < until);
+        let both: Vec<_> = both.collect();
+        for window in &both {
+            check_loss(ended, pair, *window, tally);
+            check_flapping(&ways, pair, *window, tally);
         }
-        for window in &quiet {
+        for window in &both {
             check_probing(ended, pair, *window, tally);
         }
-        check_connected(ended, pair, quiet.last().copied(), tally);
+        check_connected(ended, pair, both.last().copied(), tally);
     }
+}
+
+/// From when on two hosts owe each other an answer: both take part, for long enough to have heard of each other.
+fn met(ended: &Ended<'_>, pair: [HostId; 2]) -> Option<Instant> {
+    let since = pair.map(|host| ended.since.get(host.index()).copied().unwrap_or(Instant::ZERO));
+    let since = since[0].max(since[1]);
+    (since != Instant::FAR_FUTURE).then(|| since + SETTLED_AFTER)
 }
 
 /// The times in which nothing that the scenario did is felt.
@@ -270,7 +282,7 @@ mod tests {
         events: &'r [(Instant, HostId, NodeEvent)],
         disturbed: Vec<(Instant, Instant)>,
     ) -> Ended<'r> {
-        Ended { end: secs(200), flows, events, probes: &[], disturbed, denied: Vec::new() }
+        Ended { end: secs(200), flows, events, probes: &[], disturbed, denied: Vec::new(), since: &[] }
     }
 
     /// A message and its answer every second, for 200 s.

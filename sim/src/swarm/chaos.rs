@@ -71,7 +71,7 @@ pub(super) fn draw(draw: &mut Bytes<'_>, kind: Kind, phases: Phases, world: &mut
     let others = world.relays.iter().map(|relay| relay.net.0).min().unwrap_or(world.nets.len() as u32);
     let sites = others.max(reachable);
     let mut chaos = Chaos { world, kind, phases, sites, busy, undone: Vec::new(), up: Vec::new() };
-    let classes = chaos.classes();
+    let classes = chaos.classes(draw.chance(128));
     for _ in 0..draw.below(FAULTS + 1) {
         let class = draw.pick(&classes);
         let at = phases.chaos + draw.time(0, phases.heal.since(phases.chaos).as_secs() as u32);
@@ -92,8 +92,28 @@ pub(super) fn policy_of(fault: &Fault) -> Option<&str> {
     }
 }
 
+/// Whether a connection can die of it without a word to those at its ends.
+pub(super) fn can_cut(fault: &Fault) -> bool {
+    match fault {
+        Fault::Link { change, .. } => !matches!(change, LinkChange::Set(_)),
+        Fault::Reboot { .. }
+        | Fault::Nat { .. }
+        | Fault::Firewall { .. }
+        | Fault::Relay { .. }
+        | Fault::Control { .. } => true,
+        Fault::Restart { .. }
+        | Fault::Move { .. }
+        | Fault::Suspend { .. }
+        | Fault::Resolver(_)
+        | Fault::Admin(_)
+        | Fault::Order { .. }
+        | Fault::Policy { .. } => false,
+    }
+}
+
 impl Chaos<'_> {
-    fn classes(&self) -> Vec<Class> {
+    /// What can happen; what can cut a connection only where that is meant.
+    fn classes(&self, cuts: bool) -> Vec<Class> {
         let mut classes = vec![
             Class::LinkDown,
             Class::LinkWorse,
@@ -103,14 +123,19 @@ impl Chaos<'_> {
             Class::Move,
             Class::Suspend,
         ];
-        if self.kind != Kind::Static {
+        if !cuts {
+            classes.retain(|class| !matches!(class, Class::LinkDown | Class::Reboot | Class::Nat));
+        } else if self.kind != Kind::Static {
             classes.extend([Class::Firewall, Class::Relay]);
         }
         if self.world.resolver.is_some() {
             classes.push(Class::Resolver);
         }
         if self.kind == Kind::Control {
-            classes.extend([Class::Control, Class::Control, Class::Policy, Class::Operator, Class::Order]);
+            classes.extend([Class::Policy, Class::Operator, Class::Order]);
+            if cuts {
+                classes.extend([Class::Control, Class::Control]);
+            }
         } else if self.world.policy.is_some() {
             classes.push(Class::Policy);
         }

@@ -19,7 +19,7 @@ use crate::{
         nat::NatParams,
     },
     scenario::{
-        CONTROL, ControlSpec, DEFAULT_PORT, Endpoint, ExpectSpec, Fault, Maps, NetSpec, NodeSpec, PeerSpec, RelaySpec,
+        CONTROL, ControlSpec, DEFAULT_PORT, Endpoint, ExpectSpec, Maps, NetSpec, NodeSpec, PeerSpec, RelaySpec,
         RelayStart, ResolverSpec, Scenario, TrafficKind, TrafficSpec,
     },
 };
@@ -33,9 +33,11 @@ use super::{
 
 /// When faults begin: by then whoever starts with the world has joined.
 const BOOT: Instant = Instant::from_secs(20);
-/// From the last fault undone until everybody must be heard: without control, and with it, when nodes may have to wait a
-/// minute before they try again.
-const SETTLE: [Duration; 2] = [Duration::from_secs(30), Duration::from_secs(95)];
+/// From the last fault undone until everybody must be heard: without control; with it, when nodes may have to wait a minute
+/// before they try again; and where a connection can have died without a word, which who is silent finds out in two.
+const SETTLE: [Duration; 3] = [Duration::from_secs(30), Duration::from_secs(95), Duration::from_secs(160)];
+/// So long before that those who are looked at begin to ask: WireGuard finds out in 15 s that a session is one-sided.
+const LEAD: Duration = Duration::from_secs(20);
 /// How long it is looked whether they are.
 const LIVENESS: Duration = Duration::from_secs(20);
 /// In this time of the liveness phase a message of those who may speak arrives, and its answer.
@@ -51,8 +53,6 @@ const PAIRS: u32 = 6;
 pub(super) struct Phases {
     pub(super) chaos: Instant,
     pub(super) heal: Instant,
-    liveness: Instant,
-    quiet: Instant,
 }
 
 /// What tells nodes of each other.
@@ -76,15 +76,8 @@ pub fn generate_with(bytes: &[u8], seed: u64, oracle: Oracle) -> Scenario {
     let kinds = [Kind::Maps, Kind::Maps, Kind::Control, Kind::Control, Kind::Control, Kind::Static];
     let kind = draw.pick(&kinds);
     let chaos_for = draw.time(20, 80);
-    let heal = BOOT + chaos_for;
-    let liveness = heal + SETTLE[usize::from(kind == Kind::Control)];
-    let phases = Phases { chaos: BOOT, heal, liveness, quiet: liveness + LIVENESS };
-    let mut world = Scenario {
-        name: format!("swarm-{seed}"),
-        seeds: vec![seed],
-        duration: (phases.quiet + QUIET).since(Instant::ZERO),
-        ..Scenario::default()
-    };
+    let phases = Phases { chaos: BOOT, heal: BOOT + chaos_for };
+    let mut world = Scenario { name: format!("swarm-{seed}"), seeds: vec![seed], ..Scenario::default() };
     sites(&mut draw, kind, &mut world);
     let has_policy = kind == Kind::Control || (kind == Kind::Maps && draw.chance(128));
     nodes(&mut draw, kind, has_policy, phases, &mut world);
@@ -104,7 +97,14 @@ pub fn generate_with(bytes: &[u8], seed: u64, oracle: Oracle) -> Scenario {
     chatter(&mut draw, kind, phases, &mut world);
     chaos::draw(&mut draw, kind, phases, &mut world);
     let last = world.events.iter().rev().find_map(|event| chaos::policy_of(&event.fault)).map(str::to_owned);
-    liveness_phase(&mut draw, kind, last.or(policy).as_deref(), oracle, phases, &mut world);
+    let settle = match kind {
+        _ if world.events.iter().any(|event| chaos::can_cut(&event.fault)) => SETTLE[2],
+        Kind::Control => SETTLE[1],
+        Kind::Maps | Kind::Static => SETTLE[0],
+    };
+    let liveness = phases.heal + settle;
+    world.duration = (liveness + LIVENESS + QUIET).since(Instant::ZERO);
+    liveness_phase(&mut draw, kind, last.or(policy).as_deref(), oracle, liveness, &mut world);
     world
 }
 
@@ -274,10 +274,10 @@ fn liveness_phase(
     kind: Kind,
     policy: Option<&str>,
     oracle: Oracle,
-    phases: Phases,
+    liveness: Instant,
     world: &mut Scenario,
 ) {
-    let Phases { liveness, quiet, .. } = phases;
+    let quiet = liveness + LIVENESS;
     let mut expects = Vec::new();
     if kind == Kind::Control {
         let (is, within, hold) = (BackendState::Running, Some(Duration::ZERO), Hold::Always);
@@ -297,7 +297,7 @@ fn liveness_phase(
             from,
             to,
             every: Duration::from_secs(1),
-            start: liveness,
+            start: liveness - LEAD,
             stop: Some(quiet),
             bytes: 56,
             answer_bytes: 56,
@@ -316,8 +316,6 @@ fn liveness_phase(
     expects.push(Expectation::Invariants { all: vec![CheckId::S12, CheckId::Conservation] });
     let spec = |expectation| ExpectSpec { line: None, expectation, min_rate: Probability::ONE };
     world.expects = expects.into_iter().map(spec).collect();
-    world.events.sort_by_key(|event| event.at);
-    debug_assert!(world.events.iter().all(|event| !matches!(event.fault, Fault::Policy { .. }) || kind == Kind::Maps));
 }
 
 #[cfg(test)]

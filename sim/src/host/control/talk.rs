@@ -14,7 +14,7 @@ use mesh_core::{
 
 use super::{
     super::{
-        Effects,
+        Effects, NodeEvent,
         http::{Head, Read},
         stack::StackOutput,
     },
@@ -178,7 +178,10 @@ impl ControlHost {
             Output::Admin { id, result } => {
                 let Some(command) = self.commands.remove(&id) else { return };
                 if let Err(error) = result {
-                    panic!("control refuses {command:?}: {error}");
+                    // The checks count on policies; everything else may be about something that is gone by then.
+                    assert!(!matches!(command, Command::SetPolicy { .. }), "control refuses {command:?}: {error}");
+                    effects.events.push(NodeEvent::OrderRefused);
+                    return;
                 }
                 if let Command::SetPolicy { text } = &command {
                     self.policies += 1;
