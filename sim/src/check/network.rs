@@ -25,6 +25,9 @@ const LOST: Duration = Duration::from_secs(3);
 const CHANGES: usize = 2;
 const STEADY: Duration = Duration::from_secs(60);
 
+/// N2: a way counts for so long after each message.
+const IN_USE: Duration = Duration::from_secs(10);
+
 /// N3: disco datagrams to each address in [`STEADY`] while only the relay works. Stock nodes ping every five seconds.
 const PROBES: usize = 12;
 
@@ -65,7 +68,7 @@ pub(crate) fn check(ended: &Ended<'_>, tally: &mut Tally) {
         let both: Vec<_> = both.collect();
         for window in &both {
             check_loss(ended, pair, *window, tally);
-            check_flapping(&ways, pair, *window, tally);
+            check_flapping(ended, &ways, pair, *window, tally);
         }
         for window in &both {
             check_probing(ended, pair, *window, tally);
@@ -122,11 +125,21 @@ fn check_loss(ended: &Ended<'_>, pair: [HostId; 2], (from, until): (Instant, Ins
     }
 }
 
-fn check_flapping(ways: &[(Instant, PathIs)], pair: [HostId; 2], (from, until): (Instant, Instant), tally: &mut Tally) {
+fn check_flapping(
+    ended: &Ended<'_>,
+    ways: &[(Instant, PathIs)],
+    pair: [HostId; 2],
+    (from, until): (Instant, Instant),
+    tally: &mut Tally,
+) {
     if until.since(from) < STEADY {
         return;
     }
-    let changes: Vec<_> = ways.iter().map(|(at, _)| *at).filter(|at| (from..until).contains(at)).collect();
+    // A way that nobody uses comes to its end, and comes back.
+    let messages = ended.flows.between(pair[0], pair[1]).into_iter().chain(ended.flows.between(pair[1], pair[0]));
+    let sent: BTreeSet<_> = messages.map(|(sent, _)| sent).collect();
+    let is_used = |at: Instant| sent.range(at - IN_USE..=at).next().is_some();
+    let changes: Vec<_> = ways.iter().map(|(at, _)| *at).filter(|at| (from..until).contains(at) && is_used(*at)).collect();
     let flapping = changes.windows(CHANGES + 1).find(|window| window[CHANGES].since(window[0]) <= STEADY);
     let text = flapping.map(|window| {
         format!("hosts {} and {} change their way again and again from {} on", pair[0].0, pair[1].0, window[0])
@@ -144,6 +157,10 @@ fn check_probing(ended: &Ended<'_>, pair: [HostId; 2], (from, until): (Instant, 
         first_not(&ways, PathIs::Relay, from, until).is_none()
     };
     for host in pair {
+        // Whoever begins to speak looks for a way, more often at first.
+        let spoke = ended.flows.iter().filter(|flow| flow.from == host || flow.to == host);
+        let spoke = spoke.filter_map(|flow| flow.samples.first()).map(|sample| sample.sent);
+        let from = spoke.filter(|at| *at < until).map(|at| at + SETTLED_AFTER).max().map_or(from, |at| at.max(from));
         let of_host = ended.flows.iter().filter(|flow| flow.from == host || flow.to == host);
         if !of_host.map(|flow| [flow.from, flow.to]).all(is_relayed) {
             continue;

@@ -489,7 +489,7 @@ impl Default for Network {
 impl Net {
     /// Whether a host that was in it has left.
     fn has_lost_a_host(&self) -> bool {
-        self.leases as usize > self.hosts.len()
+        self.leases as usize > self.hosts.keys().filter(|address| address.is_ipv4()).count()
     }
 
     fn host(&self, destination: SocketAddr) -> Result<Forwarded, DropCause> {

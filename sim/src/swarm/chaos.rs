@@ -5,6 +5,7 @@
 //! to one node's host does not overlap.
 
 use core::time::Duration;
+use std::collections::BTreeMap;
 
 use control::coordinator::Command;
 use mesh_core::time::Instant;
@@ -60,8 +61,8 @@ struct Chaos<'w> {
     /// Until when something happens to each node's host.
     busy: Vec<Instant>,
     undone: Vec<Fault>,
-    /// Who is to be told to be up.
-    up: Vec<HostId>,
+    /// Who is to be told to be up, and whether to sign in anew.
+    up: BTreeMap<HostId, bool>,
 }
 
 /// Adds faults, and what undoes them.
@@ -70,7 +71,7 @@ pub(super) fn draw(draw: &mut Bytes<'_>, kind: Kind, phases: Phases, world: &mut
     let reachable = world.nodes.iter().map(|node| node.net.0).max().map_or(1, |net| net + 1);
     let others = world.relays.iter().map(|relay| relay.net.0).min().unwrap_or(world.nets.len() as u32);
     let sites = others.max(reachable);
-    let mut chaos = Chaos { world, kind, phases, sites, busy, undone: Vec::new(), up: Vec::new() };
+    let mut chaos = Chaos { world, kind, phases, sites, busy, undone: Vec::new(), up: BTreeMap::new() };
     let classes = chaos.classes(draw.chance(128));
     for _ in 0..draw.below(FAULTS + 1) {
         let class = draw.pick(&classes);
@@ -196,7 +197,7 @@ impl Chaos<'_> {
                     _ => Command::DeleteNode { node },
                 };
                 if !matches!(command, Command::RenameNode { .. }) {
-                    self.up.push(id);
+                    self.up.insert(id, true);
                 }
                 self.event(at, Fault::Admin(Box::new(command)));
             }
@@ -204,7 +205,7 @@ impl Chaos<'_> {
                 let node = self.any(draw);
                 let order = draw.pick(&[0, 1]);
                 let order = if order == 0 { NodeOrder::Down } else { NodeOrder::Logout };
-                self.up.push(node);
+                self.up.insert(node, true);
                 self.event(at, Fault::Order { node, order });
             }
         }
@@ -265,6 +266,10 @@ impl Chaos<'_> {
             return;
         }
         self.busy[node.index()] = until;
+        if class == Class::Restart && self.kind == Kind::Control {
+            // A node that had not joined yet has forgotten with which key it was to.
+            self.up.entry(node).or_insert(false);
+        }
         let fault = match class {
             Class::Restart => Fault::Restart { node, off: length },
             Class::Move => Fault::Move { node, to, gap: length.min(Duration::from_secs(5)) },
@@ -290,11 +295,9 @@ impl Chaos<'_> {
                 self.event(heal, fault);
             }
         }
-        self.up.sort_unstable();
-        self.up.dedup();
-        for node in core::mem::take(&mut self.up) {
+        for (node, force) in core::mem::take(&mut self.up) {
             let auth_key = self.world.nodes[node.index()].key.clone();
-            self.event(heal + UP_AFTER, Fault::Order { node, order: NodeOrder::Up { auth_key, force: true } });
+            self.event(heal + UP_AFTER, Fault::Order { node, order: NodeOrder::Up { auth_key, force } });
         }
         self.world.events.sort_by_key(|event| event.at);
     }

@@ -187,7 +187,7 @@ fn target(world: &Scenario, fault: &Fault) -> Target {
         Fault::Nat { net, .. } => Target::Nat(*net),
         Fault::Firewall { net, .. } => Target::Firewall(*net),
         Fault::Resolver(_) => Target::Resolver,
-        Fault::Order { node, .. } => Target::Node(*node),
+        Fault::Order { node, .. } | Fault::Restart { node, .. } => Target::Node(*node),
         Fault::Admin(command) => {
             let named = |name: &String| world.nodes.iter().zip(0..).find(|(node, _)| node.name == **name);
             node_of(command).and_then(named).map_or(Target::Nothing, |(_, number)| Target::Node(HostId(number)))
@@ -207,6 +207,8 @@ fn lasts(world: &Scenario, fault: &Fault) -> bool {
         Fault::Nat { net, params } => setup(net).nat.is_none_or(|nat| nat != **params),
         Fault::Firewall { net, params } => setup(net).firewall != *params,
         Fault::Resolver(manner) => *manner != Manner::Answer,
+        // A node that had not joined yet has forgotten its auth key.
+        Fault::Restart { .. } => world.control.is_some(),
         Fault::Order { order, .. } => !matches!(order, NodeOrder::Up { .. }),
         Fault::Admin(command) => matches!(**command, Command::ExpireNode { .. } | Command::DeleteNode { .. }),
         _ => false,

@@ -39,7 +39,7 @@ const SETTLE: [Duration; 3] = [Duration::from_secs(30), Duration::from_secs(95),
 /// So long before that those who are looked at begin to ask: WireGuard finds out in 15 s that a session is one-sided.
 const LEAD: Duration = Duration::from_secs(20);
 /// How long it is looked whether they are.
-const LIVENESS: Duration = Duration::from_secs(20);
+const LIVENESS: Duration = Duration::from_secs(75);
 /// In this time of the liveness phase a message of those who may speak arrives, and its answer.
 const HEARD: Duration = Duration::from_secs(10);
 /// How long nobody says anything at the end.
@@ -208,7 +208,9 @@ fn relays(draw: &mut Bytes<'_>, world: &mut Scenario) {
         let start = draw.pick(&[RelayStart::Fast, RelayStart::Slow]);
         world.relays.push(RelaySpec { name, region: id, net, stun: true, derp: true, start });
     }
-    if draw.chance(50) {
+    // Who gets nothing but the web through a firewall asks a DNS server on this side of it, which there is not.
+    let is_web_only = world.nets.iter().any(|net| net.setup.firewall == Some(FirewallParams::HTTPS_ONLY));
+    if draw.chance(50) && !is_web_only {
         let net = place("resolver", 1, world);
         world.resolver = Some(ResolverSpec { net, delay: Duration::from_millis(u64::from(draw.between(1, 50))) });
     }
