@@ -15,7 +15,7 @@ mod maps;
 mod policy;
 pub mod trace;
 
-use core::{net::IpAddr, time::Duration};
+use core::time::Duration;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use mesh_core::{dataplane::DropCounts, ip::packet::IpPacket, time::Instant};
@@ -161,7 +161,7 @@ impl<'s> Simulation<'s> {
             flows: Flows::new(&scenario.traffic),
             wire: WireCheck::new(
                 marker,
-                hosts.iter().filter_map(Host::node).filter_map(NodeHost::overlay),
+                hosts.iter().filter_map(Host::node).filter_map(|node| Some((node.id(), node.overlay()?))),
                 hosts.len(),
             ),
             paths: (maps.is_some() || has_control).then(|| build::path_check(&hosts, &dice)),
@@ -478,7 +478,7 @@ impl<'s> Simulation<'s> {
         self.derp_frames += core::mem::take(&mut effects.derp_frames);
         self.control_messages += core::mem::take(&mut effects.control_messages);
         if let Some(overlay) = effects.overlay.take() {
-            self.wire.note_overlay(overlay);
+            self.wire.note_overlay(id, overlay);
             self.note_address(id);
         }
         let was_told = core::mem::take(&mut effects.told);
@@ -536,11 +536,8 @@ impl<'s> Simulation<'s> {
         let packet = &delivery.packet;
         if let Some(sealed) = delivery.sealed {
             self.wire.handle_delivered(id, node.boots(), sealed.head, self.now, &mut self.tally);
-            let sealer = self.hosts[sealed.by.index()].node().and_then(NodeHost::overlay).map(IpAddr::V4);
             let inner = IpPacket::parse(packet).map(|ip| ip.source()).ok();
-            let forged = (inner != sealer)
-                .then(|| format!("host {} delivered a packet from {inner:?} sealed by {sealer:?}", id.0));
-            self.tally.note(CheckId::S3, self.now, forged);
+            self.wire.handle_source(id, sealed.by, inner, self.now, &mut self.tally);
         }
         self.check_policy(id, packet, delivery.message.as_ref());
         let Some(message) = &delivery.message else { return };

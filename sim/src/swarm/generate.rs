@@ -110,10 +110,12 @@ pub fn generate_with(bytes: &[u8], seed: u64, oracle: Oracle) -> Scenario {
 
 /// Where nodes can be.
 fn sites(draw: &mut Bytes<'_>, kind: Kind, world: &mut Scenario) {
-    let regions = draw.between(1, 2) as u16;
-    if regions == 2 {
-        let latency = draw.pick(&[10, 45, 90]);
-        world.latencies.push((1, 2, Duration::from_millis(latency)));
+    let regions = draw.between(1, 3) as u16;
+    for (one, other) in [(1, 2), (1, 3), (2, 3)] {
+        if other <= regions {
+            let latency = draw.pick(&[10, 45, 90]);
+            world.latencies.push((one, other, Duration::from_millis(latency)));
+        }
     }
     for number in 0..draw.between(1, 4) {
         let mut setup = NetSetup { region: draw.between(1, u32::from(regions)) as u16, ..NetSetup::PUBLIC };
@@ -199,11 +201,11 @@ fn peers(world: &mut Scenario) {
 }
 
 fn relays(draw: &mut Bytes<'_>, world: &mut Scenario) {
-    let regions = if world.latencies.is_empty() { 1 } else { 2 };
-    for number in 1..=draw.between(1, 3) {
-        let region = draw.between(1, regions) as u16;
+    // One in each region: relays of one region would have to hand packets on to each other, which ours do not.
+    let regions = world.latencies.iter().map(|(_, other, _)| *other).max().unwrap_or(1);
+    for region in 1..=draw.between(1, u32::from(regions)) as u16 {
         let Some(id) = RegionId::new(region) else { continue };
-        let name = format!("relay-{number}");
+        let name = format!("relay-{region}");
         let net = place(&name, region, world);
         let start = draw.pick(&[RelayStart::Fast, RelayStart::Slow]);
         world.relays.push(RelaySpec { name, region: id, net, stun: true, derp: true, start });

@@ -185,7 +185,13 @@ impl ControlHost {
                 }
                 if let Command::SetPolicy { text } = &command {
                     self.policies += 1;
-                    let is_stored = self.rows.policy.as_ref().is_some_and(|policy| policy.text == *text);
+                    // One that came right after it may have been stored with it.
+                    let is_newer = |stored: &str| {
+                        let mut unanswered = self.commands.values();
+                        unanswered.any(|command| matches!(command, Command::SetPolicy { text } if text == stored))
+                    };
+                    let stored = self.rows.policy.as_ref().map(|policy| policy.text.as_str());
+                    let is_stored = stored.is_some_and(|stored| stored == text || is_newer(stored));
                     effects.stored.push((!is_stored).then(|| "a policy is in force and not stored".to_owned()));
                 }
             }
