@@ -160,7 +160,13 @@ fn check_probing(ended: &Ended<'_>, pair: [HostId; 2], (from, until): (Instant, 
         // Whoever begins to speak looks for a way, more often at first.
         let spoke = ended.flows.iter().filter(|flow| flow.from == host || flow.to == host);
         let spoke = spoke.filter_map(|flow| flow.samples.first()).map(|sample| sample.sent);
-        let from = spoke.filter(|at| *at < until).map(|at| at + SETTLED_AFTER).max().map_or(from, |at| at.max(from));
+        // So does whoever hears that a peer has another home.
+        let moved = ended.events.iter().filter(|(_, _, event)| matches!(event, NodeEvent::HomeChanged { .. }));
+        let searches = spoke.chain(moved.map(|(at, ..)| *at)).filter(|at| *at < until);
+        let from = searches.map(|at| at + SETTLED_AFTER).max().map_or(from, |at| at.max(from));
+        if until.since(from) < STEADY {
+            continue;
+        }
         let of_host = ended.flows.iter().filter(|flow| flow.from == host || flow.to == host);
         if !of_host.map(|flow| [flow.from, flow.to]).all(is_relayed) {
             continue;

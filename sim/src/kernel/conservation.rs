@@ -7,8 +7,8 @@ use mesh_core::{ip::packet::protocol, node::BackendState, time::Instant};
 
 use crate::{
     check::{CheckId, PathCheck, Wants, network},
-    host::{NodeEvent, NodeOrder, RelayChange, message::SERVER_PORT},
-    scenario::{Fault, LinkChange, NodeSpec, TrafficKind, TrafficSpec},
+    host::{Host, NodeEvent, NodeOrder, RelayChange, message::SERVER_PORT},
+    scenario::{Fault, LinkChange, NodeSpec, Scenario, TrafficKind, TrafficSpec},
 };
 
 use super::{Event, Simulation};
@@ -49,6 +49,13 @@ impl Simulation<'_> {
         let (end, flows, events) = (self.now, &self.flows, self.node_events.as_slice());
         let ended = network::Ended { end, flows, events, probes, disturbed, denied, since: &since };
         network::check(&ended, &mut self.tally);
+    }
+
+    /// Nodes that have nothing to say fall silent.
+    pub(super) fn check_quiet(&mut self) {
+        for node in self.hosts.iter().filter_map(Host::node).filter(|node| node.is_awake()) {
+            self.quiet.check(self.scenario, node.id(), self.now, &mut self.tally);
+        }
     }
 
     /// From when on each node takes part: from its start, or from when control has let it in.
@@ -102,6 +109,20 @@ impl Simulation<'_> {
             self.tally.note(CheckId::Nat, self.now, wrong);
         }
     }
+}
+
+/// When the last thing is over that a scenario does; never, when that lasts.
+pub(super) fn over(scenario: &Scenario) -> Instant {
+    let events = scenario.events.iter().map(|event| match &event.fault {
+        // What was told is told; what comes of it is said at once.
+        Fault::Admin(_) | Fault::Order { .. } => event.at,
+        fault => match length_of(fault, scenario.relays.len()) {
+            Some(length) => event.at + length,
+            None => Instant::FAR_FUTURE,
+        },
+    });
+    let starts = scenario.nodes.iter().map(|node| node.start);
+    events.chain(starts).max().unwrap_or(Instant::ZERO)
 }
 
 /// How long what an event does lasts; `None` when it does not end by itself and may keep two nodes apart.
