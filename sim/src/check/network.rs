@@ -139,7 +139,8 @@ fn check_flapping(
     let messages = ended.flows.between(pair[0], pair[1]).into_iter().chain(ended.flows.between(pair[1], pair[0]));
     let sent: BTreeSet<_> = messages.map(|(sent, _)| sent).collect();
     let is_used = |at: Instant| sent.range(at - IN_USE..=at).next().is_some();
-    let changes: Vec<_> = ways.iter().map(|(at, _)| *at).filter(|at| (from..until).contains(at) && is_used(*at)).collect();
+    let changes: Vec<_> =
+        ways.iter().map(|(at, _)| *at).filter(|at| (from..until).contains(at) && is_used(*at)).collect();
     let flapping = changes.windows(CHANGES + 1).find(|window| window[CHANGES].since(window[0]) <= STEADY);
     let text = flapping.map(|window| {
         format!("hosts {} and {} change their way again and again from {} on", pair[0].0, pair[1].0, window[0])
@@ -160,8 +161,11 @@ fn check_probing(ended: &Ended<'_>, pair: [HostId; 2], (from, until): (Instant, 
         // Whoever begins to speak looks for a way, more often at first.
         let spoke = ended.flows.iter().filter(|flow| flow.from == host || flow.to == host);
         let spoke = spoke.filter_map(|flow| flow.samples.first()).map(|sample| sample.sent);
-        // So does whoever hears that a peer has another home.
-        let moved = ended.events.iter().filter(|(_, _, event)| matches!(event, NodeEvent::HomeChanged { .. }));
+        // So does whoever hears that a peer has another home, or is at its relay again.
+        let moved = ended
+            .events
+            .iter()
+            .filter(|(_, _, event)| matches!(event, NodeEvent::HomeChanged { .. } | NodeEvent::RelayConnected { .. }));
         let searches = spoke.chain(moved.map(|(at, ..)| *at)).filter(|at| *at < until);
         let from = searches.map(|at| at + SETTLED_AFTER).max().map_or(from, |at| at.max(from));
         if until.since(from) < STEADY {

@@ -90,7 +90,8 @@ impl PolicyCheck {
     /// address yet.
     #[must_use]
     pub fn always_allows(&self, from: HostId, to: HostId, wants: Wants) -> bool {
-        let address = |host: HostId| self.members.get(host.index()).and_then(|member| member.addresses.first().copied());
+        let address =
+            |host: HostId| self.members.get(host.index()).and_then(|member| member.addresses.first().copied());
         let (Some(source), Some(destination)) = (address(from), address(to)) else { return false };
         let question = Question { source, destination, wants };
         self.versions.iter().all(|(_, policy)| policy.allows(&question, &self.members))

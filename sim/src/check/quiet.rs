@@ -22,8 +22,8 @@ const WATCHED: Duration = Duration::from_secs(60);
 const STUN: u64 = 4 * 2 * 3;
 /// WireGuard packets for each peer that wants a keepalive: one every 25 s, answered, and a handshake.
 const KEPT_ALIVE: u64 = 12;
-/// Wake-ups in [`WATCHED`]: two a second.
-const WAKES: u64 = 120;
+/// Wake-ups in [`WATCHED`]: four a second.
+const WAKES: u64 = 240;
 
 /// Watches the end of a run.
 #[derive(Debug)]
@@ -71,7 +71,8 @@ impl QuietCheck {
             return;
         }
         let sent = |kind: PacketKind| self.sent[host.index()][kind as usize];
-        let peers = scenario.peers.iter().filter(|peer| peer.keepalive.is_some() && (peer.of == host || peer.is == host));
+        let peers =
+            scenario.peers.iter().filter(|peer| peer.keepalive.is_some() && (peer.of == host || peer.is == host));
         let wireguard = sent(PacketKind::WireguardHandshake) + sent(PacketKind::WireguardData);
         let bounds = [
             ("disco packets", sent(PacketKind::Disco), 0),
@@ -80,8 +81,8 @@ impl QuietCheck {
             ("wake-ups", self.wakes[host.index()], WAKES),
         ];
         for (what, count, bound) in bounds {
-            let text =
-                (count > bound).then(|| format!("idle host {} has {count} {what} in a minute, {bound} at most", host.0));
+            let text = (count > bound)
+                .then(|| format!("idle host {} has {count} {what} in a minute, {bound} at most", host.0));
             tally.note(CheckId::L3, now, text);
         }
     }

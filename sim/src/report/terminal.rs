@@ -50,9 +50,9 @@ pub fn replay(file: &str, seed: u64) -> String {
 #[must_use]
 pub fn swarm((from, to): (u64, u64), totals: &Totals) -> String {
     let word = if totals.violations == 0 { "pass" } else { "FAIL" };
-    let Totals { worlds, violations, faults, events, checked } = totals;
+    let Totals { worlds, violations, faults, events, digest, checked } = totals;
     let mut text = format!(
-        "{word:<5} seeds {from}..{to}: {worlds} worlds, {violations} failed, {faults} faults, {events} events\n"
+        "{word:<5} seeds {from}..{to}: {worlds} worlds, {violations} failed, {faults} faults, {events} events, digest {digest:032x}\n"
     );
     for ((_, id), checked) in checked {
         text.push_str(&format!("  {id:<14} {checked}\n"));

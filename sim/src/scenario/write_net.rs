@@ -1,12 +1,10 @@
 //! Links and NATs written: a preset, and what differs from it.
 
-use crate::{
-    net::{
-        link::{LinkParams, Loss},
-        nat::{
-            Alloc, Assignment, Collision, EarlyInbound, Filter, FilterScope, FullPolicy, Hairpin, Mapping, NatParams,
-            Pairing, PortRange, Refresh, Ttl,
-        },
+use crate::net::{
+    link::{LinkParams, Loss},
+    nat::{
+        Alloc, Assignment, Collision, EarlyInbound, Filter, FilterScope, FullPolicy, Hairpin, Mapping, NatParams,
+        Pairing, PortRange, Refresh, Ttl,
     },
 };
 
@@ -135,9 +133,7 @@ fn nat_keys(params: &NatParams, base: &NatParams) -> Result<Vec<String>> {
         let block = params.port_block.ok_or("a NAT without the blocks of ports that its profile has")?;
         let assignment = if block.assignment == Assignment::Static { "static" } else { "dynamic" };
         let (size, blocks) = (block.size, block.max_blocks);
-        keys.push(format!(
-            "port_block = {{ size = {size}, max_blocks = {blocks}, assignment = \"{assignment}\" }}"
-        ));
+        keys.push(format!("port_block = {{ size = {size}, max_blocks = {blocks}, assignment = \"{assignment}\" }}"));
     }
     if params.per_host_limit != base.per_host_limit {
         let limit = params.per_host_limit.ok_or("a NAT without the limit that its profile has")?;

@@ -290,7 +290,11 @@ impl Chaos<'_> {
     fn undo(mut self) {
         let heal = self.phases.heal;
         for fault in core::mem::take(&mut self.undone) {
-            let has = self.world.events.iter().any(|event| event.at == heal && format!("{:?}", event.fault) == format!("{fault:?}"));
+            let has = self
+                .world
+                .events
+                .iter()
+                .any(|event| event.at == heal && format!("{:?}", event.fault) == format!("{fault:?}"));
             if !has {
                 self.event(heal, fault);
             }

@@ -73,9 +73,7 @@ pub(super) fn without_nodes(world: &Scenario, begin: usize, end: usize) -> Optio
         Expectation::Packets { of: node, .. } | Expectation::State { node, .. } => {
             node.as_mut().is_none_or(|node| replace_all([node], kept))
         }
-        Expectation::Event { node, peer, .. } => {
-            node.iter_mut().chain(peer).all(|node| replace_all([node], kept))
-        }
+        Expectation::Event { node, peer, .. } => node.iter_mut().chain(peer).all(|node| replace_all([node], kept)),
         Expectation::Invariants { .. } => true,
     });
     (!out.expects.is_empty()).then_some(out)
@@ -233,4 +231,44 @@ fn node_of(command: &Command) -> Option<&String> {
 /// Puts what `kept` says in place of each; `false` when one of them is gone.
 fn replace_all<'h, const N: usize>(hosts: [&'h mut HostId; N], kept: impl Fn(HostId) -> Option<HostId>) -> bool {
     hosts.into_iter().all(|host| kept(*host).map(|new| *host = new).is_some())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::swarm::of_seed;
+
+    #[test]
+    fn a_fault_that_is_undone_no_more_is_not_fair() {
+        let is_silent = |event: &EventSpec| matches!(event.fault, Fault::Resolver(manner) if manner != Manner::Answer);
+        let world = (0..500).map(of_seed).find(|world| world.events.iter().any(is_silent)).unwrap();
+        let answers = world.events.iter().rposition(|event| matches!(event.fault, Fault::Resolver(Manner::Answer)));
+        let answers = answers.unwrap();
+        let without = without_events(&world, answers, answers + 1).unwrap();
+        assert!(is_fair(&world, &world) && !is_fair(&world, &without));
+        assert!(is_fair(&world, &without_events(&world, 0, world.events.len()).unwrap()));
+    }
+
+    #[test]
+    fn the_last_policy_stays_when_the_event_that_set_it_is_left_out() {
+        let sets = |world: &Scenario| world.events.iter().any(|event| policy_of(&event.fault).is_some());
+        let world = (0..500).map(of_seed).find(sets).unwrap();
+        let without = without_events(&world, 0, world.events.len()).unwrap();
+        assert!(without.events.is_empty());
+        assert_eq!(last_policy(&without), last_policy(&world));
+    }
+
+    #[test]
+    fn who_comes_after_a_node_that_is_left_out_is_still_meant() {
+        let world = (0..100).map(of_seed).find(|world| world.nodes.len() > 3 && !world.relays.is_empty()).unwrap();
+        let without = without_nodes(&world, 0, 1).unwrap();
+        let names = |world: &Scenario| world.host_names().map(str::to_owned).collect::<Vec<_>>();
+        assert_eq!(names(&without), names(&world)[1..]);
+        let pairs = |world: &Scenario| {
+            let name = |host: HostId| world.nodes[host.index()].name.clone();
+            world.traffic.iter().map(|traffic| (name(traffic.from), name(traffic.to))).collect::<Vec<_>>()
+        };
+        let (before, after) = (pairs(&world), pairs(&without));
+        assert!(after.iter().all(|pair| before.contains(pair) && pair.0 != world.nodes[0].name));
+    }
 }

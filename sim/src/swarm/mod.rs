@@ -71,7 +71,8 @@ impl Failure {
                     let failed = scenario.expects.iter().zip(&run.complaints);
                     let mut failed = failed.filter_map(|(spec, complaint)| Some((spec, complaint.as_ref()?)));
                     // What was never looked at is not what was looked at and wrong.
-                    match failed.clone().find(|(_, complaint)| !complaint.starts_with(NEVER)).or_else(|| failed.next()) {
+                    match failed.clone().find(|(_, complaint)| !complaint.starts_with(NEVER)).or_else(|| failed.next())
+                    {
                         Some((spec, complaint)) if !complaint.starts_with(NEVER) => {
                             Self::Expectation(name_of(&spec.expectation))
                         }
@@ -105,6 +106,8 @@ pub struct Totals {
     pub faults: u64,
     /// Events of the agenda.
     pub events: u64,
+    /// One number for all digests, in order.
+    pub digest: u128,
     /// How often each check had something to look at, by its name: invariants, then expectations.
     pub checked: BTreeMap<(bool, &'static str), u64>,
 }
@@ -116,6 +119,11 @@ impl Totals {
         self.violations += u64::from(run.verdict != Verdict::Pass);
         self.faults += run.faults;
         self.events += run.events;
+        self.digest = self.digest.rotate_left(1) ^ run.digest;
+        // One that never had anything to look at is told as well.
+        for id in CheckId::ALL {
+            let _ = self.checked.entry((false, id.name())).or_default();
+        }
         for (id, checked) in &run.invariants {
             *self.checked.entry((false, id.name())).or_default() += checked;
         }

@@ -7,20 +7,12 @@ pub(super) const USERS: [&str; 3] = ["ann@example.com", "bob@example.com", "cleo
 /// Tags that there may be.
 pub(super) const TAGS: [&str; 2] = ["tag:a", "tag:b"];
 
-const SOURCES: [&str; 9] = [
-    "*",
-    USERS[0],
-    USERS[1],
-    USERS[2],
-    "autogroup:member",
-    "autogroup:tagged",
-    TAGS[0],
-    TAGS[1],
-    "group:two",
-];
+const SOURCES: [&str; 9] =
+    ["*", USERS[0], USERS[1], USERS[2], "autogroup:member", "autogroup:tagged", TAGS[0], TAGS[1], "group:two"];
 
 /// Everybody may reach everybody.
-pub(super) const ALL: &str = r#"{"tagOwners": {"tag:a": [], "tag:b": []}, "acls": [{"action": "accept", "src": ["*"], "dst": ["*:*"]}]}"#;
+pub(super) const ALL: &str =
+    r#"{"tagOwners": {"tag:a": [], "tag:b": []}, "acls": [{"action": "accept", "src": ["*"], "dst": ["*:*"]}]}"#;
 
 /// A policy's text.
 pub(super) fn draw(draw: &mut Bytes<'_>) -> String {

@@ -129,7 +129,8 @@ impl<F: FnMut(&Scenario) -> Option<Failure>> Search<F> {
     fn expects(&mut self) {
         if let Failure::Invariant(id) = self.wanted {
             let all = vec![id];
-            let spec = ExpectSpec { line: None, expectation: Expectation::Invariants { all }, min_rate: Probability::ONE };
+            let spec =
+                ExpectSpec { line: None, expectation: Expectation::Invariants { all }, min_rate: Probability::ONE };
             self.try_one(Scenario { expects: vec![spec], ..self.best.clone() });
             return;
         }
@@ -148,7 +149,8 @@ impl<F: FnMut(&Scenario) -> Option<Failure>> Search<F> {
             let mut end = count(&self.best);
             while end > 0 {
                 let begin = end.saturating_sub(size);
-                let candidate = without(&self.best, begin, end).filter(|candidate| edit::is_fair(&self.best, candidate));
+                let candidate =
+                    without(&self.best, begin, end).filter(|candidate| edit::is_fair(&self.best, candidate));
                 if let Some(candidate) = candidate {
                     self.try_one(candidate);
                 }
@@ -200,3 +202,56 @@ impl<F: FnMut(&Scenario) -> Option<Failure>> Search<F> {
     }
 }
 
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        check::CheckId,
+        scenario::Fault,
+        swarm::{by_the_text, bytes, of_seed},
+    };
+
+    /// Wrong wherever a node is restarted.
+    fn restarts(world: &Scenario) -> Option<Failure> {
+        let is_wrong = world.events.iter().any(|event| matches!(event.fault, Fault::Restart { .. }));
+        is_wrong.then_some(Failure::Invariant(CheckId::S5))
+    }
+
+    #[test]
+    fn what_does_not_matter_is_left_out() {
+        let wanted = Failure::Invariant(CheckId::S5);
+        let seed = (0..100).find(|seed| {
+            let world = of_seed(*seed);
+            restarts(&world).is_some() && world.peers.is_empty() && world.nodes.len() > 3
+        });
+        let seed = seed.expect("a hundred worlds restart somebody");
+        let shrunk = shrink(&bytes::of_seed(seed), seed, by_the_text, &wanted, 2000, restarts);
+        let world = &shrunk.scenario;
+        let sizes = (world.nodes.len(), world.relays.len(), world.traffic.len(), world.expects.len());
+        assert_eq!(sizes, (2, 1, 0, 1), "{world:?}");
+        let setups = world.nets.iter().map(|net| net.setup);
+        assert!(
+            setups.map(|setup| (setup.nat, setup.firewall, setup.ipv6)).all(|kind| kind == (None, None, Ipv6::None))
+        );
+        assert!(restarts(world).is_some() && shrunk.runs <= 2000);
+    }
+
+    #[test]
+    fn no_more_worlds_are_run_than_may_be() {
+        let mut runs = 0;
+        let failure = |_: &Scenario| {
+            runs += 1;
+            Some(Failure::Invariant(CheckId::S5))
+        };
+        let shrunk = shrink(&bytes::of_seed(1), 1, by_the_text, &Failure::Invariant(CheckId::S5), 20, failure);
+        assert_eq!((runs, shrunk.runs), (20, 20));
+    }
+
+    #[test]
+    fn a_world_in_which_something_else_is_wrong_is_not_taken() {
+        let world = of_seed(3);
+        let other = |_: &Scenario| Some(Failure::Simulator);
+        let shrunk = shrink_scenario(&world, &Failure::Invariant(CheckId::S5), 50, other);
+        assert_eq!(format!("{:?}", shrunk.scenario), format!("{world:?}"));
+    }
+}
