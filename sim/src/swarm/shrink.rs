@@ -243,8 +243,8 @@ mod tests {
             runs += 1;
             Some(Failure::Invariant(CheckId::S5))
         };
-        let shrunk = shrink(&bytes::of_seed(1), 1, by_the_text, &Failure::Invariant(CheckId::S5), 20, failure);
-        assert_eq!((runs, shrunk.runs), (20, 20));
+        let shrunk = shrink(&bytes::of_seed(1), 1, by_the_text, &Failure::Invariant(CheckId::S5), 4, failure);
+        assert_eq!((runs, shrunk.runs), (4, 4));
     }
 
     #[test]
