@@ -23,20 +23,13 @@ pub fn of_seed(seed: u64) -> Vec<u8> {
 #[derive(Clone, Debug)]
 pub struct Bytes<'b> {
     rest: &'b [u8],
-    taken: usize,
 }
 
 impl<'b> Bytes<'b> {
     /// Choices from the first byte on.
     #[must_use]
     pub fn new(bytes: &'b [u8]) -> Self {
-        Self { rest: bytes, taken: 0 }
-    }
-
-    /// Bytes that were asked for so far, those past the end included.
-    #[must_use]
-    pub fn taken(&self) -> usize {
-        self.taken
+        Self { rest: bytes }
     }
 
     /// A number below `bound`, which is at most 65,536; 0 when `bound` is 0.
@@ -69,7 +62,6 @@ impl<'b> Bytes<'b> {
     }
 
     fn byte(&mut self) -> u8 {
-        self.taken += 1;
         let Some((first, rest)) = self.rest.split_first() else { return 0 };
         self.rest = rest;
         *first
@@ -85,7 +77,6 @@ mod tests {
         let mut bytes = Bytes::new(&[255]);
         assert_eq!((bytes.below(10), bytes.below(10), bytes.between(3, 9)), (9, 0, 3));
         assert!(!bytes.chance(200) && bytes.pick(&["simple", "not"]) == "simple");
-        assert_eq!(bytes.taken(), 5);
     }
 
     #[test]

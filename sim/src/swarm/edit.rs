@@ -229,7 +229,7 @@ fn node_of(command: &Command) -> Option<&String> {
 }
 
 /// Puts what `kept` says in place of each; `false` when one of them is gone.
-fn replace_all<'h, const N: usize>(hosts: [&'h mut HostId; N], kept: impl Fn(HostId) -> Option<HostId>) -> bool {
+fn replace_all<const N: usize>(hosts: [&mut HostId; N], kept: impl Fn(HostId) -> Option<HostId>) -> bool {
     hosts.into_iter().all(|host| kept(*host).map(|new| *host = new).is_some())
 }
 

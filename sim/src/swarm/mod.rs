@@ -1,7 +1,7 @@
 //! Generated worlds: thousands of small ones that nobody thought of, each with everything that is always checked.
 //!
 //! A seed is a string of bytes, and the bytes are a [`Scenario`]: the topology, NATs, firewalls and links, who joins when,
-//! a policy, what goes wrong, and what has to be true in the end ([`generate`]). A run goes through five phases:
+//! a policy, what goes wrong, and what has to be true in the end ([`generate()`]). A run goes through five phases:
 //!
 //! * *boot*: nodes join, or are handed their maps
 //! * *chaos*: faults of all kinds, while traffic flows; only what must never happen is looked at
@@ -10,7 +10,7 @@
 //! * *quiet*: nobody has anything to say, and nodes fall silent
 //!
 //! What has to be true is written into the scenario as expectations, so a world that fails is an ordinary scenario file
-//! and fails as one: [`shrink`] makes it smaller for as long as the same thing is wrong, and what is left is worth
+//! and fails as one: [`shrink()`] makes it smaller for as long as the same thing is wrong, and what is left is worth
 //! committing.
 
 pub mod bytes;
