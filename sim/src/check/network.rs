@@ -176,14 +176,18 @@ fn check_probing(ended: &Ended<'_>, pair: [HostId; 2], (from, until): (Instant, 
             continue;
         }
         let Some(probes) = ended.probes.get(host.index()) else { continue };
+        // One that learns something new, as another port of a peer's, searches once more; without an end is what goes on.
+        let mut went_on = false;
         let mut begin = from;
         while begin + STEADY <= until {
             let window = begin..begin + STEADY;
             let sent: Vec<_> = probes.iter().filter(|(at, _)| window.contains(at)).map(|(_, to)| *to).collect();
             let addresses: BTreeSet<_> = sent.iter().collect();
-            let text = (sent.len() > PROBES * addresses.len()).then(|| {
-                format!("host {} sent {} probes to {} addresses in a minute", host.0, sent.len(), addresses.len())
+            let is_many = sent.len() > PROBES * addresses.len();
+            let text = (is_many && went_on).then(|| {
+                format!("host {} again sent {} probes to {} addresses in a minute", host.0, sent.len(), addresses.len())
             });
+            went_on = is_many;
             tally.note(CheckId::N3, begin + STEADY, text);
             begin += STEADY;
         }
