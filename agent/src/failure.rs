@@ -3,6 +3,7 @@
 use core::fmt;
 use std::process::ExitCode;
 
+use mesh_core::printable;
 use serde_json::json;
 
 /// Exit codes of all programs.
@@ -53,7 +54,8 @@ impl Failure {
     /// The object that `--json` puts on stdout.
     #[must_use]
     pub fn to_json(&self) -> String {
-        json!({"error": {"code": self.code, "message": self.message, "hint": self.hint}}).to_string()
+        let object = json!({"error": {"code": self.code, "message": self.message, "hint": self.hint}}).to_string();
+        printable::json(&object).into_owned()
     }
 }
 
@@ -86,11 +88,26 @@ impl From<&Failure> for ExitCode {
     }
 }
 
+/// For people: texts of others in it steer no terminal.
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.message)?;
-        if self.hint.is_empty() { Ok(()) } else { write!(f, "; {}", self.hint) }
+        f.write_str(&printable::line(&self.message))?;
+        if self.hint.is_empty() { Ok(()) } else { write!(f, "; {}", printable::line(&self.hint)) }
     }
 }
 
 impl std::error::Error for Failure {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_server_said_is_shown_and_not_obeyed() {
+        let failure = Failure::new(Exit::Refused, "refused", "no\x1b[2J\nmesh: all is well").hint("visit \u{9b}2J");
+        assert_eq!(failure.to_string(), "no\\u{1b}[2J\\nmesh: all is well; visit \\u{9b}2J");
+        let object = failure.to_json();
+        assert!(!object.contains(char::is_control), "{object}");
+        assert_eq!(serde_json::from_str::<serde_json::Value>(&object).unwrap()["error"]["message"], failure.message);
+    }
+}

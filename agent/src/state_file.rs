@@ -2,18 +2,24 @@
 //!
 //! It is written to a new file, synced and renamed, so that there is always a whole one. One that does not parse is kept
 //! under another name and said, never overwritten: it holds the identity of the node.
+//!
+//! [`Keeper`] keeps what the node says is to be kept. Keys, preferences and the registration are rare, and what follows
+//! hangs on them: control must not hear of a key that a crash could lose. They are on disk when [`Keeper::keep`] returns.
+//! Network maps are large and many, and nothing hangs on them but how new the map of the next start is: a thread writes
+//! them, the newest only, and packets go on meanwhile.
 
 use std::{
-    fs,
-    io::{self, Write},
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    fs, io,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    thread::{self, JoinHandle},
     time::{SystemTime, UNIX_EPOCH},
 };
 
 use mesh_core::{control::types::MapResponse, key::DiscoPrivate, node::SavedState, rng::Seed};
 use serde::Serialize;
+use tracing::error;
+use transports::private;
 
 use crate::failure::{Exit, Failure};
 
@@ -70,34 +76,13 @@ impl State {
         }
     }
 
-    /// Keeps what the node says is to be kept.
-    ///
-    /// # Errors
-    /// When the file cannot be written; the one before is still there then.
-    pub fn save(&mut self, saved: SavedState) -> Result<(), Failure> {
-        self.saved = saved;
-        self.write()
-    }
-
-    /// Keeps this network map beside the rest. A node says a while after it changed that it is to be kept; when the program
-    /// ends, that is now. Without a registration there is none to be kept.
-    ///
-    /// # Errors
-    /// When the file cannot be written; the one before is still there then.
-    pub fn keep_map(&mut self, map: Option<MapResponse>) -> Result<(), Failure> {
-        let map = map.map(Arc::new);
-        if map.is_none() || map == self.saved.map || self.saved.registration.is_none() {
-            return Ok(());
-        }
-        self.saved.map = map;
-        self.write()
-    }
-
     fn write(&self) -> Result<(), Failure> {
         let path = self.directory.join(NAME);
         let stored = Stored { version: VERSION, disco_key: self.disco_key.to_secret_text(), saved: &self.saved };
         let text = serde_json::to_string(&stored).map_err(|error| cannot("write", &path, &error.into()))? + "\n";
-        write(&self.directory, &path, &text).map_err(|error| cannot("write", &path, &error))
+        private::make_directory(&self.directory)
+            .and_then(|()| private::write(&path, &text))
+            .map_err(|error| cannot("write", &path, &error))
     }
 
     fn parse(text: &str, directory: &Path, seed: &Seed) -> Result<Self, String> {
@@ -121,26 +106,128 @@ impl State {
     }
 }
 
+/// Writes the state whenever it is another.
+#[derive(Debug)]
+pub struct Keeper {
+    state: State,
+    desk: Arc<Desk>,
+    writer: Option<JoinHandle<()>>,
+}
+
+/// What [`Keeper`] and its thread share.
+#[derive(Debug, Default)]
+struct Desk {
+    /// Held by whoever writes the file. Taken before `waiting`.
+    file: Mutex<()>,
+    waiting: Mutex<Waiting>,
+    changed: Condvar,
+}
+
+/// What the thread is to do.
+#[derive(Debug, Default)]
+struct Waiting {
+    /// To be written. A newer one takes its place.
+    state: Option<State>,
+    /// The thread ends when nothing waits.
+    is_over: bool,
+}
+
+impl Keeper {
+    /// For a state that is on disk.
+    ///
+    /// # Errors
+    /// When the system has no thread for it.
+    pub fn new(state: State) -> Result<Self, Failure> {
+        let desk = Arc::new(Desk::default());
+        let writer = thread::Builder::new().name("state".to_owned()).spawn({
+            let desk = Arc::clone(&desk);
+            move || desk.work()
+        });
+        let writer = writer.map_err(|error| cannot("write", &state.directory.join(NAME), &error))?;
+        Ok(Self { state, desk, writer: Some(writer) })
+    }
+
+    /// Keeps what the node says is to be kept. It is on disk on return, but for a network map: that is soon.
+    ///
+    /// # Errors
+    /// When the file cannot be written; the one before is still there then.
+    pub fn keep(&mut self, saved: SavedState) -> Result<(), Failure> {
+        let before = core::mem::replace(&mut self.state.saved, saved);
+        let saved = &self.state.saved;
+        if before == *saved {
+            return Ok(());
+        }
+        if (SavedState { map: saved.map.clone(), ..before.clone() }) == *saved {
+            lock(&self.desk.waiting).state = Some(self.state.clone());
+            self.desk.changed.notify_one();
+            return Ok(());
+        }
+        let _file = lock(&self.desk.file);
+        // It is older.
+        lock(&self.desk.waiting).state = None;
+        let written = self.state.write();
+        if written.is_err() {
+            // So that the next time is none for which the keys are there already.
+            self.state.saved = before;
+        }
+        written
+    }
+
+    /// Keeps this network map beside the rest. A node says a while after it changed that it is to be kept; when the program
+    /// ends, that is now. Without a registration there is none to be kept.
+    ///
+    /// # Errors
+    /// Those of [`Self::keep`].
+    pub fn keep_map(&mut self, map: Option<MapResponse>) -> Result<(), Failure> {
+        if map.is_none() || self.state.saved.registration.is_none() {
+            return Ok(());
+        }
+        self.keep(SavedState { map: map.map(Arc::new), ..self.state.saved.clone() })
+    }
+}
+
+impl Drop for Keeper {
+    /// What waits is written before.
+    fn drop(&mut self) {
+        lock(&self.desk.waiting).is_over = true;
+        self.desk.changed.notify_one();
+        if let Some(writer) = self.writer.take() {
+            // It panics in no case; what it could not write it has said.
+            let _ = writer.join();
+        }
+    }
+}
+
+impl Desk {
+    /// What the thread does.
+    fn work(&self) {
+        loop {
+            let waiting = lock(&self.waiting);
+            let is_idle = |waiting: &mut Waiting| waiting.state.is_none() && !waiting.is_over;
+            let waiting = self.changed.wait_while(waiting, is_idle).unwrap_or_else(PoisonError::into_inner);
+            if waiting.state.is_none() {
+                return;
+            }
+            drop(waiting);
+            let _file = lock(&self.file);
+            // Nothing, if a whole state came in between.
+            let state = lock(&self.waiting).state.take();
+            if let Some(Err(failure)) = state.map(|state| state.write()) {
+                error!(%failure, "the network map is not kept");
+            }
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 fn read(path: &Path) -> io::Result<String> {
     if fs::metadata(path)?.len() > FILE_BYTES {
         return Err(io::ErrorKind::FileTooLarge.into());
     }
     fs::read_to_string(path)
-}
-
-fn write(directory: &Path, path: &Path, text: &str) -> io::Result<()> {
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
-    let fresh = path.with_extension("json.new");
-    // What a crash left; it was never the state.
-    match fs::remove_file(&fresh) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        Ok(()) | Err(_) => {}
-    }
-    let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&fresh)?;
-    file.write_all(text.as_bytes())?;
-    file.sync_all()?;
-    fs::rename(&fresh, path)?;
-    fs::File::open(directory)?.sync_all()
 }
 
 /// Keeps a file that is no state of ours under another name.
@@ -199,17 +286,59 @@ mod tests {
     #[test]
     fn what_the_node_keeps_comes_back() {
         let directory = scratch("keep");
-        let mut state = State::open(&directory, &Seed::from_number(1)).unwrap();
+        let state = State::open(&directory, &Seed::from_number(1)).unwrap();
         let mut saved = state.saved.clone();
+        let mut keeper = Keeper::new(state).unwrap();
         saved.prefs.hostname = "alice".to_owned();
         let derp_map = DerpMap { regions: Some([(900, None)].into()), ..DerpMap::default() };
         let map = MapResponse { domain: "example.com".to_owned(), derp_map: Some(derp_map), ..MapResponse::default() };
         saved.map = Some(Arc::new(map));
-        state.save(saved.clone()).unwrap();
+        keeper.keep(saved.clone()).unwrap();
         assert_eq!(State::open(&directory, &Seed::from_number(2)).unwrap().saved, saved);
         // Whose map another one would be is not known.
-        state.keep_map(Some(MapResponse::default())).unwrap();
+        keeper.keep_map(Some(MapResponse::default())).unwrap();
+        drop(keeper);
         assert_eq!(State::open(&directory, &Seed::from_number(2)).unwrap().saved, saved);
+        fs::remove_dir_all(directory).unwrap();
+    }
+
+    #[test]
+    fn maps_do_not_wait_for_the_disk_and_what_is_newer_than_they_are_is_not_lost() {
+        let directory = scratch("maps");
+        let state = State::open(&directory, &Seed::from_number(1)).unwrap();
+        let mut saved = state.saved.clone();
+        let mut keeper = Keeper::new(state).unwrap();
+        let map = |name: &str| Some(Arc::new(MapResponse { domain: name.to_owned(), ..MapResponse::default() }));
+        {
+            // A disk that takes for ever.
+            let desk = Arc::clone(&keeper.desk);
+            let _slow = lock(&desk.file);
+            for name in ["a.example.com", "b.example.com"] {
+                saved.map = map(name);
+                keeper.keep(saved.clone()).unwrap();
+            }
+            assert_eq!(State::open(&directory, &Seed::from_number(2)).unwrap().saved.map, None);
+        }
+        saved.prefs.hostname = "alice".to_owned();
+        keeper.keep(saved.clone()).unwrap();
+        assert_eq!(State::open(&directory, &Seed::from_number(2)).unwrap().saved, saved, "it is there on return");
+        saved.map = map("c.example.com");
+        keeper.keep(saved.clone()).unwrap();
+        drop(keeper);
+        assert_eq!(State::open(&directory, &Seed::from_number(2)).unwrap().saved, saved, "and maps in the end");
+        fs::remove_dir_all(directory).unwrap();
+    }
+
+    #[test]
+    fn what_has_not_changed_is_not_written() {
+        let directory = scratch("same");
+        let state = State::open(&directory, &Seed::from_number(1)).unwrap();
+        let saved = state.saved.clone();
+        let mut keeper = Keeper::new(state).unwrap();
+        fs::remove_file(directory.join(NAME)).unwrap();
+        keeper.keep(saved).unwrap();
+        drop(keeper);
+        assert!(!directory.join(NAME).exists());
         fs::remove_dir_all(directory).unwrap();
     }
 

@@ -22,6 +22,10 @@ pub const KEYS: usize = 4_096;
 /// up, counted; where there is none, a node is asked to come again later.
 pub const SIGN_INS: usize = 1_024;
 
+/// Bytes of JSON that a node which waits for somebody to sign in says of itself. Stock nodes say 2 KiB, one with 1,024 routes
+/// some 20; strangers may fill all places. At the bound the node is refused.
+pub const SIGN_IN_HOSTINFO: usize = 32 * 1024;
+
 /// How long a node may wait for somebody to sign in (headscale: 15 min). Then it gets another URL.
 pub const SIGN_IN_LIFE: Duration = Duration::from_secs(15 * 60);
 
@@ -82,6 +86,16 @@ pub const HOSTINFO_LIST: usize = 64;
 /// Bytes of each text in what a node says of itself; the longest that stock nodes say is an SSH key of 800. At the bound a
 /// text is cut, and one of a list left out.
 pub const HOSTINFO_TEXT: usize = 1_024;
+
+/// Bytes of the name of a region in what a node measured: a number, `-v4` or `-v6`. At the bound it is left out.
+pub const HOSTINFO_REGION: usize = 16;
+
+/// What a node reports is written into the record at most this often; stock nodes report that their user turned them
+/// off. In between it is taken and not written.
+pub const REPORT_GAP: Duration = Duration::from_secs(60);
+
+/// Rows of the record of who changed what: a hundred a day for two years. At the bound the oldest go.
+pub const AUDIT_ROWS: i64 = 65_536;
 
 /// Pairs of nodes that `policy diff` tells. At the bound: it says that there are more.
 pub const DIFFERENCE_PAIRS: usize = 1_000;

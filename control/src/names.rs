@@ -76,7 +76,7 @@ fn is_numbered(name: &str, stem: &str) -> bool {
     rest.is_empty() || rest.strip_prefix('-').is_some_and(|number| number.parse::<u32>().is_ok())
 }
 
-/// A label made of what a host calls itself.
+/// A label made of what a host calls itself. It is no number: nodes are called by theirs, too.
 #[must_use]
 pub fn label(hostname: &str) -> String {
     let lower = hostname.trim().trim_end_matches('.').to_ascii_lowercase();
@@ -93,7 +93,19 @@ pub fn label(hostname: &str) -> String {
         }
     }
     let label = label.trim_matches('-');
-    if label.is_empty() { NAMELESS.to_owned() } else { label.to_owned() }
+    if label.is_empty() {
+        NAMELESS.to_owned()
+    } else if is_number(label) {
+        format!("{NAMELESS}-{label}").chars().take(STEM).collect()
+    } else {
+        label.to_owned()
+    }
+}
+
+/// Whether a name would be taken for the number of a node.
+#[must_use]
+pub fn is_number(name: &str) -> bool {
+    name.bytes().all(|letter| letter.is_ascii_digit())
 }
 
 /// Whether a text is a label as it stands.
@@ -125,12 +137,16 @@ mod tests {
             ("a\0b\u{202e}c..", "a-b-c"),
             ("ubuntu.", "ubuntu"),
             ("<script>", "script"),
+            ("12.lan", "node-12"),
+            ("1-2", "1-2"),
         ] {
             assert_eq!(label(hostname), expected, "{hostname:?}");
             assert!(is_label(&label(hostname)));
         }
-        let long = label(&"x".repeat(300));
-        assert!(is_label(&long) && is_label(&format!("{long}-65535")));
+        for letter in ["x", "1"] {
+            let long = label(&letter.repeat(300));
+            assert!(is_label(&long) && is_label(&format!("{long}-65535")));
+        }
         assert!(is_label(&label(&format!("{}-tail", "y".repeat(STEM - 1)))));
     }
 

@@ -33,7 +33,7 @@ fn users_are_made_listed_and_deleted() {
     let Reply::User(member) = world.admin(create("bob")).unwrap() else { panic!() };
     assert_eq!(member.role, control::policy::Role::Member);
     assert!(refused(world.admin(create("ALICE@example.com"))).contains("already"));
-    for wrong in ["", "a b", "a@b@c", "7", "x\n", "a:b", &"x".repeat(300)] {
+    for wrong in ["", "a b", "a@b@c", "7", "x\n", "a:b", "alice@", "@alice", "@", &"x".repeat(300)] {
         refused(world.admin(create(wrong)));
     }
     world.admin(Command::SetPolicy { text: support::ALL.into() }).unwrap();
@@ -122,9 +122,17 @@ fn nodes_are_found_by_what_people_call_them() {
     assert_eq!(candidates.len(), 2);
     assert_eq!(world.admin(show("nobody")).unwrap_err().code(), "not_found");
 
+    // A host that calls itself as another is numbered is not taken for it, nor may an operator call it so.
+    world.client(3);
+    world.clients.get_mut(&3).unwrap().hostinfo.hostname = "2".into();
+    world.register(3, Some(&key));
+    assert_eq!(world.row(3).name, "node-2");
+    let Reply::Node(view) = world.admin(show("2")).unwrap() else { panic!() };
+    assert_eq!(view.node.id, world.id(2));
+
     let rename = |node: &str, name: &str| Command::RenameNode { node: node.into(), name: name.into() };
     assert!(refused(world.admin(rename("web", "web-1"))).contains(&id));
-    for wrong in ["Web", "a.b", "-", &"x".repeat(64)] {
+    for wrong in ["Web", "a.b", "-", "2", &"x".repeat(64)] {
         refused(world.admin(rename("web", wrong)));
     }
     world.admin(rename("web", "db")).unwrap();

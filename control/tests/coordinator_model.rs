@@ -1,18 +1,27 @@
-//! Whatever happens, what a node has merged from its messages is what it would be told were it told everything.
+//! Whatever happens, what a node has merged from its messages is what it would be told were it told everything; no two nodes
+//! have one key, name or address; and a subnet is served by a router that is there, when there is one.
 #![allow(clippy::unwrap_used, reason = "helpers of tests too")]
 
 mod support;
 
 use core::time::Duration;
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
-use control::coordinator::{Command, Input, Request};
+use control::{
+    coordinator::{Command, Input, NodeView, Reply, Request, RequestId},
+    limits,
+};
 use mesh_core::{
     control::{
         NetMap,
-        types::{PeerNode, RegisterRequest, Service},
+        types::{PeerNode, RegisterRequest, RegisterResponse, Service},
     },
-    key::DiscoPublic,
+    ip::prefix::Prefix,
+    key::{DiscoPublic, NodePublic},
+    time::{Instant, WallTime},
 };
 use proptest::prelude::*;
 use support::World;
@@ -28,6 +37,11 @@ fn timeless(peer: &Arc<PeerNode>) -> PeerNode {
 #[derive(Clone, Debug)]
 enum Event {
     Join(u32, usize),
+    SignIn(u32),
+    Admit(u32, usize),
+    Copy(u32, u32),
+    Abort(u32),
+    Calendar(usize),
     Update(u32),
     Restarted(u32),
     Rename(u32, u8),
@@ -48,6 +62,11 @@ enum Event {
     Crash,
 }
 
+/// How far the calendar may be off, in days. Keys of nodes are good for 180.
+const CALENDARS: [i64; 4] = [0, 0, 200, -1];
+
+const USERS: [&str; 2] = ["alice@example.com", "bob@example.com"];
+
 const POLICIES: [&str; 6] = [
     support::ALL,
     r#"{"acls": []}"#,
@@ -65,6 +84,11 @@ fn event() -> impl Strategy<Value = Event> {
     let client = 1..=CLIENTS;
     prop_oneof![
         6 => (client.clone(), 0..5usize).prop_map(|(client, key)| Event::Join(client, key)),
+        2 => client.clone().prop_map(Event::SignIn),
+        3 => (client.clone(), 0..USERS.len()).prop_map(|(client, user)| Event::Admit(client, user)),
+        1 => (client.clone(), client.clone()).prop_map(|(client, other)| Event::Copy(client, other)),
+        2 => client.clone().prop_map(Event::Abort),
+        1 => (0..CALENDARS.len()).prop_map(Event::Calendar),
         5 => client.clone().prop_map(Event::Update),
         2 => client.clone().prop_map(Event::Restarted),
         1 => (client.clone(), any::<u8>()).prop_map(|(client, name)| Event::Rename(client, name % 3)),
@@ -89,6 +113,10 @@ fn event() -> impl Strategy<Value = Event> {
 struct Model {
     world: World,
     keys: Vec<String>,
+    /// Sign-ins that clients were shown: the code, the key they are for, and the request that waits there.
+    sign_ins: BTreeMap<u32, (String, NodePublic, Option<RequestId>)>,
+    /// When the server was started last.
+    started: Instant,
     /// Counts, so that every address is new.
     next: u16,
 }
@@ -96,7 +124,7 @@ struct Model {
 impl Model {
     fn new() -> Self {
         let mut world = World::new();
-        for login in ["alice@example.com", "bob@example.com"] {
+        for login in USERS {
             world.admin(Command::CreateUser { login: login.into() }).unwrap();
         }
         let keys = vec![
@@ -106,12 +134,34 @@ impl Model {
             world.key(true, false, &["tag:a", "tag:b"]),
             world.key(true, true, &[]),
         ];
-        Self { world, keys, next: 0 }
+        let started = world.now;
+        Self { world, keys, sign_ins: BTreeMap::new(), started, next: 0 }
     }
 
     fn is_in(&self, client: u32) -> bool {
-        let key = self.world.clients.get(&client).map(|client| client.key);
-        key.is_some_and(|key| self.world.rows.nodes.values().any(|row| row.key == key))
+        let Some(client) = self.world.clients.get(&client) else { return false };
+        let is_it = |row: &control::store::NodeRow| (row.key, row.machine) == (client.key, client.machine);
+        self.world.rows.nodes.values().any(is_it)
+    }
+
+    fn meet(&mut self, client: u32) {
+        if !self.world.clients.contains_key(&client) {
+            self.world.client(client);
+        }
+    }
+
+    /// Registers. The key that it copied may be that of another, or was.
+    fn register(&mut self, client: u32, request: RegisterRequest) -> Option<RegisterResponse> {
+        let response = self.world.register_with(client, request).ok()?;
+        if response.node_key_expired && !self.is_in(client) {
+            self.world.clients.get_mut(&client).unwrap().change_key(50);
+        }
+        Some(response)
+    }
+
+    fn open(&mut self, client: u32) {
+        self.world.stream(client);
+        self.update(client);
     }
 
     fn endpoint(&mut self) -> String {
@@ -133,14 +183,55 @@ impl Model {
         let world = &mut self.world;
         match event {
             Event::Join(client, key) => {
-                if !world.clients.contains_key(&client) {
-                    world.client(client);
+                self.meet(client);
+                let request = self.world.clients[&client].registration(Some(&self.keys[key]));
+                if self.register(client, request).is_some_and(|response| response.machine_authorized) {
+                    self.open(client);
                 }
-                let response = world.register(client, Some(&self.keys[key]));
-                if response.error.is_empty() {
-                    world.stream(client);
-                    self.update(client);
+            }
+            Event::SignIn(client) => {
+                self.meet(client);
+                let request = self.world.clients[&client].registration(None);
+                let Some(response) = self.register(client, request.clone()) else { return };
+                if response.auth_url.is_empty() {
+                    return;
                 }
+                let key = request.node_key;
+                let follow_up = RegisterRequest { followup: response.auth_url.clone(), ..request };
+                let waiting = self.world.begin(client, Request::Register(Box::new(follow_up)));
+                let code = response.auth_url.rsplit('/').next().unwrap().to_owned();
+                self.sign_ins.insert(client, (code, key, Some(waiting)));
+            }
+            Event::Admit(client, user) => {
+                let Some((code, key, _)) = self.sign_ins.get(&client).cloned() else { return };
+                // It may be over, or the key that of another by now.
+                if world.admin(Command::RegisterNode { code, user: USERS[user].into() }).is_ok() {
+                    self.sign_ins.remove(&client);
+                    // It may be another node by this than it was.
+                    self.world.hang_up(client);
+                    self.world.clients.get_mut(&client).unwrap().key = key;
+                    self.open(client);
+                }
+            }
+            Event::Copy(client, other) => {
+                self.meet(client);
+                self.meet(other);
+                if !self.is_in(client) {
+                    let key = self.world.clients[&other].key;
+                    self.world.clients.get_mut(&client).unwrap().key = key;
+                }
+            }
+            Event::Abort(client) => {
+                let waiting = self.sign_ins.get_mut(&client).and_then(|(.., waiting)| waiting.take());
+                let stream = world.clients.get(&client).and_then(|client| client.opened_by);
+                if let Some(id) = waiting.or(stream) {
+                    world.abort(client, id);
+                }
+            }
+            Event::Calendar(calendar) => {
+                let days = CALENDARS[calendar] * 24 * 3600 * 1_000_000_000;
+                let wall = support::anchor().wall_at(world.now).as_unix_nanos();
+                world.set_calendar(WallTime::from_unix_nanos(wall.saturating_add_signed(days)));
             }
             Event::Relays(region) => {
                 let regions: Vec<_> = (900..=900 + i64::from(region)).collect();
@@ -150,7 +241,10 @@ impl Model {
                 world.admin(Command::SetPolicy { text: POLICIES[policy].into() }).unwrap();
             }
             Event::Wait(millis) => world.advance(Duration::from_millis(millis)),
-            Event::Crash => world.crash(),
+            Event::Crash => {
+                world.crash();
+                self.started = world.now;
+            }
             Event::HangUp(client) if world.clients.contains_key(&client) => world.hang_up(client),
             Event::Stall(client) => {
                 if let Some(client) = world.clients.get_mut(&client) {
@@ -239,8 +333,14 @@ impl Model {
         let _ = self.world.admin(command);
     }
 
-    /// All that have their map open know what they would be told.
     fn check(&mut self) {
+        self.check_maps();
+        self.check_rows();
+        self.check_routers();
+    }
+
+    /// All that have their map open know what they would be told.
+    fn check_maps(&mut self) {
         let clients: Vec<_> = self.world.clients.keys().copied().collect();
         for client in &clients {
             self.world.unstall(*client);
@@ -253,6 +353,8 @@ impl Model {
             let fresh = self.world.fresh(client);
             let known = &self.world.clients[&client].map;
             assert_eq!(known.self_node(), fresh.self_node(), "client {client}");
+            let is_expired = self.world.row(client).is_expired(self.world.wall());
+            assert_eq!(fresh.self_node().map(|node| node.expired), Some(is_expired), "client {client}");
             let ids = |map: &NetMap| map.peers().keys().copied().collect::<Vec<_>>();
             assert_eq!(ids(known), ids(&fresh), "the peers of client {client}");
             for (id, peer) in fresh.peers() {
@@ -262,6 +364,36 @@ impl Model {
             assert_eq!(parts(known), parts(&fresh), "client {client}");
             let users: BTreeMap<_, _> = known.users().iter().filter(|(id, _)| fresh.user(**id).is_some()).collect();
             assert_eq!(users, fresh.users().iter().collect(), "client {client}");
+        }
+    }
+
+    /// What is one node's alone is.
+    fn check_rows(&self) {
+        let rows = || self.world.rows.nodes.values();
+        let number = rows().count();
+        assert_eq!(rows().map(|row| row.key).collect::<BTreeSet<_>>().len(), number);
+        assert_eq!(rows().map(|row| &row.name).collect::<BTreeSet<_>>().len(), number);
+        assert_eq!(rows().map(|row| row.ipv4).collect::<BTreeSet<_>>().len(), number);
+        assert_eq!(rows().map(|row| row.ipv6).collect::<BTreeSet<_>>().len(), number);
+    }
+
+    /// Each subnet has one primary router, and it is there when one of its routers is.
+    fn check_routers(&mut self) {
+        let Reply::Nodes { nodes, .. } = self.world.admin(Command::ListNodes).unwrap() else { panic!("nodes") };
+        let mut subnets: BTreeMap<Prefix, Vec<&NodeView>> = BTreeMap::new();
+        for view in &nodes {
+            for route in view.enabled_routes.iter().filter(|route| route.length() > 0) {
+                subnets.entry(*route).or_default().push(view);
+            }
+        }
+        let is_there = |view: &NodeView| view.online && !view.expired;
+        let has_just_started = self.world.now.since(self.started) <= limits::OFFLINE_GRACE;
+        for (subnet, routers) in subnets {
+            let primaries: Vec<_> = routers.iter().filter(|view| view.primary_routes.contains(&subnet)).collect();
+            let [primary] = primaries.as_slice() else { panic!("{} primaries of {subnet}", primaries.len()) };
+            let is_waited_for = has_just_started && !primary.expired;
+            let others = routers.iter().filter(|view| is_there(view)).count();
+            assert!(is_there(primary) || is_waited_for || others == 0, "{subnet}: {}", primary.node.name);
         }
     }
 }

@@ -25,7 +25,9 @@ fn two_nodes_join_with_a_key_and_see_each_other() {
     );
     assert!(first.derp_map.is_some() && first.dns_config.is_some() && first.packet_filters.is_some());
     assert!(first.ssh_policy.is_some() && first.control_time.is_some() && first.collect_services == Some(false));
-    assert_eq!(first.user_profiles[0].login_name, "alice@example.com");
+    let profiles: Vec<_> = first.user_profiles.iter().map(|profile| profile.login_name.as_str()).collect();
+    // Stock clients read from full maps alone whose a tagged peer is that comes later.
+    assert_eq!(profiles, ["alice@example.com", "tagged-devices"]);
 
     for (viewer, peer) in [(web, laptop), (laptop, web)] {
         let seen = world.peer(viewer, peer).unwrap();
@@ -232,6 +234,44 @@ fn another_user_on_the_same_machine_has_another_node() {
     let tagged = world.key(true, false, &["tag:a"]);
     assert_eq!(world.register(machine, Some(&tagged)).login.login_name, "tagged-devices");
     assert_eq!((world.id(machine), world.row(machine).key_expiry), (first, None));
+}
+
+#[test]
+fn a_node_that_was_signed_out_and_comes_back_with_tags_is_the_same_node() {
+    let mut world = tagged_world();
+    let (alices, tagged) = (world.key(true, false, &[]), world.key(true, false, &["tag:a"]));
+    let node = world.client(1);
+    world.register(node, Some(&alices));
+    let before = world.row(node).clone();
+    let another_key = |world: &mut World, generation, auth_key: &str| {
+        // A client that was logged out forgets its old key.
+        world.clients.get_mut(&node).unwrap().change_key(generation);
+        let mut request = world.clients[&node].registration(Some(auth_key));
+        request.old_node_key = None;
+        assert_eq!(world.register_with(node, request).unwrap().error, "");
+    };
+    // While it is signed in, another sign-in of the machine is another node: clients switch between the two.
+    another_key(&mut world, 1, &tagged);
+    assert_eq!(world.rows.nodes.len(), 2);
+    let second = world.row(node).stable_id.clone();
+    world.admin(Command::DeleteNode { node: second }).unwrap();
+
+    world.admin(Command::ExpireNode { node: before.stable_id.clone() }).unwrap();
+    another_key(&mut world, 2, &tagged);
+    let row = world.row(node).clone();
+    assert_eq!((row.id, &row.name, row.ipv4), (before.id, &before.name, before.ipv4));
+    assert_eq!((row.user, row.tags.len(), row.key_expiry), (None, 1, None));
+    // And back, to whichever user it is that signs in.
+    world.admin(Command::ExpireNode { node: before.stable_id.clone() }).unwrap();
+    let bobs = world.key_of("bob@example.com", true, false, Default::default());
+    another_key(&mut world, 3, &bobs);
+    let row = world.row(node).clone();
+    assert_eq!((row.id, row.tags.len(), world.rows.nodes.len()), (before.id, 0, 1));
+    assert!(row.user.is_some() && row.key_expiry.is_some());
+    // From user to user nothing is handed on.
+    world.admin(Command::ExpireNode { node: before.stable_id }).unwrap();
+    another_key(&mut world, 4, &alices);
+    assert_eq!(world.rows.nodes.len(), 2);
 }
 
 #[test]

@@ -155,6 +155,89 @@ fn a_bad_policy_is_told_with_its_place_and_changes_nothing() {
 }
 
 #[test]
+fn a_policy_is_checked_without_a_server_as_far_as_that_goes() {
+    let state = directory("check-alone");
+    let (file, socket) = (state.join("policy.json"), state.join("s"));
+    let check = |text: &str, flags: &[&str]| {
+        fs::write(&file, text).unwrap();
+        let verb = ["--socket", socket.to_str().unwrap(), "policy", "check", file.to_str().unwrap()];
+        let output = run(&[flags, &verb].concat());
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+        (output.status.code(), text(output.stdout), text(output.stderr))
+    };
+    let (code, said, _) = check(program::ALLOW_ALL, &[]);
+    assert!(code == Some(0) && said.contains("good by itself; no server runs at"), "{said}");
+    let tests = r#"{"acls": [{"action": "accept", "src": ["a@"], "dst": ["*:*"]}],
+        "tests": [{"src": "a@", "accept": ["100.64.0.1:1"]}]}"#;
+    let (code, said, _) = check(tests, &["--json"]);
+    let said: serde_json::Value = serde_json::from_str(&said).unwrap();
+    assert_eq!((code, said), (Some(0), serde_json::json!({ "network": false, "testsNotJudged": 1 })));
+    let (code, _, error) =
+        check("{\n \"acls\": [{\"action\": \"accept\", \"src\": [\"nobody\"], \"dst\": [\"*:*\"]}]\n}", &[]);
+    assert!(code == Some(1) && error.starts_with("line 2, column "), "{error}");
+    let (code, _, error) = check(
+        "{\"acls\": [], \"ssh\": [{\"action\": \"accept\", \"src\": [\"*\"], \"dst\": [\"*\"], \"users\": [\"root\"]}]}",
+        &[],
+    );
+    assert!(code == Some(1) && error.contains("\"ssh\" is not part of this build"), "{error}");
+}
+
+#[test]
+fn a_first_policy_is_stored_once_and_never_put_over_another() {
+    let state = directory("first-policy");
+    let server = Running::start_in(&state, &["--first-policy", "own"]);
+    assert!(server.verb(&["policy", "get"]).contains("autogroup:self:*"));
+    let file = state.join("policy.json");
+    fs::write(&file, program::ALLOW_ALL).unwrap();
+    server.verb(&["policy", "set", file.to_str().unwrap()]);
+    let state = server.kill();
+    let again = Running::start_in(&state, &["--first-policy", "own"]);
+    assert_eq!(again.verb(&["policy", "get"]), program::ALLOW_ALL);
+    drop(again);
+
+    let of_file = Running::start("first-policy-file", &["--first-policy", file.to_str().unwrap()]);
+    assert_eq!(of_file.verb(&["policy", "get"]), program::ALLOW_ALL);
+    drop(of_file);
+    let refused = |text: &str| {
+        let state = directory("first-policy-bad");
+        let (bad, map) = (state.join("policy.json"), state.join("derp.json"));
+        fs::write(&bad, text).unwrap();
+        fs::write(&map, program::DERP_MAP).unwrap();
+        let path = |path: &std::path::Path| path.to_str().unwrap().to_owned();
+        let flags = format!(
+            "serve --server-url http://c --listen 127.0.0.1:0 --relay none --derp-map {} --state-dir {} --first-policy {}",
+            path(&map),
+            path(&state),
+            path(&bad)
+        );
+        let socket = path(&program::socket(&state));
+        let output = run(&[&["--socket", &socket][..], &flags.split(' ').collect::<Vec<_>>()].concat());
+        assert_eq!((output.status.code(), output.stdout.as_slice()), (Some(2), &[][..]), "{output:?}");
+        String::from_utf8(output.stderr).unwrap()
+    };
+    assert!(refused("{\n \"acls\": 7}").contains("line 2, column "));
+    assert!(
+        refused("{\"acls\": [], \"tests\": [{\"src\": \"100.64.0.1\", \"accept\": [\"100.64.0.2:1\"]}]}")
+            .contains("want: Accept")
+    );
+}
+
+#[test]
+fn a_key_may_make_its_user() {
+    let server = Running::start("create-user", &[]);
+    let create = ["keys", "create", "--user", "me"];
+    assert_eq!(server.try_verb(&create).status.code(), Some(1), "a misspelt name makes nobody");
+    for _ in 0..2 {
+        let key = server.verb(&[&create[..], &["--create-user", "--reusable"]].concat());
+        assert!(key.starts_with("tskey-auth-"), "{key}");
+    }
+    let users = server.json(&["users", "list"]);
+    assert_eq!((users.as_array().unwrap().len(), &users[0]["loginName"]), (1, &"me".into()));
+    let odd = server.try_verb(&["keys", "create", "--user", "a b", "--create-user"]);
+    assert_eq!(odd.status.code(), Some(1), "{odd:?}");
+}
+
+#[test]
 fn a_relay_inside_is_in_the_map_and_keeps_its_certificate() {
     let state = directory("embedded");
     let flags = ["--relay", "embedded", "--derp-listen", "127.0.0.1:0", "--stun-listen", "127.0.0.1:0"];

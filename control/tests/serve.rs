@@ -5,12 +5,26 @@
 #[path = "support/program.rs"]
 mod program;
 
-use std::{collections::BTreeSet, fs, net::SocketAddr};
+use std::{
+    collections::BTreeSet,
+    fs,
+    net::SocketAddr,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+};
 
 use hyper::StatusCode;
 use mesh_core::{key::MachinePublic, rng::Seed};
 use program::{Keys, Link, Running, join};
-use tokio::task::JoinSet;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::UnixStream,
+    sync::mpsc,
+    task::JoinSet,
+};
 
 #[tokio::test(flavor = "current_thread")]
 async fn two_nodes_join_and_see_each_other_come_and_go() {
@@ -58,6 +72,14 @@ async fn somebody_lets_a_node_in_that_waits_at_its_url() {
     let code = response.auth_url.strip_prefix("http://control.test:8080/register/").unwrap().to_owned();
     let page = program::get(server.address("http"), &format!("/register/{code}")).await;
     assert!(page.starts_with("HTTP/1.1 200 ") && page.contains(&format!("nodes register {code} ")), "{page}");
+    let machine = keys.machine.public().to_string();
+    let fingerprint = format!("{}-{}-", &machine[5..9], &machine[9..13]);
+    for told in ["laptop", "linux", &fingerprint] {
+        assert!(page.contains(told), "{told}: {page}");
+    }
+    let other = code.replace(|letter: char| letter.is_ascii_digit(), "A").to_lowercase();
+    let over = program::get(server.address("http"), &format!("/register/{other}")).await;
+    assert!(over.starts_with("HTTP/1.1 404 "), "{over}");
 
     let followup = {
         let (link, keys) = (link.clone(), Keys::new(1));
@@ -71,8 +93,10 @@ async fn somebody_lets_a_node_in_that_waits_at_its_url() {
             link.post("/machine/register", &request).await.unwrap()
         })
     };
-    let registered = server.json(&["nodes", "register", &code, "--user", "alice"]);
-    assert_eq!(registered["hostname"], "laptop");
+    let registered = server.verb(&["nodes", "register", &code, "--user", "alice"]);
+    for told in ["laptop", "linux", &fingerprint] {
+        assert!(registered.contains(told), "{told}: {registered}");
+    }
     let (status, body) = followup.await.unwrap();
     let body: serde_json::Value = serde_json::from_slice(&body).unwrap();
     assert_eq!((status, &body["AuthURL"], &body["MachineAuthorized"]), (StatusCode::OK, &"".into(), &true.into()));
@@ -99,47 +123,103 @@ async fn a_single_use_key_lets_one_of_eight_machines_in() {
     assert_eq!(server.json(&["nodes", "list"]).as_array().unwrap().len(), 1);
 }
 
-/// Everything that was answered before the server was killed is there when it is back.
-#[tokio::test(flavor = "current_thread")]
-async fn what_was_answered_survives_a_kill_at_any_moment() {
-    let mut rng = Seed::from_number(3).stream("kill", 0);
-    let mut server = Running::start("kill", &[]).with_user("alice");
-    let shared = server.verb(&["keys", "create", "--user", "alice", "--reusable"]);
-    let key = program::server_key(server.address("http")).await;
-    let (mut known_keys, mut known_nodes) = (BTreeSet::new(), BTreeSet::new());
-    for round in 0..4 {
-        let to = server.address("http");
-        let mut work = JoinSet::new();
-        for number in 0..24 {
-            let (shared, number) = (shared.clone(), round * 100 + number);
-            work.spawn(async move { joined(to, &key, number, &shared).await });
-        }
-        if round == 0 {
-            known_nodes.extend(work.join_next().await.unwrap().unwrap());
-        }
-        // The rest is under way when it is killed, somewhere between two answers.
-        for _ in 0..=rng.below(8) {
-            let mut command = program::program();
-            command.arg("--socket").arg(program::socket(&server.state)).args(["keys", "create", "--user", "alice"]);
-            let output = tokio::task::spawn_blocking(move || command.output()).await.unwrap().unwrap();
-            let key = String::from_utf8(output.stdout).unwrap();
-            known_keys.insert(key.split('-').nth(2).unwrap().to_owned());
-        }
-        let state = server.kill();
-        while let Some(done) = work.join_next().await {
-            known_nodes.extend(done.unwrap());
-        }
+/// Auth keys and joins that are answered while the server is killed again and again.
+const ANSWERS: usize = 1_000;
 
-        server = Running::start_in(&state, &[]);
+/// Everything that was answered before the server was killed is there when it is back.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_answered_in_a_thousand_keys_and_joins_survives_kills_at_any_moment() {
+    let mut rng = Seed::from_number(3).stream("kill", 0);
+    let mut server = Running::start("kill", &["--log", "warn"]).with_user("alice");
+    let shared: Arc<str> = server.verb(&["keys", "create", "--user", "alice", "--reusable"]).into();
+    let key = program::server_key(server.address("http")).await;
+    let tried = Arc::new(AtomicU64::new(0));
+    let mut known = Known::default();
+    let mut kills = 0;
+    while known.count() < ANSWERS {
+        let (to, state) = (server.address("http"), server.state.clone());
+        let (answers, mut answered) = mpsc::unbounded_channel();
+        let mut work = JoinSet::new();
+        for _ in 0..16 {
+            let (tried, shared, state, answers) = (tried.clone(), shared.clone(), state.clone(), answers.clone());
+            work.spawn(async move {
+                loop {
+                    let number = tried.fetch_add(1, Relaxed);
+                    let answer = if number % 2 == 0 {
+                        made_key(&state).await.map(Answered::Key)
+                    } else {
+                        joined(to, &key, number, &shared).await.map(Answered::Node)
+                    };
+                    // Without an answer the server is gone.
+                    let Some(answer) = answer else { break };
+                    // The receiver outlives this.
+                    let _ = answers.send(answer);
+                }
+            });
+        }
+        drop(answers);
+        // It is killed while 16 of them are under way, each somewhere between its question and its answer.
+        for _ in 0..20 + rng.below(150) {
+            known.note(answered.recv().await.expect("the server answers until it is killed"));
+        }
+        drop(server.kill());
+        kills += 1;
+        while let Some(answer) = answered.recv().await {
+            known.note(answer);
+        }
+        while work.join_next().await.is_some() {}
+
+        server = Running::start_in(&state, &["--log", "warn"]);
         let listed = |what: &str, id: &str| -> BTreeSet<String> {
             let list = server.json(&[what, "list"]);
             list.as_array().unwrap().iter().map(|object| object[id].as_str().unwrap().to_owned()).collect()
         };
         let (keys, nodes) = (listed("keys", "id"), listed("nodes", "nodeKey"));
-        assert!(known_keys.is_subset(&keys), "keys that are gone: {:?}", known_keys.difference(&keys));
-        assert!(known_nodes.is_subset(&nodes), "nodes that are gone: {:?}", known_nodes.difference(&nodes));
+        assert!(known.keys.is_subset(&keys), "keys that are gone: {:?}", known.keys.difference(&keys));
+        assert!(known.nodes.is_subset(&nodes), "nodes that are gone: {:?}", known.nodes.difference(&nodes));
     }
-    assert!(!known_nodes.is_empty());
+    println!("{} keys and {} joins answered, {kills} kills", known.keys.len(), known.nodes.len());
+    assert!(kills >= 5 && known.keys.len().min(known.nodes.len()) >= ANSWERS / 4, "{kills} kills");
+}
+
+/// What the server said that it did.
+enum Answered {
+    Key(String),
+    Node(String),
+}
+
+#[derive(Default)]
+struct Known {
+    keys: BTreeSet<String>,
+    nodes: BTreeSet<String>,
+}
+
+impl Known {
+    fn count(&self) -> usize {
+        self.keys.len() + self.nodes.len()
+    }
+
+    fn note(&mut self, answer: Answered) {
+        let is_new = match answer {
+            Answered::Key(id) => self.keys.insert(id),
+            Answered::Node(key) => self.nodes.insert(key),
+        };
+        assert!(is_new, "nothing is given out twice");
+    }
+}
+
+/// The id of an auth key that the server said is made, asked at its socket.
+async fn made_key(state: &Path) -> Option<String> {
+    let body = r#"{"createKey":{"user":"alice","reusable":false,"ephemeral":false,"tags":[],"expiry":null}}"#;
+    let head = format!("POST /command HTTP/1.1\r\nHost: c\r\nConnection: close\r\nContent-Length: {}", body.len());
+    let mut stream = UnixStream::connect(program::socket(state)).await.ok()?;
+    stream.write_all(format!("{head}\r\n\r\n{body}").as_bytes()).await.ok()?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.ok()?;
+    let (head, body) = answer.split_once("\r\n\r\n")?;
+    assert!(head.starts_with("HTTP/1.1 200 "), "{answer}");
+    let object: serde_json::Value = serde_json::from_str(body).ok()?;
+    Some(object["id"].as_str()?.to_owned())
 }
 
 /// The node's key when the server said that it has joined.

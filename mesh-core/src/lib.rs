@@ -41,6 +41,7 @@ pub mod machine;
 pub mod netcheck;
 pub mod node;
 pub mod path;
+pub mod printable;
 pub mod published;
 pub mod rng;
 pub mod routes;

@@ -17,7 +17,8 @@ pub const PEERS: usize = 65_536;
 /// they come back. At the bound: the one removed longest ago is forgotten.
 pub const DEPARTED_PEERS: usize = 1_024;
 
-/// Routes of one peer. At the bound: the configuration is refused.
+/// Routes of one peer. At the bound: a configuration is refused; of a network map, the rest of the peer's routes are
+/// left out, counted.
 pub const ROUTES_PER_PEER: usize = 4_096;
 
 /// Handshake messages with a right first MAC that are opened in one burst before the node counts as
@@ -48,8 +49,12 @@ pub const PINGS: usize = 64;
 /// Commands that wait for a report about the network. At the bound: the command is refused.
 pub const REPORTS_WANTED: usize = 64;
 
-/// Commands that wait for the node to run. At the bound: the command is refused.
+/// Commands that wait for the node to run. Nobody says when they wait no longer. At the bound: the one that has waited
+/// longest is answered that it was superseded.
 pub const UPS_WAITING: usize = 64;
+
+/// Commands that wait for the node to be signed out, which takes seconds. At the bound: the command is refused.
+pub const LOGOUTS_WAITING: usize = 64;
 
 /// Largest IP packet the node carries, and so the largest TUN MTU: a datagram of 65,507 bytes less 32 of
 /// WireGuard, rounded down to the padding of 16.
@@ -111,9 +116,10 @@ pub const NETCHECK_RUNS: usize = 4;
 /// the last rules are left out, counted, and admit nothing.
 pub const FILTER_CELLS: usize = 4 << 20;
 
-/// Flows of one peer: what we sent and may be replied to, and in the first two steps what the peer began. In steps that are taken when the one before is full: an idle peer
-/// costs nothing, a busy resolver has room for sixteen thousand. Stock nodes: 512 of all peers together. At the last one:
-/// the flow that would end first is forgotten, counted.
+/// Flows of one peer: what we sent and may be replied to, and in the first two steps what the peer began. In steps that
+/// are taken when the one before is full: an idle peer costs nothing, a busy resolver has room for sixteen thousand.
+/// Stock nodes: 512 of all peers together. At the last one: the flow that would end first is forgotten; where none may
+/// be, the new one is not noted. Both counted.
 pub const FLOWS_PER_PEER: [usize; 3] = [64, 1_024, 16_384];
 
 /// Flows of all peers together, at 16 bytes each. At the bound: peers take no further steps of [`FLOWS_PER_PEER`].

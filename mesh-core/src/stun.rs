@@ -1,7 +1,7 @@
 //! STUN binding requests and responses (RFC 8489), as stock clients and relays speak them.
 //!
 //! A stock relay answers only requests that carry SOFTWARE `tailnode` and end with a right FINGERPRINT; ours answers
-//! ordinary ones too. Stock clients match answers by transaction id alone; ours compare the source too (`netcheck`).
+//! ordinary ones that are long enough, too. Stock clients match answers by transaction id alone; ours compare the source too (`netcheck`).
 
 #![deny(clippy::indexing_slicing, clippy::cast_possible_truncation)]
 

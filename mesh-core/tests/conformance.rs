@@ -74,7 +74,7 @@ fn node() -> Node {
 fn input(rng: &mut Rng) -> Input {
     let id = PeerId::new(rng.below(6) as u32);
     let source = PathAddr::Udp(address(rng.below(6) as u8));
-    match rng.below(10) {
+    match rng.below(11) {
         0 | 1 => Input::Punt(Punt::Unsent { peer: id, packet: packet(1, 2, b"x") }),
         2 | 3 => Input::Punt(Punt::Handshake { source, datagram: initiation(rng) }),
         4 => Input::Punt(Punt::Handshake { source, datagram: rng.bytes::<92>().to_vec() }),
@@ -97,6 +97,7 @@ fn input(rng: &mut Rng) -> Input {
             let target = PingTarget::Address([10, 0, 0, rng.below(8) as u8].into());
             Input::Command(CommandId(rng.u64()), Command::Ping { target, kind: PingKind::Icmp, timeout })
         }
+        9 => Input::Punt(Punt::Stray { source }),
         _ => {
             let peers = (2..6).filter(|_| rng.below(4) > 0).map(peer).collect();
             Input::Command(CommandId(rng.u64()), Command::SetPeers(peers))

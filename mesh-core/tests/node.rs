@@ -5,7 +5,8 @@ mod support;
 use std::time::Duration;
 
 use mesh_core::{
-    dataplane::DropReason,
+    dataplane::{DropReason, Inbound, Punt, ReportBuffer},
+    derp::RegionId,
     key::NodePublic,
     limits,
     machine::Machine,
@@ -376,6 +377,33 @@ fn a_flood_of_strangers_leaves_an_honest_peer_served() {
 }
 
 #[test]
+fn over_a_relay_strangers_cost_no_handshake_and_nobody_speaks_for_another() {
+    let mut pair = Pair::new();
+    let mut stranger = support::End::new(9, config(9, vec![peer(2)]), pair.now);
+    stranger.send(&packet(9, 2, b"x"), pair.now);
+    let initiation = stranger.sent.pop_front().unwrap().1;
+    let region = RegionId::new(900).unwrap();
+    let relayed = |number| PathAddr::Relay { region, peer: private(number).public() };
+    for _ in 0..10_000 {
+        pair.b.receive_from(initiation.clone(), relayed(9), pair.now);
+    }
+    let drops = pair.b.node.status(pair.now).drops;
+    assert_eq!(drops.get(DropReason::UnknownPeer), 10_000);
+    assert!(pair.b.sent.is_empty(), "not even a cookie: there is no load");
+
+    // The initiation of a peer, over the connection of another key.
+    pair.a.send(&packet(1, 2, b"x"), pair.now);
+    let initiation = pair.a.sent.pop_front().unwrap().1;
+    let refused = |pair: &Pair| pair.b.node.status(pair.now).drops.get(DropReason::UnknownPeer);
+    pair.b.receive_from(initiation.clone(), relayed(9), pair.now);
+    assert_eq!(refused(&pair), 10_001);
+    pair.b.receive_from(initiation.clone(), relayed(1), pair.now);
+    assert_eq!(refused(&pair), 10_001, "over its own it is opened");
+    pair.b.receive_from(initiation, relayed(1), pair.now);
+    assert_eq!(pair.b.node.status(pair.now).drops.get(DropReason::ReplayedHandshake), 1, "and was taken");
+}
+
+#[test]
 fn a_response_is_answered_with_a_cookie_under_load_too() {
     let mut pair = Pair::new();
     pair.a.send(&packet(1, 2, b"x"), pair.now);
@@ -438,6 +466,21 @@ fn pings_are_answered_or_time_out() {
     pair.a.input(Input::Command(CommandId(3), ping(PingTarget::Address([9, 9, 9, 9].into()), SECOND)), pair.now);
     let nobody = CommandError::NoRoute([9, 9, 9, 9].into());
     assert_eq!(pair.a.said.last(), Some(&Output::Reply(CommandId(3), Err(nobody))));
+}
+
+#[test]
+fn of_datagrams_on_no_session_the_node_hears_once_a_run() {
+    let pair = established();
+    let (fib, mut reports) = (pair.a.plane.fib(), ReportBuffer::default());
+    let mut run = fib.inbound(pair.now);
+    let source = PathAddr::Udp(address(9));
+    for _ in 0..100 {
+        let mut datagram = [0; 48];
+        datagram[0] = 4;
+        assert_eq!(run.handle(&mut datagram, source, &mut reports), Inbound::Drop(DropReason::UnknownSession));
+    }
+    assert_eq!(reports.punts, [Punt::Stray { source }]);
+    assert_eq!(reports.drops.get(DropReason::UnknownSession), 100);
 }
 
 #[test]

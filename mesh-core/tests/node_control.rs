@@ -1,285 +1,34 @@
-//! A node and its control server, from joining to signing out. The server is whoever writes the test: it answers what
-//! the node asks.
+//! A node and its control server, from joining to signing out.
+
+#[path = "support/joined.rs"]
+mod joined;
 
 use std::time::Duration;
 
 use mesh_core::{
     control::{
-        AuthKey, ControlEvent, ControlRequest, Failure, FailureKind, RequestId,
-        types::{Hostinfo, MapRequest, MapResponse, RegisterRequest, RegisterResponse},
+        AuthKey, ControlEvent, ControlRequest, Failure, FailureKind, NodeId,
+        netmap::Skipped,
+        types::{MapRequest, RegisterResponse},
     },
     dataplane::Punt,
     derp::RegionId,
     endpoints::LocalPorts,
-    key::{DiscoPrivate, MachinePublic, NodePrivate, NodePublic},
+    key::NodePrivate,
+    limits,
     machine::Machine,
     node::{
-        BackendState, Command, CommandError, CommandId, ControlConfig, Event, HostConfig, HostEvent, Input, LinkState,
-        Node, NodeConfig, Output, PingKind, PingTarget, Prefs, RelayCommand, RelayEvent, Reply, SavedState, Transmit,
-        Up,
+        BackendState, Command, CommandError, Event, HostEvent, Input, Output, PingKind, PingTarget, Prefs,
+        RelayCommand, Reply, SavedState, Transmit, Up,
     },
     path::PathAddr,
     rng::Seed,
     stun,
-    time::{Instant, WallAnchor, WallTime},
+    time::{WallAnchor, WallTime},
 };
 use serde_json::{Value, json};
 
-const EPOCH: WallTime = WallTime::from_unix_secs(1_800_000_000);
-const REGION: u16 = 900;
-
-/// A node, and what it said last.
-struct Lab {
-    node: Node,
-    now: Instant,
-    said: Vec<Output>,
-    /// What was to be kept last.
-    saved: SavedState,
-    seed: u64,
-}
-
-impl Lab {
-    fn new(saved: SavedState, seed: u64) -> Self {
-        Self::started(saved, seed, Instant::from_secs(1_000))
-    }
-
-    fn started(saved: SavedState, seed: u64, now: Instant) -> Self {
-        let seeds = Seed::from_number(seed);
-        let config = NodeConfig {
-            key: NodePrivate::generate(&mut seeds.stream("unused", 0)),
-            disco_key: DiscoPrivate::generate(&mut seeds.stream("disco", 0)),
-            addresses: Vec::new(),
-            mtu_bytes: 1280,
-            listen_port: 41641,
-            peers: Vec::new(),
-            control: Some(ControlConfig {
-                saved: saved.clone(),
-                hostinfo: Hostinfo { hostname: "node".to_owned(), os: "linux".to_owned(), ..Hostinfo::default() },
-            }),
-            seed: seeds,
-            epoch: WallAnchor { at: Instant::from_secs(1_000), wall: EPOCH },
-        };
-        let node = Node::new(config, now).expect("the configuration is good");
-        let mut lab = Self { node, now, said: Vec::new(), saved, seed };
-        lab.hear();
-        lab
-    }
-
-    /// The same node after a crash: nothing survives but what was kept.
-    fn restarted(self) -> Self {
-        Self::started(self.saved, self.seed + 1, self.now + Duration::from_secs(60))
-    }
-
-    fn hear(&mut self) {
-        self.said.clear();
-        while let Some(output) = self.node.poll_output() {
-            if let Output::Save(saved) = &output {
-                self.saved = (**saved).clone();
-            }
-            self.said.push(output);
-        }
-        assert!(self.node.poll_timeout().is_none_or(|deadline| deadline.at > self.now));
-    }
-
-    fn input(&mut self, input: Input) {
-        self.node.handle_input(input, self.now);
-        self.hear();
-    }
-
-    fn event(&mut self, event: ControlEvent) {
-        self.input(Input::Control(event));
-    }
-
-    fn command(&mut self, id: u64, command: Command) {
-        self.input(Input::Command(CommandId(id), command));
-    }
-
-    /// Time passes, and everything that comes due meanwhile is done. What was said is kept.
-    fn pass(&mut self, time: Duration) {
-        let end = self.now + time;
-        let mut said = Vec::new();
-        loop {
-            let next = self.node.poll_timeout().map(|deadline| deadline.at).filter(|at| *at <= end);
-            self.now = next.unwrap_or(end);
-            self.node.handle_timeout(self.now);
-            self.hear();
-            said.append(&mut self.said);
-            if next.is_none() {
-                break;
-            }
-        }
-        self.said = said;
-    }
-
-    fn wall(&self) -> u64 {
-        EPOCH.as_unix_nanos() / 1_000_000_000 + self.now.since(Instant::from_secs(1_000)).as_secs()
-    }
-
-    fn requests(&self) -> impl Iterator<Item = &ControlRequest> {
-        self.said.iter().filter_map(|output| match output {
-            Output::Control(request) => Some(request),
-            _ => None,
-        })
-    }
-
-    fn fetching(&self) -> RequestId {
-        let mut found = self.requests().filter_map(|request| match request {
-            ControlRequest::FetchKey { id, .. } => Some(*id),
-            _ => None,
-        });
-        found.next().expect("the server's key is asked for")
-    }
-
-    fn registering(&self) -> (RequestId, RegisterRequest) {
-        let mut found = self.requests().filter_map(|request| match request {
-            ControlRequest::Register { id, request } => Some((*id, (**request).clone())),
-            _ => None,
-        });
-        found.next().expect("the node registers")
-    }
-
-    fn streaming(&self) -> Option<(RequestId, MapRequest)> {
-        self.requests().find_map(|request| match request {
-            ControlRequest::StreamMap { id, request } => Some((*id, (**request).clone())),
-            _ => None,
-        })
-    }
-
-    fn updating(&self) -> Option<(RequestId, MapRequest)> {
-        self.requests().find_map(|request| match request {
-            ControlRequest::Update { id, request } => Some((*id, (**request).clone())),
-            _ => None,
-        })
-    }
-
-    /// Connections to relays that are to be made or closed.
-    fn relays(&self) -> Vec<(&'static str, RegionId)> {
-        let relays = self.said.iter().filter_map(|output| match output {
-            Output::Relay(RelayCommand::Connect { region, .. }) => Some(("connect", *region)),
-            Output::Relay(RelayCommand::Close { region }) => Some(("close", *region)),
-            _ => None,
-        });
-        relays.collect()
-    }
-
-    fn replies(&self) -> Vec<(u64, Result<Reply, CommandError>)> {
-        let reply = |output: &Output| match output {
-            Output::Reply(id, result) => Some((id.0, result.clone())),
-            _ => None,
-        };
-        self.said.iter().filter_map(reply).collect()
-    }
-
-    fn states(&self) -> Vec<BackendState> {
-        let state = |output: &Output| match output {
-            Output::Event(Event::State(state)) => Some(*state),
-            _ => None,
-        };
-        self.said.iter().filter_map(state).collect()
-    }
-
-    fn host(&self) -> HostConfig {
-        let host = self.said.iter().rev().find_map(|output| match output {
-            Output::Configure(host) => Some(host.clone()),
-            _ => None,
-        });
-        host.expect("the host is configured")
-    }
-
-    fn state(&self) -> BackendState {
-        self.node.status(self.now).state
-    }
-
-    fn own_key(&self) -> NodePublic {
-        self.node.status(self.now).key
-    }
-
-    /// Registered, and the first map is here. With the id of the stream.
-    fn joined() -> (Self, RequestId) {
-        Self::join(fresh(), 1)
-    }
-
-    fn join(saved: SavedState, seed: u64) -> (Self, RequestId) {
-        let mut lab = Self::new(saved, seed);
-        lab.command(1, up(Some("tskey-auth-1"), Prefs::default()));
-        let id = lab.fetching();
-        lab.event(ControlEvent::Key { id, key: server_key() });
-        let (id, _) = lab.registering();
-        lab.event(ControlEvent::Registered { id, response: welcome() });
-        let (stream, _) = lab.streaming().expect("the map is asked for at once");
-        let (update, _) = lab.updating().expect("control is told at once");
-        lab.event(ControlEvent::Updated { id: update });
-        let map = first_map(lab.own_key(), lab.wall() + 90 * 24 * 3_600);
-        lab.event(map_event(stream, &map));
-        (lab, stream)
-    }
-}
-
-fn fresh() -> SavedState {
-    SavedState::new(&mut Seed::from_number(7).stream("saved", 0))
-}
-
-fn server_key() -> MachinePublic {
-    MachinePublic::from_bytes([9; 32])
-}
-
-fn peer_key() -> NodePublic {
-    NodePrivate::from_bytes([5; 32]).public()
-}
-
-fn up(auth_key: Option<&str>, prefs: Prefs) -> Command {
-    let control_url = "https://control.example.com".parse().ok();
-    let auth_key = auth_key.map(|key| AuthKey(key.to_owned()));
-    Command::Up(Box::new(Up { prefs: Prefs { control_url, ..prefs }, auth_key, force_reauth: false }))
-}
-
-fn welcome() -> Box<RegisterResponse> {
-    Box::new(RegisterResponse { machine_authorized: true, ..RegisterResponse::default() })
-}
-
-fn time(secs: u64) -> Value {
-    // Enough for tests: days of 2027 and later, written as the types write them.
-    let map = MapResponse { control_time: Some(WallTime::from_unix_secs(secs)), ..MapResponse::default() };
-    serde_json::to_value(map).expect("it can be written")["ControlTime"].clone()
-}
-
-fn peer(expiry: Option<u64>) -> Value {
-    let mut peer = json!({
-        "ID": 2, "StableID": "n2", "Name": "bob.mesh.internal.", "User": 1, "Key": peer_key(),
-        "DiscoKey": format!("discokey:{}", "ab".repeat(32)),
-        "Addresses": ["100.64.0.2/32"], "AllowedIPs": ["100.64.0.2/32", "10.9.0.0/16", "0.0.0.0/0"],
-        "HomeDERP": REGION, "Online": true, "Cap": 119,
-    });
-    if let Some(expiry) = expiry {
-        peer["KeyExpiry"] = time(expiry);
-    }
-    peer
-}
-
-fn first_map(own: NodePublic, expiry: u64) -> Value {
-    json!({
-        "Node": {
-            "ID": 1, "StableID": "n1", "Name": "node.mesh.internal.", "User": 1, "Key": own, "KeyExpiry": time(expiry),
-            "Addresses": ["100.64.0.1/32"], "AllowedIPs": ["100.64.0.1/32"], "MachineAuthorized": true,
-        },
-        "Peers": [peer(None)],
-        "DERPMap": {"Regions": {"900": {"RegionID": REGION, "RegionCode": "mesh", "RegionName": "Mesh",
-            "Nodes": [{"Name": "900a", "RegionID": REGION, "HostName": "relay.example.com", "IPv4": "192.0.2.9"}]}}},
-        "UserProfiles": [{"ID": 1, "LoginName": "alice@example.com", "DisplayName": "Alice"}],
-        "PacketFilters": {"base": [{"SrcIPs": ["*"], "DstPorts": [{"IP": "*", "Ports": {"First": 0, "Last": 65535}}]}]},
-        "Domain": "example.com",
-    })
-}
-
-fn map_event(id: RequestId, map: &Value) -> ControlEvent {
-    let text = serde_json::to_vec(map).expect("it can be written");
-    let response = mesh_core::control::netmap::decode(&text, None).expect("it is a map");
-    ControlEvent::Map { id, response: Box::new(response) }
-}
-
-fn has_peer_route(lab: &Lab) -> bool {
-    lab.node.data_plane().fib().routes().lookup("100.64.0.2".parse().expect("it is an address")).is_some()
-}
+use joined::{Lab, REGION, first_map, fresh, has_peer_route, links, map_event, peer, server_key, time, up, welcome};
 
 #[test]
 fn a_node_joins_with_a_key_and_runs_with_the_first_map() {
@@ -310,8 +59,20 @@ fn a_node_joins_with_a_key_and_runs_with_the_first_map() {
     let status = lab.node.status(lab.now);
     assert_eq!((status.magic_dns_suffix.as_str(), status.users.len(), status.health), ("mesh.internal", 1, vec![]));
     assert!(status.control.unwrap().is_streaming);
-    lab.pass(Duration::from_secs(6));
+    assert_eq!(lab.saved.map.as_ref().unwrap().peers.len(), 1, "the first map is kept at once");
+}
+
+#[test]
+fn later_maps_are_kept_a_while_after_they_came() {
+    let (mut lab, stream) = Lab::joined();
+    lab.event(map_event(stream, &json!({"PeersRemoved": [2]})));
     assert_eq!(lab.saved.map.as_ref().unwrap().peers.len(), 1);
+    lab.pass(Duration::from_secs(6));
+    assert_eq!(lab.saved.map.as_ref().unwrap().peers.len(), 0);
+    // What was read at the start is what is kept.
+    let mut lab = lab.restarted();
+    lab.pass(Duration::from_secs(6));
+    assert!(!lab.said.iter().any(|output| matches!(output, Output::Save(_))), "{:?}", lab.said);
 }
 
 #[test]
@@ -322,6 +83,49 @@ fn subnet_routes_are_used_when_the_user_accepts_them() {
     assert_eq!(lab.replies(), [(2, Ok(Reply::PrefsSet))]);
     let routes: Vec<_> = lab.host().routes.iter().map(ToString::to_string).collect();
     assert_eq!(routes, ["10.9.0.0/16", "100.64.0.2/32"]);
+}
+
+#[test]
+fn a_peer_with_too_many_routes_is_a_peer_all_the_same() {
+    let (mut lab, stream) = Lab::joined();
+    let prefs = lab.node.status(lab.now).prefs;
+    lab.command(2, Command::SetPrefs(Box::new(Prefs { accept_routes: true, ..prefs.clone() })));
+    let mut routes: Vec<_> = (0..5_000).map(|n| json!(format!("10.{}.{}.0/24", n / 256, n % 256))).collect();
+    routes.push(json!("100.64.0.2/32"));
+    let mut map = first_map(lab.own_key(), lab.wall() + 3_600);
+    map["Peers"][0]["AllowedIPs"] = Value::Array(routes);
+    let carol = json!({"ID": 3, "Key": format!("nodekey:{}", "03".repeat(32)), "Addresses": ["100.64.0.3/32"]});
+    map["Peers"].as_array_mut().unwrap().push(carol);
+    lab.event(map_event(stream, &map));
+    assert!(!lab.requests().any(|request| *request == ControlRequest::Cancel { id: stream }), "{:?}", lab.said);
+    assert_eq!(lab.host().routes.len(), limits::ROUTES_PER_PEER + 1);
+    let left_out = Skipped::Routes(NodeId(2), 5_001 - limits::ROUTES_PER_PEER);
+    assert!(lab.said.contains(&Output::Event(Event::MapPartSkipped(left_out))), "{:?}", lab.said);
+    lab.command(3, Command::SetPrefs(Box::new(prefs)));
+    assert_eq!(lab.host().routes, ["100.64.0.2/32".parse().unwrap(), "100.64.0.3/32".parse().unwrap()]);
+}
+
+#[test]
+fn a_map_takes_no_more_of_the_host_than_the_user_gave() {
+    let (mut lab, stream) = Lab::joined();
+    let mut map = first_map(lab.own_key(), lab.wall() + 90 * 24 * 3_600);
+    map["Node"]["Addresses"] = json!(["100.64.0.1/32", "192.168.0.0/16", "2001:db8::/64"]);
+    map["Peers"][0]["Addresses"] = json!(["100.64.0.2/32", "0.0.0.0/1", "10.1.1.1/32"]);
+    map["Peers"][0]["AllowedIPs"] = json!([
+        "100.64.0.2/32",
+        "0.0.0.0/1",
+        "128.0.0.0/1",
+        "8.8.8.8/32",
+        "2001:db8::1/128",
+        "10.1.1.1/32",
+        "100.127.255.255/32",
+        "100.128.0.0/32",
+        "fd7a:115c:a1e0::2/128",
+    ]);
+    lab.event(map_event(stream, &map));
+    assert_eq!(lab.host().addresses, [("100.64.0.1".parse().unwrap(), 32)]);
+    let routes: Vec<_> = lab.host().routes.iter().map(ToString::to_string).collect();
+    assert_eq!(routes, ["10.1.1.1/32", "100.64.0.2/32", "100.127.255.255/32", "fd7a:115c:a1e0::2/128"]);
 }
 
 /// Where relays see the node.
@@ -355,8 +159,7 @@ fn home_and_endpoints_reach_control_as_soon_as_they_are_known() {
     serve(&mut lab, &mut told);
     lab.input(Input::Host(HostEvent::SocketsOpen(LocalPorts { v4: Some(41_641), v6: None })));
     serve(&mut lab, &mut told);
-    let addresses = vec!["192.0.2.1".parse().unwrap()];
-    lab.input(Input::Host(HostEvent::Links(LinkState { addresses, has_default_v4: true, has_default_v6: false })));
+    lab.input(Input::Host(HostEvent::Links(links())));
     serve(&mut lab, &mut told);
     let local = told.last().expect("control is told where we are");
     assert_eq!((local.endpoints[0], local.endpoint_types[0]), ("192.0.2.1:41641".parse().unwrap(), 1));
@@ -375,8 +178,7 @@ fn home_and_endpoints_reach_control_as_soon_as_they_are_known() {
 
 #[test]
 fn a_node_that_boots_while_control_is_away_comes_up_with_the_last_map() {
-    let (mut lab, _) = Lab::joined();
-    lab.pass(Duration::from_secs(6));
+    let (lab, _) = Lab::joined();
     let key = lab.own_key();
     let mut lab = lab.restarted();
     assert_eq!((lab.state(), lab.own_key()), (BackendState::Running, key));
@@ -452,6 +254,67 @@ fn expiries_go_by_the_servers_clock_when_ours_is_wrong() {
     assert!(!has_peer_route(&lab));
 }
 
+/// Our clock is set, so that it says `wall` from now on.
+fn set_clock(lab: &mut Lab, wall: u64) {
+    let anchor = WallAnchor { at: lab.now, wall: WallTime::from_unix_secs(wall) };
+    lab.input(Input::Host(HostEvent::ClockStepped(anchor)));
+}
+
+#[test]
+fn a_clock_that_is_set_right_makes_no_key_expire() {
+    let (mut lab, stream) = Lab::joined();
+    // A host without a battery for its clock.
+    let years = 2 * 365 * 24 * 3_600;
+    let server_now = lab.wall() + years;
+    let mut map = first_map(lab.own_key(), server_now + 90 * 24 * 3_600);
+    map["Peers"] = json!([peer(Some(server_now + 3_600))]);
+    map["ControlTime"] = time(server_now);
+    lab.event(map_event(stream, &map));
+    assert!(has_peer_route(&lab) && lab.state() == BackendState::Running);
+    lab.pass(Duration::from_secs(30));
+    set_clock(&mut lab, server_now + 30);
+    assert!(has_peer_route(&lab) && lab.state() == BackendState::Running, "{:?}", lab.said);
+    lab.pass(Duration::from_secs(3_560));
+    assert!(has_peer_route(&lab));
+    lab.pass(Duration::from_secs(20));
+    assert!(!has_peer_route(&lab), "an hour after the server said its time");
+}
+
+#[test]
+fn a_clock_that_is_set_wrong_makes_no_key_expire_once_the_servers_is_known() {
+    let (mut lab, stream) = Lab::joined();
+    lab.event(map_event(stream, &json!({"ControlTime": time(lab.wall())})));
+    let wrong = lab.wall() + 365 * 24 * 3_600;
+    set_clock(&mut lab, wrong);
+    assert!(has_peer_route(&lab) && lab.state() == BackendState::Running);
+}
+
+#[test]
+fn expiries_go_by_our_clock_while_the_servers_is_unknown() {
+    let (mut lab, stream) = Lab::joined();
+    let wall = lab.wall();
+    lab.event(map_event(stream, &json!({"PeersChanged": [peer(Some(wall + 60))]})));
+    set_clock(&mut lab, wall + 61);
+    assert!(!has_peer_route(&lab));
+    set_clock(&mut lab, wall);
+    assert!(has_peer_route(&lab));
+    lab.pass(Duration::from_secs(61));
+    assert!(!has_peer_route(&lab));
+}
+
+#[test]
+fn the_servers_clock_counts_for_the_map_it_comes_with() {
+    let (mut lab, stream) = Lab::joined();
+    // Our clock is ahead: by it, all of this has expired.
+    let server_now = lab.wall() - 365 * 24 * 3_600;
+    let mut map = first_map(lab.own_key(), server_now + 60);
+    map["ControlTime"] = time(server_now);
+    lab.event(map_event(stream, &map));
+    assert_eq!((lab.states(), has_peer_route(&lab)), (vec![], true));
+    lab.pass(Duration::from_secs(31));
+    assert_eq!(lab.registering().1.old_node_key, Some(lab.own_key()), "the key is rotated in time");
+}
+
 #[test]
 fn a_node_whose_own_key_expires_needs_a_sign_in_and_gets_a_new_key() {
     let (mut lab, stream) = Lab::joined();
@@ -490,6 +353,22 @@ fn a_node_whose_own_key_expires_needs_a_sign_in_and_gets_a_new_key() {
 }
 
 #[test]
+fn the_map_of_an_expired_sign_in_does_not_say_that_an_administrator_is_waited_for() {
+    let (mut lab, stream) = Lab::joined();
+    let mut map = first_map(lab.own_key(), lab.wall() - 1);
+    map["Node"]["MachineAuthorized"] = json!(false);
+    lab.event(map_event(stream, &map));
+    lab.command(2, up(Some("tskey-auth-2"), Prefs::default()));
+    let (id, _) = lab.registering();
+    lab.event(ControlEvent::Registered { id, response: welcome() });
+    assert_eq!((lab.state(), lab.replies()), (BackendState::Starting, vec![]));
+    let (stream, _) = lab.streaming().unwrap();
+    map = first_map(lab.own_key(), lab.wall() + 3_600);
+    lab.event(map_event(stream, &map));
+    assert_eq!(lab.replies(), [(2, Ok(Reply::Up(BackendState::Running)))]);
+}
+
+#[test]
 fn control_extends_an_expired_key_and_the_node_goes_on() {
     let (mut lab, stream) = Lab::joined();
     let mut map = first_map(lab.own_key(), lab.wall() - 1);
@@ -503,14 +382,7 @@ fn control_extends_an_expired_key_and_the_node_goes_on() {
 #[test]
 fn a_rotation_changes_the_key_under_the_peers() {
     let (mut lab, stream) = Lab::joined();
-    let region = RegionId::new(REGION).unwrap();
-    lab.input(Input::Host(HostEvent::Links(LinkState {
-        addresses: vec!["192.0.2.1".parse().unwrap()],
-        has_default_v4: true,
-        has_default_v6: false,
-    })));
-    lab.pass(Duration::from_secs(10));
-    lab.input(Input::Relay(RelayEvent::Connected { region }));
+    let region = lab.at_relay();
     let old = lab.own_key();
     let expiry = lab.wall() + 60;
     lab.event(map_event(stream, &first_map(old, expiry)));
@@ -553,14 +425,7 @@ fn signing_out_forgets_the_tailnet_and_keeps_the_machine() {
 #[test]
 fn a_node_that_has_signed_out_connects_to_no_relay_until_it_is_known_again() {
     let (mut lab, _) = Lab::joined();
-    let region = RegionId::new(REGION).unwrap();
-    lab.input(Input::Host(HostEvent::Links(LinkState {
-        addresses: vec!["192.0.2.1".parse().unwrap()],
-        has_default_v4: true,
-        has_default_v6: false,
-    })));
-    lab.pass(Duration::from_secs(10));
-    lab.input(Input::Relay(RelayEvent::Connected { region }));
+    let region = lab.at_relay();
     lab.command(3, Command::Logout);
     let (id, _) = lab.registering();
     lab.event(ControlEvent::Registered { id, response: welcome() });
@@ -580,6 +445,30 @@ fn a_node_that_is_down_carries_nothing_and_comes_back_without_a_sign_in() {
     lab.command(3, up(None, Prefs::default()));
     assert_eq!(lab.replies(), [(3, Ok(Reply::Up(BackendState::Running)))]);
     assert!(has_peer_route(&lab) && lab.streaming().is_some());
+}
+
+#[test]
+fn whoever_waits_for_the_node_hears_that_it_is_not_to_run() {
+    let mut lab = Lab::new(fresh(), 1);
+    lab.command(1, up(None, Prefs::default()));
+    let prefs = Prefs { want_running: false, ..lab.node.status(lab.now).prefs };
+    lab.command(2, Command::SetPrefs(Box::new(prefs)));
+    let down = CommandError::Superseded("the node is to be disconnected");
+    assert_eq!(lab.replies(), [(1, Err(down)), (2, Ok(Reply::PrefsSet))]);
+}
+
+#[test]
+fn waits_that_were_given_up_do_not_stand_in_the_way() {
+    let mut lab = Lab::new(fresh(), 1);
+    let many = limits::UPS_WAITING as u64;
+    for id in 0..many {
+        lab.command(id, up(None, Prefs::default()));
+        assert_eq!(lab.replies(), []);
+    }
+    let prefs = Prefs { hostname: "other".to_owned(), ..Prefs::default() };
+    lab.command(many, up(Some("tskey-auth-1"), prefs));
+    assert_eq!(lab.replies(), [(0, Err(CommandError::Superseded("too many wait for the node to run")))]);
+    assert_eq!(lab.saved.prefs.hostname, "other");
 }
 
 #[test]
@@ -642,6 +531,21 @@ fn another_server_means_another_node_on_the_same_machine() {
 }
 
 #[test]
+fn signing_out_is_answered_also_when_another_server_is_wanted_meanwhile() {
+    let (mut lab, _) = Lab::joined();
+    lab.command(2, Command::Logout);
+    lab.registering();
+    let prefs = Prefs { control_url: "https://other.example.com".parse().ok(), ..Prefs::default() };
+    lab.command(3, Command::Up(Box::new(Up { prefs, auth_key: Some(AuthKey("k".to_owned())), force_reauth: false })));
+    assert_eq!(lab.replies(), [(2, Err(CommandError::LogoutUntold("another server is wanted".to_owned())))]);
+    assert!(!has_peer_route(&lab));
+    let id = lab.fetching();
+    lab.event(ControlEvent::Key { id, key: server_key() });
+    let (_, request) = lab.registering();
+    assert_eq!((request.node_key, request.auth.unwrap().auth_key), (lab.own_key(), "k".to_owned()));
+}
+
+#[test]
 fn a_node_without_control_says_so() {
     let (mut lab, _) = Lab::joined();
     lab.command(5, Command::Up(Box::default()));
@@ -680,9 +584,6 @@ fn shake_hands(a: &mut Lab, b: &mut Lab) {
 
 #[test]
 fn sessions_survive_a_rotation_and_are_renewed_as_soon_as_the_peer_knows_the_new_key() {
-    let region = RegionId::new(REGION).unwrap();
-    let links =
-        LinkState { addresses: vec!["192.0.2.1".parse().unwrap()], has_default_v4: true, has_default_v6: false };
     let other = SavedState::new(&mut Seed::from_number(8).stream("saved", 0));
     let (mut a, mut b) = (Lab::join(fresh(), 1), Lab::join(other, 2));
     let old = a.0.own_key();
@@ -695,9 +596,8 @@ fn sessions_survive_a_rotation_and_are_renewed_as_soon_as_the_peer_knows_the_new
             map["Peers"][0]["AllowedIPs"] = json!(["100.64.0.1/32"]);
         }
         map["Peers"][0]["Key"] = peer_key.clone();
-        lab.0.input(Input::Host(HostEvent::Links(links.clone())));
         lab.0.event(map_event(lab.1, &map));
-        lab.0.input(Input::Relay(RelayEvent::Connected { region }));
+        lab.0.at_relay();
     }
     let ((mut a, stream_of_a), (mut b, stream_of_b)) = (a, b);
     a.command(

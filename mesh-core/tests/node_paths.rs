@@ -7,6 +7,7 @@ mod support;
 use std::time::Duration;
 
 use mesh_core::{
+    dataplane::{DropReason, Punt},
     derp::relays::Home,
     node::{Command, CommandId, Event, Input, PingKind, PingTarget, RelayCommand, RelayEvent, Reply},
     path::{PathAddr, Selection},
@@ -104,6 +105,27 @@ fn a_peer_that_is_not_at_the_relay_yet_is_reached_soon_after_it_is() {
     assert_eq!(net.tags(2), [7], "not after WireGuard's five seconds");
 }
 
+#[test]
+fn a_handshake_from_before_the_peer_knew_us_is_tried_again_when_the_peer_speaks() {
+    for (is_udp_open, longest) in [(true, 450), (false, 650)] {
+        let mut net = Tailnet::new(2, START);
+        net.is_udp_open = is_udp_open;
+        net.hand_out_map(1);
+        net.hand_out_map_of(2, &[]);
+        net.run_for(TO_RELAY * 4);
+        let begun_at = net.now;
+        net.send(1, 2, 7);
+        net.run_for(Duration::from_millis(100));
+        let now = net.now;
+        assert_eq!(net.member(2).node.status(now).drops.get(DropReason::UnknownPeer), 1);
+        net.hand_out_map(2);
+        net.run_until(begun_at + Duration::from_millis(longest));
+        assert_eq!(net.tags(2), [7], "not after WireGuard's five seconds");
+        let established = net.member(1).events.iter().filter(|(_, e)| matches!(e, Event::SessionEstablished { .. }));
+        assert_eq!(established.count(), 1);
+    }
+}
+
 /// Stock nodes: about as many as the bounds, with one packet of data a second.
 #[test]
 fn a_peer_that_is_away_is_not_probed_more_than_stock_nodes_would() {
@@ -139,6 +161,50 @@ fn a_peer_that_restarted_is_talked_to_at_once() {
     net.send(1, 2, 99);
     net.run_for(Duration::from_millis(20));
     assert_eq!(net.tags(2), [99], "not into a dead session");
+}
+
+#[test]
+fn a_restarted_node_offers_a_session_to_whoever_goes_on_with_the_one_before() {
+    for is_udp_open in [true, false] {
+        let mut net = joined();
+        net.is_udp_open = is_udp_open;
+        talk(&mut net, 20);
+        // Control is away: the peer does not hear of it.
+        net.restart(2);
+        net.run_for(TO_RELAY * 4);
+        net.member(2).delivered.clear();
+        let mut answered_at = None;
+        for tag in 0..10 {
+            net.send(1, 2, tag);
+            net.run_for(Duration::from_millis(100));
+            answered_at = answered_at.or((!net.tags(2).is_empty()).then_some(tag));
+        }
+        assert!(answered_at.is_some_and(|tag| tag <= 2), "{answered_at:?}");
+    }
+}
+
+#[test]
+fn strays_of_strangers_are_not_answered_and_those_of_a_peer_that_is_away_seldom() {
+    let mut net = joined();
+    let stray = |net: &mut Tailnet, source| net.input(2, Input::Punt(Punt::Stray { source }));
+    let sent = |net: &mut Tailnet| (net.member(2).udp_sent, net.member(2).relayed_sent);
+    let before = sent(&mut net);
+    for source in [PathAddr::Udp(underlay(9)), PathAddr::Relay { region: region(900), peer: key(9).public() }] {
+        stray(&mut net, source);
+        net.run_for(Duration::from_secs(1));
+    }
+    assert_eq!(sent(&mut net), before);
+    // Only what comes from it is heard, nothing that is for it.
+    net.is_udp_open = false;
+    net.is_relay_up = false;
+    let source = PathAddr::Udp(underlay(1));
+    for _ in 0..600 {
+        stray(&mut net, source);
+        net.run_for(Duration::from_millis(100));
+    }
+    let after = sent(&mut net);
+    assert!((2..=30).contains(&(after.1 - before.1)), "handshakes and calls: {before:?} {after:?}");
+    assert!(after.0 - before.0 <= 12, "pings: {before:?} {after:?}");
 }
 
 #[test]

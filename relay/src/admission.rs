@@ -2,7 +2,7 @@
 //!
 //! Fails closed: when nobody can be asked, a node gets in only if it was let in a short while ago.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 
 use mesh_core::{key::NodePublic, time::Instant};
 
@@ -46,21 +46,25 @@ pub enum Verdict {
 pub struct Admissions {
     policy: Policy,
     known: BTreeMap<NodePublic, Known>,
-    /// In order of being put in; a key stands here once.
-    order: VecDeque<NodePublic>,
+    /// Those who may, by [`Known::turn`]: the first was asked for longest ago.
+    allowed: BTreeMap<u64, NodePublic>,
+    /// Those who may not, apart: anybody can make keys to be refused, and none of them is to push out a yes.
+    refused: BTreeMap<u64, NodePublic>,
+    next_turn: u64,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Known {
     allowed: bool,
     at: Instant,
+    turn: u64,
 }
 
 impl Admissions {
     /// Nothing known yet.
     #[must_use]
     pub fn new(policy: Policy) -> Self {
-        Self { policy, known: BTreeMap::new(), order: VecDeque::new() }
+        Self { policy, known: BTreeMap::new(), allowed: BTreeMap::new(), refused: BTreeMap::new(), next_turn: 0 }
     }
 
     /// What is known about a node.
@@ -89,15 +93,24 @@ impl Admissions {
                 return known.is_some_and(|k| k.allowed && now.since(k.at) < limits::ALLOWED_WHILE_AWAY);
             }
         };
-        if self.known.insert(node, Known { allowed, at: now }).is_none() {
-            self.order.push_back(node);
+        let turn = self.next_turn;
+        self.next_turn += 1;
+        if let Some(before) = self.known.insert(node, Known { allowed, at: now, turn }) {
+            self.order(before.allowed).0.remove(&before.turn);
         }
-        if self.order.len() > limits::VERDICTS
-            && let Some(oldest) = self.order.pop_front()
+        let (order, most) = self.order(allowed);
+        order.insert(turn, node);
+        if order.len() > most
+            && let Some((_, oldest)) = order.pop_first()
         {
             self.known.remove(&oldest);
         }
         allowed
+    }
+
+    /// Verdicts of one kind in their order, and how many are remembered.
+    fn order(&mut self, allowed: bool) -> (&mut BTreeMap<u64, NodePublic>, usize) {
+        if allowed { (&mut self.allowed, limits::VERDICTS) } else { (&mut self.refused, limits::REFUSALS) }
     }
 }
 
@@ -153,12 +166,35 @@ mod tests {
     #[test]
     fn what_is_remembered_is_bounded() {
         let mut admissions = Admissions::new(Policy::Ask);
-        for number in 0..=limits::VERDICTS as u64 {
-            let mut key = [0; 32];
-            key[..8].copy_from_slice(&number.to_be_bytes());
-            admissions.handle_admission(NodePublic::from_bytes(key), Admission::Allowed, START);
+        // The first is asked for again, so the second is the oldest.
+        for number in [0, 1, 0].into_iter().chain(2..=limits::VERDICTS as u64) {
+            admissions.handle_admission(key(number), Admission::Allowed, START);
         }
         assert_eq!(admissions.known.len(), limits::VERDICTS);
-        assert_eq!(admissions.verdict(&NodePublic::from_bytes([0; 32]), START), Verdict::Ask);
+        assert_eq!(admissions.verdict(&key(0), START), Verdict::Allow);
+        assert_eq!(admissions.verdict(&key(1), START), Verdict::Ask);
+    }
+
+    #[test]
+    fn refusals_push_out_nobody_who_may_connect() {
+        let mut admissions = Admissions::new(Policy::Ask);
+        admissions.handle_admission(NODE, Admission::Allowed, START);
+        for number in 0..=limits::VERDICTS as u64 {
+            admissions.handle_admission(key(number), Admission::Refused, START);
+        }
+        assert_eq!(admissions.known.len(), limits::REFUSALS + 1);
+        assert_eq!(admissions.verdict(&key(0), START), Verdict::Ask);
+        assert_eq!(admissions.verdict(&key(limits::VERDICTS as u64), START), Verdict::Refuse);
+        assert_eq!(admissions.verdict(&NODE, START), Verdict::Allow);
+        // Who may no longer leaves no trace among those who may.
+        admissions.handle_admission(NODE, Admission::Refused, START);
+        assert!(admissions.allowed.is_empty());
+        assert_eq!((admissions.known.len(), admissions.refused.len()), (limits::REFUSALS, limits::REFUSALS));
+    }
+
+    fn key(number: u64) -> NodePublic {
+        let mut key = [0; 32];
+        key[..8].copy_from_slice(&number.to_be_bytes());
+        NodePublic::from_bytes(key)
     }
 }

@@ -58,8 +58,12 @@ pub const NOT_HERE_BURST: u32 = 3;
 /// and if that makes no room a further one is not told.
 pub const REACHED: usize = 4_096;
 
-/// Verdicts on nodes that are remembered. At the bound the one that was asked for longest ago is forgotten.
+/// Nodes that may connect and are remembered. At the bound the one that was asked for longest ago is forgotten.
 pub const VERDICTS: usize = 65_536;
+
+/// Nodes that may not and are remembered, each for [`REFUSED_FOR`]: 400 a second. At the bound the one that was asked for
+/// longest ago is forgotten, and is asked for again.
+pub const REFUSALS: usize = 4_096;
 
 /// How long a yes holds before it is asked for again.
 pub const ALLOWED_FOR: Duration = Duration::from_secs(600);

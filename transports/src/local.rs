@@ -2,7 +2,10 @@
 
 use std::{
     fs, io,
-    os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt},
+    os::{
+        fd::AsRawFd,
+        unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt},
+    },
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -10,7 +13,7 @@ use std::{
 
 use tokio::{
     net::{UnixListener, UnixStream},
-    sync::Semaphore,
+    sync::{OwnedSemaphorePermit, Semaphore},
 };
 use tracing::debug;
 
@@ -60,25 +63,30 @@ impl LocalSocket {
             fs::create_dir_all(directory)?;
         }
         let socket = Self { listener: UnixListener::bind(path)?, path: path.to_owned() };
-        fs::set_permissions(path, fs::Permissions::from_mode(mode))?;
+        set_mode(path, mode)?;
         Ok(socket)
     }
 
-    /// Hands every connection to `connection`, until dropped. At `most` at once new ones wait.
+    /// Hands every connection to `connection`, until dropped. There are `most` places, and a quarter of them is for users who
+    /// may change things. Where there is no place for one of those, new connections wait; others are closed.
     pub async fn serve<F: Future<Output = ()> + Send + 'static>(
         self,
         most: usize,
         connection: impl Fn(UnixStream) -> F,
     ) {
-        let permits = Arc::new(Semaphore::new(most));
+        let places = Places::new(most);
         loop {
-            let Ok(permit) = Arc::clone(&permits).acquire_owned().await else { return };
             match self.listener.accept().await {
                 Ok((stream, _)) => {
+                    let user = peer(&stream);
+                    let Some(place) = places.take(may_change(user)).await else {
+                        debug!(user, "no place is left for users who may not change things");
+                        continue;
+                    };
                     let connection = connection(stream);
                     tokio::spawn(async move {
                         connection.await;
-                        drop(permit);
+                        drop(place);
                     });
                 }
                 Err(error) => {
@@ -88,6 +96,40 @@ impl LocalSocket {
             }
         }
     }
+}
+
+/// How many may be connected.
+struct Places {
+    everybody: Arc<Semaphore>,
+    /// For users who may change things: nobody else keeps them out.
+    kept: Arc<Semaphore>,
+}
+
+impl Places {
+    fn new(most: usize) -> Self {
+        let kept = most / 4;
+        Self { everybody: Arc::new(Semaphore::new(most - kept)), kept: Arc::new(Semaphore::new(kept)) }
+    }
+
+    /// A place, until it is dropped; `None` where there is none.
+    async fn take(&self, may_change: bool) -> Option<OwnedSemaphorePermit> {
+        match Arc::clone(&self.everybody).try_acquire_owned() {
+            Ok(place) => Some(place),
+            Err(_) if may_change => Arc::clone(&self.kept).acquire_owned().await.ok(),
+            Err(_) => None,
+        }
+    }
+}
+
+/// Sets who may connect. Where the directory is somebody else's, something else may stand there by now: a link is not
+/// followed, and what has another name elsewhere is left alone.
+fn set_mode(path: &Path, mode: u32) -> io::Result<()> {
+    let found = fs::OpenOptions::new().read(true).custom_flags(libc::O_PATH | libc::O_NOFOLLOW).open(path)?;
+    let about = found.metadata()?;
+    if !about.file_type().is_socket() || about.nlink() != 1 {
+        return Err(io::Error::other("somebody put something else in its place"));
+    }
+    fs::set_permissions(format!("/proc/self/fd/{}", found.as_raw_fd()), fs::Permissions::from_mode(mode))
 }
 
 impl Drop for LocalSocket {
@@ -107,4 +149,55 @@ pub fn peer(stream: &UnixStream) -> u32 {
 #[must_use]
 pub fn may_change(user: u32) -> bool {
     user == 0 || fs::metadata("/proc/self").is_ok_and(|own| own.uid() == user)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::{fs::symlink, net::UnixListener as Listener};
+
+    use super::*;
+
+    #[test]
+    fn the_mode_of_the_socket_is_set_and_of_nothing_else() {
+        let directory = std::env::temp_dir().join(format!("mesh-socket-mode-{}", std::process::id()));
+        let _ = fs::remove_dir_all(&directory);
+        fs::create_dir_all(&directory).unwrap();
+        let (socket, file, link) = (directory.join("socket"), directory.join("file"), directory.join("link"));
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        let _listener = Listener::bind(&socket).unwrap();
+        for wanted in [0o666, 0o600] {
+            set_mode(&socket, wanted).unwrap();
+            assert_eq!(mode(&socket), wanted);
+        }
+
+        fs::write(&file, "").unwrap();
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
+        for target in [&file, &socket] {
+            symlink(target, &link).unwrap();
+            assert!(set_mode(&link, 0o666).is_err());
+            fs::remove_file(&link).unwrap();
+        }
+        assert!(set_mode(&file, 0o666).is_err());
+        fs::hard_link(&socket, &link).unwrap();
+        assert!(set_mode(&link, 0o666).is_err());
+        assert_eq!((mode(&file), mode(&socket)), (0o600, 0o600));
+        fs::remove_dir_all(directory).unwrap();
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn others_leave_places_to_those_who_may_change_things() {
+        let places = Places::new(8);
+        let mut taken = Vec::new();
+        while let Some(place) = places.take(false).await {
+            taken.push(place);
+        }
+        assert_eq!(taken.len(), 6);
+        for _ in 0..2 {
+            taken.push(places.take(true).await.unwrap());
+        }
+        // Both kinds are gone: one of the others makes room for the others, and no more than that.
+        assert!(places.take(false).await.is_none());
+        drop(taken.remove(0));
+        assert!(places.take(false).await.is_some());
+    }
 }

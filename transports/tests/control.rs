@@ -154,6 +154,18 @@ async fn nothing_is_said_about_what_was_cancelled() {
 }
 
 #[tokio::test(flavor = "current_thread")]
+async fn a_request_before_a_server_was_named_fails() {
+    let mut link = link();
+    link.handle_request(ControlRequest::Update { id: RequestId(1), request: Box::default() });
+    let expected = Failure { kind: FailureKind::Unreachable, text: "no server was named".into() };
+    assert_eq!(failure(&mut link).await, expected);
+    link.handle_request(ControlRequest::Update { id: RequestId(2), request: Box::default() });
+    link.handle_request(ControlRequest::Cancel { id: RequestId(2) });
+    link.handle_request(ControlRequest::Update { id: RequestId(3), request: Box::default() });
+    assert!(matches!(next(&mut link).await, ControlEvent::Failed { id: RequestId(3), .. }));
+}
+
+#[tokio::test(flavor = "current_thread")]
 async fn what_a_server_refuses_is_told_with_its_words() {
     let server = StandIn::start(true, |path, body| match (path, body.contains("\"Stream\":true")) {
         ("/machine/map", true) => {
@@ -194,6 +206,24 @@ async fn another_server_than_the_key_says_is_not_believed() {
     // It cannot read what was meant for another, and closes.
     assert_eq!(failure(&mut link).await.kind, FailureKind::Unreachable);
     assert_eq!(server.connections.load(SeqCst), 0);
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn what_is_said_of_a_server_that_is_away_is_about_the_port_that_its_address_names() {
+    let port = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port();
+    // An address behind which there may be more, so that port 443 is tried too.
+    let url: ControlUrl = format!("http://[::ffff:127.0.0.1]:{port}").parse().unwrap();
+    let mut link = link();
+    let key = MachinePrivate::from_bytes([9; 32]).public();
+    let server = StandIn::start(true, |_, _| Answer::ok()).await;
+    link.handle_request(ControlRequest::Connect(Server { url, key, ..server.server() }));
+    for id in 1..=2 {
+        // The second time over TLS first.
+        link.handle_request(ControlRequest::Update { id: RequestId(id), request: Box::default() });
+        let failure = failure(&mut link).await;
+        assert_eq!(failure.kind, FailureKind::Unreachable);
+        assert!(failure.text.contains(&format!(" port {port}: ")), "{}", failure.text);
+    }
 }
 
 #[tokio::test(flavor = "current_thread")]

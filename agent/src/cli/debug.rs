@@ -3,7 +3,7 @@
 use clap::Subcommand;
 use serde_json::json;
 
-use super::{peer_parameter, print};
+use super::{peer_parameter, print, print_object};
 use crate::{
     failure::Failure,
     local_api::{client::Client, types::PeerPaths},
@@ -32,19 +32,19 @@ pub(super) async fn run(client: &Client, json: bool, what: &What) -> Result<(), 
     match what {
         What::Own => {
             let own: serde_json::Value = client.get("debug-self").await?;
-            print(if json { own.to_string() } else { format!("{own:#}") });
+            print_object(if json { own.to_string() } else { format!("{own:#}") });
         }
         What::Paths { peer } => {
             let paths: PeerPaths = client.get(&format!("debug-paths?{}", peer_parameter(client, peer).await?)).await?;
-            print(if json { json!(paths).to_string() } else { format!("{:#}", json!(paths)) });
+            print_object(if json { json!(paths).to_string() } else { format!("{:#}", json!(paths)) });
         }
-        What::Metrics => print(client.text("metrics").await?.trim_end()),
+        What::Metrics => client.text("metrics").await?.lines().for_each(print),
         What::Reload => {
             let _done: serde_json::Value = client.post("reload-config").await?;
         }
         What::Map => {
             let map: serde_json::Value = client.get("debug-map").await?;
-            print(if json { map.to_string() } else { format!("{map:#}") });
+            print_object(if json { map.to_string() } else { format!("{map:#}") });
         }
     }
     Ok(())

@@ -14,7 +14,7 @@ use core::time::Duration;
 use std::path::PathBuf;
 
 use clap::{CommandFactory, Parser, Subcommand};
-use mesh_core::key::NodePublic;
+use mesh_core::{key::NodePublic, printable};
 
 use crate::{
     failure::{Exit, Failure},
@@ -115,7 +115,7 @@ pub async fn run(arguments: Arguments) -> Result<(), Failure> {
             if json {
                 let short = env!("CARGO_PKG_VERSION");
                 let cap = mesh_core::control::CAPABILITY_VERSION;
-                print(
+                print_object(
                     serde_json::json!({"majorMinorPatch": short, "short": short, "long": crate::VERSION, "cap": cap}),
                 );
             } else {
@@ -147,7 +147,7 @@ async fn ip(client: &Client, json: bool, [four, six]: [bool; 2], peer: Option<&s
         return Err(Failure::new(Exit::Refused, "no-address", "there is no such address"));
     }
     if json {
-        print(serde_json::json!(addresses));
+        print_object(serde_json::json!(addresses));
     } else {
         addresses.iter().for_each(print);
     }
@@ -215,10 +215,25 @@ fn duration(text: &str) -> Result<Duration, String> {
     Ok(Duration::from_millis(u64::from(number) * unit))
 }
 
-/// One line on stdout. A reader that is gone ends the program quietly, as it does with other tools.
+/// One line on stdout.
 fn print(line: impl core::fmt::Display) {
+    put(&shown(line));
+}
+
+/// A line as it is shown: much of it was said by others, so nothing in it steers the terminal.
+fn shown(line: impl core::fmt::Display) -> String {
+    printable::line(&line.to_string()).into_owned()
+}
+
+/// An object on stdout, on one line or on several.
+fn print_object(json: impl core::fmt::Display) {
+    put(&printable::json(&json.to_string()));
+}
+
+/// A reader that is gone ends the program quietly, as it does with other tools.
+fn put(text: &str) {
     use std::io::Write;
-    if writeln!(std::io::stdout().lock(), "{line}").is_err() {
+    if writeln!(std::io::stdout().lock(), "{text}").is_err() {
         std::process::exit(0);
     }
 }

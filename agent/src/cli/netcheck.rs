@@ -1,6 +1,6 @@
 //! `mesh netcheck`.
 
-use super::print;
+use super::{print, print_object};
 use crate::{
     failure::{Exit, Failure},
     local_api::{client::Client, types::NetcheckReport},
@@ -25,9 +25,9 @@ pub(super) async fn run(client: &Client, json: bool, arguments: &Arguments) -> R
     let report: NetcheckReport = client.post("netcheck").await?;
     let bug = |error| Failure::new(Exit::Bug, "json", error);
     match arguments.format {
-        Format::Text if json => print(serde_json::to_string_pretty(&report).map_err(bug)?),
-        Format::Json => print(serde_json::to_string_pretty(&report).map_err(bug)?),
-        Format::JsonLine => print(serde_json::to_string(&report).map_err(bug)?),
+        Format::Text if json => print_object(serde_json::to_string_pretty(&report).map_err(bug)?),
+        Format::Json => print_object(serde_json::to_string_pretty(&report).map_err(bug)?),
+        Format::JsonLine => print_object(serde_json::to_string(&report).map_err(bug)?),
         Format::Text => lines(&report).iter().for_each(print),
     }
     Ok(())

@@ -2,7 +2,7 @@
 
 use core::time::Duration;
 
-use super::{duration, peer_parameter, print};
+use super::{duration, peer_parameter, print, print_object};
 use crate::{
     failure::{Exit, Failure},
     local_api::{client::Client, types::PingResult},
@@ -52,7 +52,7 @@ pub(super) async fn run(client: &Client, json: bool, arguments: &Arguments) -> R
                 answered += 1;
                 relayed += u32::from(result.is_disco && result.derp_region_id.is_some());
                 if json {
-                    print(serde_json::json!(result));
+                    print_object(serde_json::json!(result));
                 } else {
                     print(line(&result));
                 }

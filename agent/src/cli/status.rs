@@ -1,6 +1,6 @@
 //! `mesh status`.
 
-use super::print;
+use super::{print, print_object};
 use crate::{
     failure::{Exit, Failure},
     local_api::{
@@ -13,7 +13,7 @@ pub(super) async fn run(client: &Client, json: bool) -> Result<(), Failure> {
     let status: Status = client.get("status").await?;
     if json {
         let text = serde_json::to_string_pretty(&status);
-        print(text.map_err(|error| Failure::new(Exit::Bug, "json", error))?);
+        print_object(text.map_err(|error| Failure::new(Exit::Bug, "json", error))?);
         return Ok(());
     }
     if let Some(failure) = not_running(&status) {
@@ -31,7 +31,8 @@ fn not_running(status: &Status) -> Option<Failure> {
             Failure::new(Exit::Refused, "stopped", "this node is disconnected").hint("connect it with mesh up")
         }
         "NeedsLogin" if status.auth_url.is_empty() => {
-            Failure::new(Exit::SignIn, "signed-out", "this node is signed out").hint("sign in with mesh up")
+            Failure::new(Exit::SignIn, "signed-out", "this node is signed out")
+                .hint("sign in with mesh up, as root or the user that meshd runs as")
         }
         "NeedsLogin" => Failure::new(Exit::SignIn, "sign-in-needed", "somebody has to sign in")
             .hint(format_args!("visit {}", status.auth_url)),
@@ -154,12 +155,27 @@ mod tests {
         assert_eq!(code(&with("Stopped", "")), Some(("stopped", 1)));
         assert_eq!(code(&with("NeedsLogin", "")), Some(("signed-out", 5)));
         assert_eq!(code(&with("NeedsLogin", "https://x/y")), Some(("sign-in-needed", 5)));
-        assert!(
-            not_running(&with("NeedsLogin", "https://x/y")).is_some_and(|failure| failure.hint.contains("https://x/y"))
-        );
+        let waiting = with("NeedsLogin", "https://x/y");
+        assert!(not_running(&waiting).is_some_and(|failure| failure.hint.contains("https://x/y")));
+        // Others are not told the page: who visits it signs the node in.
+        assert_eq!(waiting.clone().shown_to(true), waiting);
+        assert_eq!(code(&waiting.shown_to(false)), Some(("signed-out", 5)));
         assert_eq!(code(&with("NeedsMachineAuth", "")), Some(("needs-approval", 1)));
         // With what was kept it carries packets already.
         assert_eq!(code(&with("Starting", "")), None);
+    }
+
+    #[test]
+    fn what_others_say_of_themselves_is_shown_and_not_obeyed() {
+        let mut status = status();
+        for peer in status.peer.values_mut() {
+            peer.os = "linux\x1b]52;c;eA==\x07".to_owned();
+            peer.dns_name = "b\n100.64.0.9\u{202e}.tail.lab.".to_owned();
+        }
+        status.health = vec!["relay \u{9b}2J".to_owned()];
+        let all: Vec<_> = lines(&status).iter().chain(&health(&status)).map(super::super::shown).collect();
+        assert!(all[1].contains("b\\n100") && all[1].contains("linux\\u{1b}]52;c;eA==\\u{7}"), "{all:?}");
+        assert!(all.iter().all(|line| !line.contains(|c: char| c.is_control() || c == '\u{202e}')), "{all:?}");
     }
 
     fn status() -> Status {

@@ -4,10 +4,10 @@ use core::{fmt::Write, time::Duration};
 use std::{fs, path::Path};
 
 use hyper::Method;
-use mesh_core::{control::ControlUrl, ip::prefix::Prefix, node::Prefs};
+use mesh_core::{control::ControlUrl, ip::prefix::Prefix, node::Prefs, printable};
 use serde_json::{Value, json};
 
-use super::{duration, print};
+use super::{duration, print, print_object};
 use crate::{
     failure::{Exit, Failure},
     local_api::{
@@ -195,7 +195,7 @@ pub(super) async fn up(client: &Client, json: bool, arguments: &Arguments) -> Re
         () = limit => return Err(timed_out(&client.get("status").await?)),
     };
     if json {
-        print(json!({"BackendState": result.backend_state}));
+        print_object(json!({"BackendState": result.backend_state}));
     } else if result.backend_state == "NeedsMachineAuth" {
         print("This node waits for an administrator of the network to admit it.");
     }
@@ -215,14 +215,14 @@ impl Shown {
         if !status.auth_url.is_empty() && status.auth_url != self.auth_url {
             self.auth_url.clone_from(&status.auth_url);
             if json {
-                print(json!({"AuthURL": status.auth_url, "BackendState": status.backend_state}));
+                print_object(json!({"AuthURL": status.auth_url, "BackendState": status.backend_state}));
             } else {
-                eprintln!("\nTo authenticate, visit:\n\n\t{}\n", status.auth_url);
+                eprintln!("\nTo authenticate, visit:\n\n\t{}\n", printable::line(&status.auth_url));
             }
         }
         if !status.control_problem.is_empty() && status.control_problem != self.problem {
             self.problem.clone_from(&status.control_problem);
-            eprintln!("mesh: {}; trying again", status.control_problem);
+            eprintln!("mesh: {}; trying again", printable::line(&status.control_problem));
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use core::net::{IpAddr, SocketAddr};
 
-use super::print;
+use super::{print, print_object};
 use crate::{
     failure::{Exit, Failure},
     local_api::{client::Client, joining::Whois},
@@ -18,7 +18,7 @@ pub(super) async fn run(client: &Client, json: bool, address: &str) -> Result<()
     let whois: Whois = client.get(&format!("whois?addr={parsed}")).await?;
     if json {
         let text = serde_json::to_string_pretty(&whois);
-        print(text.map_err(|error| Failure::new(Exit::Bug, "json", error))?);
+        print_object(text.map_err(|error| Failure::new(Exit::Bug, "json", error))?);
     } else {
         lines(&whois).iter().for_each(print);
     }

@@ -38,7 +38,7 @@ use super::{
 };
 use crate::{
     failure::{Exit, Failure},
-    state_file::State,
+    state_file::Keeper,
 };
 
 /// Packets taken from the TUN in one round: one train of full-sized packets and a half.
@@ -88,7 +88,7 @@ pub struct Basic<T: Tun> {
     /// Relays and all else that static peers do without.
     network: Option<Network>,
     /// What survives a restart.
-    state: Option<State>,
+    state: Option<Keeper>,
     host: Option<HostGuard>,
     reports: ReportBuffer,
     packets: PacketBatch,
@@ -110,7 +110,7 @@ impl<T: Tun> Basic<T> {
         clock: Clock,
         tun: T,
         network: Option<Network>,
-        state: Option<State>,
+        state: Option<Keeper>,
         host: Option<HostGuard>,
         mtu_bytes: usize,
     ) -> Result<Self, Failure> {
@@ -333,9 +333,9 @@ impl<T: Tun> Basic<T> {
                     network.handle_control_request(request);
                 }
             }
-            // Written before anything that follows is done: a key that control knows must not be lost.
+            // Before anything that follows is done: a key that control knows must not be lost.
             Output::Save(saved) => {
-                if let Some(Err(failure)) = self.state.as_mut().map(|state| state.save(*saved)) {
+                if let Some(Err(failure)) = self.state.as_mut().map(|state| state.keep(*saved)) {
                     error!(%failure, "what the next run needs is not kept");
                 }
             }
@@ -450,6 +450,7 @@ impl<T: Tun> Basic<T> {
             drops,
             port: self.udp.port(),
             tunnels: self.node.tunnel_count(),
+            flows: self.node.flow_counts(),
             udp: *self.udp.counts(),
             relays: self.network.as_ref().map(Network::relay_counts).unwrap_or_default(),
             tun: self.tun_counts,

@@ -10,7 +10,11 @@ pub(super) fn log(event: &Event) {
         Event::PathChanged { peer, path } => debug!(?peer, %path, "peer is answered at another address"),
         Event::HomeChanged(region) => info!(%region, "home relay"),
         Event::State(state) => info!(%state, "state"),
-        Event::LoginUrl(url) => info!(url, "sign-in is needed"),
+        Event::LoginUrl(url) => {
+            info!("somebody has to sign in: mesh up and mesh status show where");
+            // Whoever has it can sign this node in as theirs.
+            debug!(url, "sign-in");
+        }
         Event::Browse(url) => info!(url, "control has a page to show"),
         Event::ControlProblem(problem) => warn!(problem, "control"),
         Event::KeyChanged(key) => info!(?key, "node key"),

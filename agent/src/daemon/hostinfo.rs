@@ -18,7 +18,7 @@ pub(super) fn hostinfo() -> Hostinfo {
     Hostinfo {
         ipn_version: crate::VERSION.to_owned(),
         no_logs_no_support: true,
-        os: "linux".to_owned(),
+        os: std::env::consts::OS.to_owned(),
         os_version: named(|names| names.release()),
         distro: of("ID"),
         distro_version: of("VERSION_ID"),

@@ -15,6 +15,7 @@ pub(crate) mod source;
 
 use mesh_core::{
     dataplane::DropCounts,
+    filter::FlowCounts,
     key::DiscoPrivate,
     node::{ControlConfig, HostConfig, Node, NodeConfig, Status},
     time::Instant,
@@ -34,7 +35,7 @@ use transports::{
 use crate::{
     failure::{Exit, Failure},
     local_api::server::LocalApi,
-    state_file::State,
+    state_file::{Keeper, State},
 };
 
 use basic::{Basic, TunCounts};
@@ -65,6 +66,8 @@ pub struct Snapshot {
     pub port: u16,
     /// Peers with traffic in the last minutes.
     pub tunnels: usize,
+    /// Flows for which the packet filter had no room.
+    pub flows: FlowCounts,
     /// What was sent.
     pub udp: SendCounts,
     /// What went over relays.
@@ -121,6 +124,7 @@ pub async fn run(config: Config) -> Result<(), Failure> {
         Some((key, seed)) => Some(Network::new(key, seed, LinkMonitor::new(Some(index)).map_err(host)?)),
         None => None,
     };
+    let state = state.map(Keeper::new).transpose()?;
     let mut driver = Basic::start(node, clock, tun, network, state, Some(HostGuard(link)), mtu_bytes)?;
 
     let server = tokio::spawn(api.serve(sender.clone(), source.clone()));

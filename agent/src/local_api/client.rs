@@ -150,6 +150,6 @@ const CODES: [&str; 29] = [
     "sign-in-refused",
     "superseded",
     "logout-untold",
-    "too-many-ups",
+    "too-many-logouts",
     "ambiguous-name",
 ];

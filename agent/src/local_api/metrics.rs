@@ -10,7 +10,7 @@ pub(super) fn render(snapshot: &Snapshot) -> String {
     let peers = snapshot.status.peers.iter();
     let bytes = |of: fn(&mesh_core::node::PeerStatus) -> u64| peers.clone().map(of).sum::<u64>();
     let relays = &snapshot.relays;
-    let single: [(&str, &str, &str, u64); 20] = [
+    let single: [(&str, &str, &str, u64); 22] = [
         ("mesh_peers", "gauge", "Peers of this node.", peers.len() as u64),
         ("mesh_peers_with_session", "gauge", "Peers with a session that can be sent on.", {
             peers.clone().filter(|peer| peer.has_session).count() as u64
@@ -41,6 +41,12 @@ pub(super) fn render(snapshot: &Snapshot) -> String {
         }),
         ("mesh_tun_read_packets_total", "counter", "Packets taken from the host.", snapshot.tun.read),
         ("mesh_tun_written_packets_total", "counter", "Packets given to the host.", snapshot.tun.written),
+        ("mesh_filter_flows_evicted_total", "counter", "Flows forgotten because others needed the room.", {
+            snapshot.flows.evicted
+        }),
+        ("mesh_filter_flows_unnoted_total", "counter", "Packets whose flow found no room: no reply comes in.", {
+            snapshot.flows.unnoted
+        }),
     ];
     for (name, kind, help, value) in single {
         describe(&mut text, name, kind, help);

@@ -6,7 +6,7 @@
 //!
 //! | request | answer | for |
 //! |---|---|---|
-//! | `GET /localapi/v0/status` | [`status::Status`] | everyone |
+//! | `GET /localapi/v0/status` | [`status::Status`] | everyone; the sign-in page: root, daemon's user |
 //! | `POST /localapi/v0/ping?ip=ADDRESS` or `?peer=NODEKEY`, `&type=disco`, `TSMP` or `ICMP`, `&timeout=MILLISECONDS` | [`types::PingResult`] | everyone |
 //! | `GET /localapi/v0/metrics` | Prometheus text | everyone |
 //! | `GET /localapi/v0/debug-paths?peer=NODEKEY` | [`types::PeerPaths`] | everyone |

@@ -32,7 +32,7 @@ use crate::{
     failure::{Exit, Failure},
 };
 
-/// Connections at once. At the bound new ones wait.
+/// Connections at once; what happens at the bound says [`LocalSocket::serve`].
 const CONNECTIONS: usize = 64;
 
 /// How long a client may take to send its request.
@@ -149,7 +149,7 @@ async fn route(request: Request<Incoming>, may_change: bool, context: &Context) 
         return Err((StatusCode::FORBIDDEN, failure.hint("use root, or the user that meshd runs as")));
     }
     match (what.as_str(), method) {
-        ("status", _) => json(&Status::new(&snapshot(context).await?)),
+        ("status", _) => json(&Status::new(&snapshot(context).await?).shown_to(may_change)),
         ("metrics", _) => Ok(Answer::Text(metrics::render(&snapshot(context).await?))),
         ("debug-paths", _) => paths(&query, context).await,
         ("debug-self", _) => json(&snapshot(context).await?.status.self_node()),
@@ -298,7 +298,7 @@ fn refused(error: &CommandError) -> (StatusCode, Failure) {
         CommandError::Refused(_) => (StatusCode::UNAUTHORIZED, "sign-in-refused"),
         CommandError::Superseded(_) => (StatusCode::CONFLICT, "superseded"),
         CommandError::LogoutUntold(_) => (StatusCode::BAD_GATEWAY, "logout-untold"),
-        CommandError::TooManyUps => (StatusCode::TOO_MANY_REQUESTS, "too-many-ups"),
+        CommandError::TooManyLogouts => (StatusCode::TOO_MANY_REQUESTS, "too-many-logouts"),
         CommandError::NoAddress(_) => (StatusCode::BAD_REQUEST, "no-address"),
         CommandError::NoWay(_) => (StatusCode::BAD_GATEWAY, "no-way"),
         CommandError::NoSource(_) => (StatusCode::BAD_REQUEST, "no-source"),

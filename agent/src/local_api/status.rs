@@ -34,7 +34,8 @@ pub struct Status {
     pub backend_state: String,
     /// Whether there is a node key that control knows, or needs not to know.
     pub have_node_key: bool,
-    /// Where to sign in; empty when there is nothing to do.
+    /// Where to sign in; empty when there is nothing to do, and for those who may not change the daemon: whoever has it can
+    /// sign the node in as theirs.
     #[serde(rename = "AuthURL")]
     pub auth_url: String,
     /// Our overlay addresses.
@@ -177,6 +178,15 @@ impl Status {
             user: status.users.clone(),
         }
     }
+
+    /// What a user may see who may change the daemon, or may not.
+    #[must_use]
+    pub fn shown_to(mut self, may_change: bool) -> Self {
+        if !may_change {
+            self.auth_url.clear();
+        }
+        self
+    }
 }
 
 impl Member {
@@ -191,6 +201,8 @@ impl Member {
             port: Some(snapshot.port),
             rx_bytes: peers.clone().map(|peer| peer.received_bytes).sum(),
             tx_bytes: peers.map(|peer| peer.sent_bytes).sum(),
+            // Not every control server tells a node of itself.
+            os: std::env::consts::OS.to_owned(),
             online: status.control.as_ref().is_none_or(|control| control.is_streaming),
             ..Self::of_node(status.node.as_deref())
         }

@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
+use mesh_core::wireguard::timers::NO_ANSWER_TIMEOUT;
 use serde_json::Value;
 
 use super::{
@@ -124,7 +125,9 @@ fn boot_alone() -> Result<()> {
     let began = Instant::now();
     joined.agents[0].start()?;
     joined.agents[1].reach(&own)?;
-    note(format_args!("restart without control: first answer from outside after {:?}", began.elapsed()));
+    let took = began.elapsed();
+    note(format_args!("restart without control: first answer from outside after {took:?}"));
+    ensure!(took < NO_ANSWER_TIMEOUT, "{took:?}: bob had to notice by himself");
     joined.control.start()?;
     joined.agents[0].wait_for_control()?;
     joined.agents[0].kill();
@@ -227,7 +230,7 @@ fn bad_keys() -> Result<()> {
         (expired.contains(id) || id.contains(part)).then(|| id.to_owned())
     });
     joined.control.run(&["keys", "expire", &id.context("the key is not listed")?])?;
-    refused(&expired, "authkey revoked")?;
+    refused(&expired, "authkey expired")?;
     // A good one still works, and nobody needs it again.
     alice.up(&joined.control, &joined.control.key(&[])?)?;
     Ok(())

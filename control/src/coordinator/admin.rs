@@ -29,6 +29,7 @@ impl Coordinator {
         match command {
             Command::CreateUser { login } => self.create_user(by, &login),
             Command::ListUsers => Ok(Reply::Users(self.state.users().values().map(|row| (**row).clone()).collect())),
+            Command::ShowUser { user } => Ok(Reply::User((*self.find_user(&user)?).clone())),
             Command::DeleteUser { user } => self.delete_user(by, &user),
             Command::CreateKey { user, reusable, ephemeral, tags, expiry } => {
                 self.create_key(by, &user, reusable, ephemeral, tags, expiry)
@@ -44,6 +45,7 @@ impl Coordinator {
                 let member = self.find_node(&node)?;
                 Ok(Reply::Node(Box::new(self.node_view(&member))))
             }
+            Command::ShowSignIn { code } => self.show_sign_in(&code),
             Command::RegisterNode { code, user } => self.register_node(by, &code, &user),
             Command::ExpireNode { node } => self.expire_node(by, &node),
             Command::DeleteNode { node } => self.delete_node(by, &node),
@@ -63,7 +65,9 @@ impl Coordinator {
         let refused = |text: String| Err(AdminError::Refused(text));
         let is_odd =
             |letter: char| letter.is_whitespace() || letter.is_control() || matches!(letter, ':' | '/' | '"' | '\\');
-        if login.is_empty() || login.len() > LOGIN || login.chars().any(is_odd) || login.matches('@').count() > 1 {
+        // Users are also called by their login and an `@`.
+        let is_cut = login.starts_with('@') || login.ends_with('@') || login.matches('@').count() > 1;
+        if login.is_empty() || login.len() > LOGIN || login.chars().any(is_odd) || is_cut {
             return refused(format!(
                 "{login:?} is no name to sign in with: give one such as alice or alice@example.com"
             ));
@@ -140,7 +144,7 @@ impl Coordinator {
             uses: 0,
         };
         self.state.put_key(row.clone());
-        self.audit(by.clone(), "key.create", &id, Value::Null, seen_key(&row));
+        self.audit(by.clone(), "key.create", &id, Value::Null, seen_key(&row, &user.login));
         Ok(Reply::NewKey { key: self.key_view(&row), text: Secret(format!("{KEY_PREFIX}{id}-{secret}")) })
     }
 
@@ -166,10 +170,11 @@ impl Coordinator {
             name: id.to_owned(),
             hint: "keys list shows their ids",
         })?;
-        let before = seen_key(&row);
-        row.revoked = row.revoked.or(Some(self.wall()));
+        let login = self.key_view(&row).login;
+        let before = seen_key(&row, &login);
+        row.expires = row.expires.min(self.wall());
         self.state.put_key(row.clone());
-        self.audit(by.clone(), "key.expire", id, before, seen_key(&row));
+        self.audit(by.clone(), "key.expire", id, before, seen_key(&row, &login));
         Ok(Reply::Key(self.key_view(&row)))
     }
 
@@ -213,9 +218,10 @@ fn seen_user(row: &UserRow) -> Value {
 }
 
 /// A key as the audit record shows it: nothing of its secret.
-fn seen_key(row: &KeyRow) -> Value {
+fn seen_key(row: &KeyRow, login: &str) -> Value {
     json!({
         "user": row.user,
+        "login": login,
         "reusable": row.reusable,
         "ephemeral": row.ephemeral,
         "tags": row.tags,

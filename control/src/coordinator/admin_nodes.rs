@@ -10,16 +10,12 @@ use super::{
     Coordinator,
     admin::check_tags,
     command::{AdminError, NodeView, Reply},
-    register::seen,
 };
 use crate::{
     names,
     policy::Rulebook,
     render::{TAGGED_LOGIN, full_name},
-    store::{
-        NodeRow, Principal,
-        node::{Live, Member},
-    },
+    store::{NodeRow, Principal, node::Member},
 };
 
 impl Coordinator {
@@ -30,26 +26,25 @@ impl Coordinator {
 
     pub(super) fn register_node(&mut self, by: &Principal, code: &str, user: &str) -> Result<Reply, AdminError> {
         let user = self.find_user(user)?;
-        // People copy the whole URL.
-        let code = code.rsplit('/').next().unwrap_or(code);
         let id = self.signed_in(code, user.id)?;
         let member = self.found(id)?;
-        self.audit(by.clone(), "node.register", &member.row.stable_id, Value::Null, seen(&member.row));
+        let after = self.seen(&member.row);
+        self.audit(by.clone(), "node.register", &member.row.stable_id, Value::Null, after);
         Ok(Reply::Node(Box::new(self.node_view(&member))))
     }
 
     pub(super) fn expire_node(&mut self, by: &Principal, node: &str) -> Result<Reply, AdminError> {
         let now = self.wall();
-        self.change(by, node, "node.expire", |row, live| {
+        self.change(by, node, "node.expire", |row| {
             row.key_expiry = Some(row.key_expiry.map_or(now, |expiry| expiry.min(now)));
-            live.expired = true;
         })
     }
 
     pub(super) fn delete_node(&mut self, by: &Principal, node: &str) -> Result<Reply, AdminError> {
         let member = self.find_node(node)?;
         let view = self.node_view(&member);
-        self.audit(by.clone(), "node.delete", &member.row.stable_id, seen(&member.row), Value::Null);
+        let before = self.seen(&member.row);
+        self.audit(by.clone(), "node.delete", &member.row.stable_id, before, Value::Null);
         self.forget(member.id());
         Ok(Reply::Node(Box::new(view)))
     }
@@ -60,10 +55,9 @@ impl Coordinator {
             let text = "a node without tags needs a user: let it sign in again (expire it, then nodes register)";
             return Err(AdminError::Refused(text.to_owned()));
         }
-        self.change(by, node, "node.tag", |row, live| {
+        self.change(by, node, "node.tag", |row| {
             if row.user.take().is_some() {
                 row.key_expiry = None;
-                live.expired = false;
             }
             row.tags = tags;
         })
@@ -74,6 +68,9 @@ impl Coordinator {
         if !name.is_empty() && !names::is_label(name) {
             let text = format!("{name:?} is no name: use up to 63 small letters, digits and dashes, no dash at an end");
             return Err(AdminError::Refused(text));
+        }
+        if !name.is_empty() && names::is_number(name) {
+            return Err(AdminError::Refused(format!("{name:?} is a number, and would be taken for that of a node")));
         }
         if let Some(other) = self.state.names.holder(name).filter(|holder| *holder != member.id()) {
             let id = self.state.member(other).map(|member| member.row.stable_id.clone()).unwrap_or_default();
@@ -86,7 +83,7 @@ impl Coordinator {
             name.to_owned()
         };
         let is_fixed = !name.is_empty();
-        self.change(by, node, "node.rename", |row, _| (row.name, row.name_is_fixed) = (new, is_fixed))
+        self.change(by, node, "node.rename", |row| (row.name, row.name_is_fixed) = (new, is_fixed))
     }
 
     pub(super) fn approve_routes(
@@ -100,7 +97,7 @@ impl Coordinator {
             let both = [IpAddr::from([0; 4]), IpAddr::from([0; 16])];
             approved.extend(both.into_iter().filter_map(|address| Prefix::new(address, 0)));
         }
-        self.change(by, node, "node.routes", |row, _| row.approved_routes = approved)
+        self.change(by, node, "node.routes", |row| row.approved_routes = approved)
     }
 
     fn change(
@@ -108,13 +105,14 @@ impl Coordinator {
         by: &Principal,
         node: &str,
         action: &str,
-        change: impl FnOnce(&mut NodeRow, &mut Live),
+        change: impl FnOnce(&mut NodeRow),
     ) -> Result<Reply, AdminError> {
         let member = self.find_node(node)?;
-        let (mut row, mut live) = ((*member.row).clone(), member.live.clone());
-        change(&mut row, &mut live);
-        self.audit(by.clone(), action, &row.stable_id, seen(&member.row), seen(&row));
-        self.put(row, live);
+        let mut row = (*member.row).clone();
+        change(&mut row);
+        let (before, after) = (self.seen(&member.row), self.seen(&row));
+        self.audit(by.clone(), action, &row.stable_id, before, after);
+        self.put(row, member.live.clone());
         let member = self.found(member.id())?;
         Ok(Reply::Node(Box::new(self.node_view(&member))))
     }

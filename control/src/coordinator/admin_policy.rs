@@ -3,6 +3,8 @@
 use core::net::IpAddr;
 use std::sync::Arc;
 
+use data_encoding::HEXLOWER;
+use mesh_core::crypto::hash::blake2s;
 use serde_json::{Value, json};
 
 use super::{
@@ -24,25 +26,19 @@ impl Coordinator {
     /// A policy applied to the users and nodes of now, when it is good: it can be read, this build has all of it, and its
     /// own tests pass.
     pub(super) fn judge(&self, text: &str) -> Result<Rulebook, AdminError> {
-        let policy = self.read(text)?;
-        if !policy.unbuilt().is_empty() {
-            let unbuilt = policy.unbuilt().iter();
-            let problems = unbuilt.map(|part| (part.at, format!("{:?} is not part of this build yet", part.name)));
-            return Err(AdminError::Policy(problems.collect()));
-        }
-        let rulebook = self.state.applied(policy);
+        let rulebook = self.state.applied(understood(text)?);
         let failures = rulebook.run_tests();
         if failures.is_empty() { Ok(rulebook) } else { Err(AdminError::Policy(told(failures.list()))) }
     }
 
-    fn read(&self, text: &str) -> Result<Policy, AdminError> {
-        Policy::parse(text).map_err(|problems| AdminError::Policy(told(problems.list())))
-    }
-
     pub(super) fn set_policy(&mut self, by: &Principal, text: String) -> Result<Reply, AdminError> {
         let rulebook = self.judge(&text)?;
-        let before = self.state.policy().map(|row| row.text.clone());
-        self.audit(by.clone(), "policy.set", "policy", before.map_or(Value::Null, Value::String), json!(text));
+        // The text before is in the row of when it was set: here it is only told from others.
+        let before = self.state.policy().map_or(
+            Value::Null,
+            |row| json!({ "bytes": row.text.len(), "blake2s": HEXLOWER.encode(&blake2s(&[row.text.as_bytes()])) }),
+        );
+        self.audit(by.clone(), "policy.set", "policy", before, json!(text));
         self.state.put_policy(PolicyRow { text, stored: self.wall() }, rulebook);
         // Routes that the policy approves without asking are approved from now on.
         let routers = self.state.members().values().filter(|member| !member.row.hostinfo.routable_ips.is_empty());
@@ -96,6 +92,27 @@ impl Coordinator {
         let member: Arc<_> = self.find_node(text)?;
         Ok(member.row.addresses().to_vec())
     }
+}
+
+/// Judges a policy apart from any network: it can be read, this build has all of it, and none of its own tests fails
+/// whatever users and nodes there are. Returns how many things that its tests want could not be judged.
+///
+/// # Errors
+/// [`AdminError::Policy`] with all that is wrong.
+pub fn check_policy_alone(text: &str) -> Result<usize, AdminError> {
+    let (failures, open) = understood(text)?.run_tests_alone();
+    if failures.is_empty() { Ok(open) } else { Err(AdminError::Policy(told(failures.list()))) }
+}
+
+/// A policy that can be read and that this build has all of.
+fn understood(text: &str) -> Result<Policy, AdminError> {
+    let policy = Policy::parse(text).map_err(|problems| AdminError::Policy(told(problems.list())))?;
+    if policy.unbuilt().is_empty() {
+        return Ok(policy);
+    }
+    let unbuilt = policy.unbuilt().iter();
+    let problems = unbuilt.map(|part| (part.at, format!("{:?} is not part of this build yet", part.name)));
+    Err(AdminError::Policy(problems.collect()))
 }
 
 fn told(problems: &[Problem]) -> Vec<(Position, String)> {

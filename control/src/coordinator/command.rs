@@ -3,7 +3,11 @@
 use core::{net::IpAddr, time::Duration};
 use std::{collections::BTreeSet, sync::Arc};
 
-use mesh_core::{ip::prefix::Prefix, key::NodePublic, time::WallTime};
+use mesh_core::{
+    ip::prefix::Prefix,
+    key::{MachinePublic, NodePublic},
+    time::WallTime,
+};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -23,6 +27,11 @@ pub enum Command {
     },
     /// All users.
     ListUsers,
+    /// One user.
+    ShowUser {
+        /// Whom.
+        user: String,
+    },
     /// Delete a user who has no nodes; their auth keys go with them.
     DeleteUser {
         /// Whom.
@@ -54,6 +63,11 @@ pub enum Command {
     ShowNode {
         /// Which.
         node: String,
+    },
+    /// A node that waits for somebody to sign in.
+    ShowSignIn {
+        /// What stands at the end of its sign-in URL.
+        code: String,
     },
     /// Let a node in that waits for somebody to sign in.
     RegisterNode {
@@ -146,6 +160,8 @@ pub enum Reply {
     User(UserRow),
     /// The node as it is now; at a deletion, as it was.
     Node(Box<NodeView>),
+    /// A node that waits.
+    SignIn(SignInView),
     /// The auth key as it is now.
     Key(KeyView),
     /// A new auth key and its text, which nobody is told again.
@@ -196,6 +212,19 @@ pub struct KeyView {
     pub login: String,
     /// Nothing can be done with it any more: it is spent, expired or taken back.
     pub invalid: bool,
+}
+
+/// A node that waits for somebody to sign in, as it describes itself: all but the key is hearsay.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SignInView {
+    /// The installation that asks.
+    pub machine: MachinePublic,
+    /// What its host is called.
+    pub hostname: String,
+    /// Its system.
+    pub os: String,
+    /// The tags that it asks for.
+    pub tags: Vec<String>,
 }
 
 /// A node as it is shown.

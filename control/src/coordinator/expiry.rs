@@ -9,19 +9,28 @@ use super::{Coordinator, timers::Timer};
 use crate::{limits, store::Principal};
 
 impl Coordinator {
-    /// Timers that follow from what is stored: those of expiry by the calendar, and those of ephemeral nodes.
+    /// Timers that follow from what was stored. Nobody is connected.
     pub(super) fn restore_timers(&mut self) {
-        let members: Vec<_> = self.state.members().values().cloned().collect();
-        for member in members {
-            let id = member.id();
-            self.set_expiry(id, member.row.key_expiry);
-            let is_gone = self.streams.of_node(id).is_none();
+        self.plan_expiries();
+        for (id, member) in self.state.members() {
             // Routers that do not come back are replaced by those that do.
-            if is_gone && member.row.served_routes().next().is_some() {
-                self.timers.set(Timer::Offline(id), self.after(limits::OFFLINE_GRACE));
+            if member.row.served_routes().next().is_some() {
+                self.timers.set(Timer::Offline(*id), self.now + limits::OFFLINE_GRACE);
             }
-            if member.row.ephemeral && is_gone && self.timers.get(Timer::Forget(id)).is_none() {
-                self.timers.set(Timer::Forget(id), self.after(limits::EPHEMERAL_LIFE));
+            if member.row.ephemeral {
+                self.timers.set(Timer::Forget(*id), self.now + limits::EPHEMERAL_LIFE);
+            }
+        }
+    }
+
+    /// Which keys have expired, and when the others will, by the calendar as it is set now.
+    pub(super) fn plan_expiries(&mut self) {
+        let now = self.wall();
+        for member in self.state.members().values().cloned().collect::<Vec<_>>() {
+            if member.row.is_expired(now) == member.live.expired {
+                self.set_expiry(member.id(), member.row.key_expiry);
+            } else {
+                self.put((*member.row).clone(), member.live.clone());
             }
         }
     }
@@ -41,12 +50,11 @@ impl Coordinator {
     /// A node's key is due to expire.
     pub(super) fn expire_due(&mut self, id: NodeId) {
         let Some(member) = self.state.member(id).cloned() else { return };
-        if !member.row.is_expired(self.wall()) {
-            return self.set_expiry(id, member.row.key_expiry);
+        if member.row.is_expired(self.wall()) && !member.live.expired {
+            let seen = self.seen(&member.row);
+            self.audit(Principal::Server, "node.expire", &member.row.stable_id, seen.clone(), seen);
         }
-        let mut live = member.live.clone();
-        live.expired = true;
-        self.state.put_node((*member.row).clone(), live);
+        self.put((*member.row).clone(), member.live.clone());
     }
 
     /// A node's stream ended. It may be back in a moment.
@@ -57,19 +65,25 @@ impl Coordinator {
         }
     }
 
+    /// A node was let in. It opens its map, or is forgotten where it is ephemeral.
+    pub(super) fn note_admitted(&mut self, id: NodeId) {
+        if self.streams.of_node(id).is_none() && self.state.member(id).is_some_and(|member| member.row.ephemeral) {
+            self.timers.set(Timer::Forget(id), self.after(limits::EPHEMERAL_LIFE));
+        }
+    }
+
     /// A node did not come back.
     pub(super) fn note_gone(&mut self, id: NodeId) {
         let Some(member) = self.state.member(id).cloned() else { return };
         if self.streams.of_node(id).is_some() {
             return;
         }
-        if member.live.online {
-            let (mut row, mut live) = ((*member.row).clone(), member.live.clone());
+        let (mut row, mut live) = ((*member.row).clone(), member.live.clone());
+        if live.online {
             live.online = false;
             row.last_seen = Some(self.wall());
-            self.state.put_node(row, live);
         }
-        self.state.fail_over(id);
+        self.put(row, live);
     }
 
     /// An ephemeral node has been gone long enough.

@@ -5,7 +5,10 @@
 
 use std::collections::BTreeSet;
 
-use mesh_core::control::types::{Hostinfo, MapRequest};
+use mesh_core::{
+    control::types::{Hostinfo, MapRequest, NodeId},
+    ip::prefix::Prefix,
+};
 use serde_json::json;
 
 use super::{
@@ -74,7 +77,7 @@ impl Coordinator {
             let mut said = (**said).clone();
             bound(&mut said);
             if !request.stream {
-                self.note_host(&mut row, &mut live, said);
+                self.note_host(&mut row, said);
             } else if row.hostinfo.net_info.is_none() {
                 row.hostinfo.net_info = said.net_info;
             }
@@ -83,7 +86,7 @@ impl Coordinator {
     }
 
     /// A node says of itself what it is.
-    fn note_host(&mut self, row: &mut NodeRow, live: &mut Live, said: Hostinfo) {
+    fn note_host(&mut self, row: &mut NodeRow, said: Hostinfo) {
         let known = core::mem::take(&mut *row.hostinfo);
         let said = merged(said, &known);
         let label = names::label(&said.hostname);
@@ -95,7 +98,7 @@ impl Coordinator {
         *row.hostinfo = said;
         let is_asking = wanted != asked_before && !wanted.is_empty() && !wanted.is_subset(&row.tags);
         if is_asking && !row.is_expired(self.wall()) {
-            self.note_wanted_tags(row, live, wanted);
+            self.note_wanted_tags(row, wanted);
         }
         if *row.hostinfo.routable_ips != known.routable_ips {
             let approved = self.state.approved_by_policy(row);
@@ -104,7 +107,7 @@ impl Coordinator {
     }
 
     /// A node asks for other tags. One that may not have them has to sign in again, as stock servers want it.
-    fn note_wanted_tags(&mut self, row: &mut NodeRow, live: &mut Live, wanted: BTreeSet<String>) {
+    fn note_wanted_tags(&mut self, row: &mut NodeRow, wanted: BTreeSet<String>) {
         let who = match row.user {
             Some(user) => Assigner::User(user),
             None => Assigner::Tags(&row.tags),
@@ -118,7 +121,6 @@ impl Coordinator {
             self.audit(actor, "node.tag", &row.stable_id, before, after);
         } else {
             row.key_expiry = Some(self.wall());
-            live.expired = true;
             self.audit(actor, "node.expire", &row.stable_id, json!({ "asked": wanted }), json!({ "expired": true }));
         }
     }
@@ -127,15 +129,20 @@ impl Coordinator {
     pub(super) fn put(&mut self, mut row: NodeRow, mut live: Live) {
         let id = row.id;
         live.online |= self.streams.of_node(id).is_some();
+        live.expired = row.is_expired(self.wall());
         row.announced |= row.disco.is_some() && live.online;
         self.set_expiry(id, row.key_expiry);
-        let is_online = live.online;
+        let served = self.state.served_subnets(id).collect();
         self.state.put_node(row, live);
-        if is_online {
-            // A router that is not back yet may be in a moment.
-            let timers = &self.timers;
-            self.state.take_over(id, |router| timers.get(Timer::Offline(router)).is_some());
-        }
+        self.elect(id, served);
+    }
+
+    /// A node that served these subnets is other than before: no subnet of its has a primary router that is away when
+    /// there is another.
+    pub(super) fn elect(&mut self, id: NodeId, served: BTreeSet<Prefix>) {
+        // A router that is not back yet may be in a moment.
+        let timers = &self.timers;
+        self.state.elect(id, served, |router| timers.get(Timer::Offline(router)).is_some());
     }
 }
 

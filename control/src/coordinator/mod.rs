@@ -46,13 +46,14 @@ use mesh_core::{
 };
 use serde_json::Value;
 
-pub use command::{AdminError, Command, KeyView, NodeView, Reply, Secret};
+pub use admin_policy::check_policy_alone;
+pub use command::{AdminError, Command, KeyView, NodeView, Reply, Secret, SignInView};
 pub use counters::{Counters, Status};
 pub use input::{AdminId, ConnId, Endpoint, Input, Request, RequestId, StreamId};
 pub use output::{Output, Refusal, Response};
 
 use crate::{
-    names,
+    limits, names,
     policy::Policy,
     render::MapUpdate,
     store::{AuditRow, Mutation, Principal, Rows, State, node::Member},
@@ -219,8 +220,12 @@ impl Coordinator {
         match endpoint {
             Endpoint::UpdateHealth => self.respond(caller, Response::Done),
             Endpoint::AuditLog => {
-                let actor = Principal::Node(member.row.stable_id.clone());
-                self.audit(actor, "node.disconnect", &member.row.stable_id, Value::Null, Value::Null);
+                let quiet = Timer::Quiet(member.id());
+                if self.timers.get(quiet).is_none() {
+                    self.timers.set(quiet, self.after(limits::REPORT_GAP));
+                    let actor = Principal::Node(member.row.stable_id.clone());
+                    self.audit(actor, "node.disconnect", &member.row.stable_id, Value::Null, Value::Null);
+                }
                 self.respond(caller, Response::Done);
             }
             Endpoint::SetDns => self.refuse(caller, Refusal::new(501, "this server gives out no certificate names")),
@@ -305,10 +310,12 @@ impl Coordinator {
             self.pending.push(Output::Push(farewell));
             self.drop_stream(stream);
         }
-        for timer in [Timer::Offline(id), Timer::Forget(id), Timer::Expire(id)] {
+        for timer in [Timer::Offline(id), Timer::Forget(id), Timer::Expire(id), Timer::Quiet(id)] {
             self.timers.clear(timer);
         }
+        let served = self.state.served_subnets(id).collect();
         self.state.remove_node(id);
+        self.elect(id, served);
     }
 }
 
@@ -331,7 +338,7 @@ impl Machine for Coordinator {
             Input::Relays(derp_map) => self.relays(derp_map),
             Input::ClockStepped(clock) => {
                 self.clock = clock;
-                self.restore_timers();
+                self.plan_expiries();
             }
         }
         self.settle();
@@ -351,6 +358,8 @@ impl Machine for Coordinator {
                 Timer::Forget(node) => self.forget_ephemeral(node),
                 Timer::Expire(node) => self.expire_due(node),
                 Timer::SignIn(number) => self.expire_sign_in(number),
+                // From now on what it reports is written down again.
+                Timer::Quiet(_) => {}
             }
         }
         self.settle();

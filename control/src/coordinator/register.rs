@@ -17,7 +17,7 @@ use subtle::ConstantTimeEq;
 
 use super::{
     Caller, Coordinator,
-    hostinfo::{bound, merged},
+    hostinfo::{bound, cut, merged},
     later,
     map::too_old,
     output::{Refusal, Response},
@@ -81,7 +81,7 @@ impl Coordinator {
         if let Some(hostinfo) = &mut request.hostinfo {
             bound(hostinfo);
         }
-        request.nl_key.truncate(request.nl_key.floor_char_boundary(limits::HOSTINFO_TEXT));
+        cut(&mut request.nl_key);
         match self.registered(caller, &request) {
             Ok(Some(response)) => {
                 self.counters.registrations_refused_total += u64::from(!response.error.is_empty());
@@ -109,6 +109,10 @@ impl Coordinator {
             if member.row.machine != caller.machine {
                 return Err(Refusal::new(401, "the node key is that of another machine"));
             }
+        }
+        if self.state.was_of_another(&request.node_key, &caller.machine) {
+            // It makes another.
+            return Ok(Some(RegisterResponse { node_key_expired: true, ..RegisterResponse::default() }));
         }
         let now = self.wall();
         if request.expiry.is_some_and(|expiry| expiry <= now) {
@@ -151,7 +155,8 @@ impl Coordinator {
         let expiry = shorter(old.row.key_expiry, request.expiry.filter(|expiry| *expiry > now));
         let row = NodeRow { key_expiry: expiry, ..self.renewed(&old.row, request, owner) };
         let actor = Principal::Node(old.row.stable_id.clone());
-        self.audit(actor, "node.rotate", &old.row.stable_id, seen(&old.row), seen(&row));
+        let (before, after) = (self.seen(&old.row), self.seen(&row));
+        self.audit(actor, "node.rotate", &old.row.stable_id, before, after);
         self.rekey(old, row);
         self.welcome(old.id())
     }
@@ -161,7 +166,8 @@ impl Coordinator {
         let Some(known) = known else { return told };
         let told = RegisterResponse { node_key_expired: true, machine_authorized: false, ..self.welcome(known.id()) };
         let actor = Principal::Node(known.row.stable_id.clone());
-        self.audit(actor, "node.logout", &known.row.stable_id, seen(&known.row), Value::Null);
+        let before = self.seen(&known.row);
+        self.audit(actor, "node.logout", &known.row.stable_id, before, Value::Null);
         if let Some(stream) = self.streams.of_node(known.id()) {
             self.drop_stream(stream);
         }
@@ -172,7 +178,7 @@ impl Coordinator {
         let now = self.wall();
         let key_expiry = shorter(known.row.key_expiry, Some(now));
         let row = NodeRow { key_expiry, last_seen: Some(now), ..(*known.row).clone() };
-        let live = Live { online: false, expired: true, ..known.live.clone() };
+        let live = Live { online: false, ..known.live.clone() };
         self.timers.clear(Timer::Offline(known.id()));
         self.put(row, live);
         told
@@ -243,10 +249,17 @@ impl Coordinator {
         if wrong.is_empty() { Ok(()) } else { Err(not_permitted(&wrong)) }
     }
 
-    /// Lets a node in: the one that the machine has for this owner, or a new one.
+    /// Lets a node in: the one that the machine has for this owner, or had for one of another kind, or a new one.
     pub(super) fn admit(&mut self, admission: Admission) -> Result<NodeId, Problem> {
         let Admission { machine, request, owner, ephemeral, auth_key } = admission;
-        let known = self.state.by_key(&request.node_key).filter(|member| member.row.machine == machine).cloned();
+        let known = self.state.by_key(&request.node_key).cloned();
+        // Somebody who signs in takes a while: meanwhile another machine may have registered the key.
+        if known.as_ref().is_some_and(|known| known.row.machine != machine) {
+            return Err("the node key is that of another machine".into());
+        }
+        if self.state.was_of_another(&request.node_key, &machine) {
+            return Err("the node key was that of another machine: let the node sign in anew".into());
+        }
         if let Some(known) = &known
             && let (Owner::User(new), Some(user)) = (&owner, known.row.user)
             && *new != user
@@ -255,10 +268,11 @@ impl Coordinator {
         }
         let old = request.old_node_key.and_then(|key| self.state.by_key(&key)).cloned();
         let old = old.filter(|old| old.row.machine == machine && may_turn(&old.row, &owner));
+        let now = self.wall();
         let before = known
             .or(old)
-            .or_else(|| self.state.by_machine(&machine).find(|member| owner.is_kind_of(&member.row)).cloned());
-        let now = self.wall();
+            .or_else(|| self.state.by_machine(&machine).find(|member| owner.is_kind_of(&member.row)).cloned())
+            .or_else(|| self.signed_out(machine, &owner, now));
         let expiry = match owner {
             Owner::User(_) => {
                 shorter(Some(later(now, limits::NODE_KEY_LIFE)), request.expiry.filter(|expiry| *expiry > now))
@@ -270,14 +284,13 @@ impl Coordinator {
             (row.key_expiry, row.ephemeral, row.auth_key) = (expiry, ephemeral, auth_key);
             self.counters.joins_total += 1;
             let actor = Principal::Node(row.stable_id.clone());
-            self.audit(actor, "node.create", &row.stable_id, Value::Null, seen(&row));
+            let after = self.seen(&row);
+            self.audit(actor, "node.create", &row.stable_id, Value::Null, after);
             let id = row.id;
             let approved = self.state.approved_by_policy(&row);
             row.approved_routes.extend(approved);
             self.put(row, Live::default());
-            if ephemeral {
-                self.timers.set(Timer::Forget(id), self.after(limits::EPHEMERAL_LIFE));
-            }
+            self.note_admitted(id);
             return Ok(id);
         };
         // Tags that an operator gave since are kept when a node comes with the key that it came with before.
@@ -287,9 +300,18 @@ impl Coordinator {
         (row.key_expiry, row.ephemeral) = (expiry, ephemeral);
         row.auth_key = auth_key.or(row.auth_key);
         let actor = Principal::Node(row.stable_id.clone());
-        self.audit(actor, "node.reauthenticate", &row.stable_id, seen(&before.row), seen(&row));
+        let (was, is) = (self.seen(&before.row), self.seen(&row));
+        self.audit(actor, "node.reauthenticate", &row.stable_id, was, is);
         self.rekey(&before, row);
         Ok(before.id())
+    }
+
+    /// The node of a machine that was signed out and may turn over to an owner of another kind. Where several may, none
+    /// does.
+    fn signed_out(&self, machine: MachinePublic, owner: &Owner, now: WallTime) -> Option<Arc<Member>> {
+        let may = |member: &&Arc<Member>| member.row.is_expired(now) && may_turn(&member.row, owner);
+        let mut found = self.state.by_machine(&machine).filter(may);
+        found.next().filter(|_| found.next().is_none()).cloned()
     }
 
     /// A node as it is once it has registered again.
@@ -319,8 +341,8 @@ impl Coordinator {
         {
             self.close_stream(stream);
         }
-        let live = Live { expired: row.is_expired(self.wall()), ..before.live.clone() };
-        self.put(row, live);
+        self.put(row, before.live.clone());
+        self.note_admitted(id);
     }
 
     fn new_row(
@@ -362,6 +384,21 @@ impl Coordinator {
             cap: request.version,
             last_seen: None,
             announced: false,
+        })
+    }
+
+    /// A node as the audit record shows it.
+    pub(super) fn seen(&self, row: &NodeRow) -> Value {
+        let user = row.user.and_then(|user| self.state.users().get(&user));
+        json!({
+            "name": row.name,
+            "key": row.key,
+            "user": row.user,
+            "login": user.map(|user| &user.login),
+            "tags": row.tags,
+            "auth_key": row.auth_key,
+            "expires": row.key_expiry.map(WallTime::as_unix_nanos),
+            "routes": row.approved_routes,
         })
     }
 
@@ -409,17 +446,4 @@ fn may_turn(row: &NodeRow, owner: &Owner) -> bool {
 /// The earlier of two points in time, where none is never.
 fn shorter(a: Option<WallTime>, b: Option<WallTime>) -> Option<WallTime> {
     mesh_core::time::earliest(a, b)
-}
-
-/// A node as the audit record shows it.
-pub(super) fn seen(row: &NodeRow) -> Value {
-    json!({
-        "name": row.name,
-        "key": row.key,
-        "user": row.user,
-        "tags": row.tags,
-        "auth_key": row.auth_key,
-        "expires": row.key_expiry.map(WallTime::as_unix_nanos),
-        "routes": row.approved_routes,
-    })
 }

@@ -4,9 +4,10 @@ use mesh_core::control::types::{RegisterRequest, RegisterResponse, UserId};
 
 use super::{
     Caller, Coordinator,
-    command::AdminError,
+    command::{AdminError, Reply, SignInView},
     output::{Refusal, Response},
     register::{Admission, Owner, Problem, wanted_tags},
+    signins::SignIn,
     timers::Timer,
 };
 use crate::{limits, policy::Assigner};
@@ -29,6 +30,10 @@ impl Coordinator {
                 self.refuse(Caller { conn, id, machine: caller.machine }, newer);
             }
             return;
+        }
+        if !fits(&request) {
+            let text = "the node says more of itself than is kept until somebody has signed in";
+            return self.refuse(caller, Refusal::new(413, text));
         }
         let pending = self.sign_ins.of_machine(&caller.machine);
         let pending = pending.map(|(code, known)| (code.to_owned(), is_same(known.machine, &known.request)));
@@ -61,7 +66,7 @@ impl Coordinator {
 
     fn new_code(&mut self, caller: Caller, request: RegisterRequest) -> String {
         let code = self.base58(CODE_LETTERS);
-        let number = self.sign_ins.open(code.clone(), caller.machine, request);
+        let number = self.sign_ins.open(code.clone(), caller.machine, kept(request));
         self.timers.set(Timer::SignIn(number), self.after(limits::SIGN_IN_LIFE));
         code
     }
@@ -75,18 +80,32 @@ impl Coordinator {
         }
     }
 
+    /// The sign-in of a code; people copy the whole URL.
+    fn found_sign_in(&self, code: &str) -> Result<(&str, &SignIn), AdminError> {
+        let last = code.rsplit('/').next().unwrap_or(code);
+        self.sign_ins.found(last).ok_or_else(|| AdminError::NotFound {
+            what: "sign-in code",
+            name: code.to_owned(),
+            hint: "codes are good for a quarter of an hour and until the server restarts; the node shows a new one",
+        })
+    }
+
+    pub(super) fn show_sign_in(&self, code: &str) -> Result<Reply, AdminError> {
+        let (_, SignIn { machine, request, .. }) = self.found_sign_in(code)?;
+        let hostinfo = request.hostinfo.as_deref().cloned().unwrap_or_default();
+        let view =
+            SignInView { machine: *machine, hostname: hostinfo.hostname, os: hostinfo.os, tags: hostinfo.request_tags };
+        Ok(Reply::SignIn(view))
+    }
+
     /// Somebody says whose node it is that waits with a code.
     pub(super) fn signed_in(
         &mut self,
         code: &str,
         user: UserId,
     ) -> Result<mesh_core::control::types::NodeId, AdminError> {
-        let found = self.sign_ins.get(code).cloned();
-        let sign_in = found.ok_or_else(|| AdminError::NotFound {
-            what: "sign-in code",
-            name: code.to_owned(),
-            hint: "codes are good for a quarter of an hour and until the server restarts; the node shows a new one",
-        })?;
+        let (code, sign_in) = self.found_sign_in(code)?;
+        let (code, sign_in) = (code.to_owned(), sign_in.clone());
         let refused = |problem: Problem| AdminError::Refused(problem.0);
         let tags = wanted_tags(&sign_in.request).map_err(refused)?;
         self.check_tags(Assigner::User(user), &tags).map_err(refused)?;
@@ -95,7 +114,7 @@ impl Coordinator {
         let admission =
             Admission { machine: sign_in.machine, request: sign_in.request.clone(), owner, ephemeral, auth_key: None };
         let node = self.admit(admission).map_err(refused)?;
-        self.sign_ins.close(code);
+        self.sign_ins.close(&code);
         self.timers.clear(Timer::SignIn(sign_in.number));
         if let Some((conn, id)) = sign_in.waiting {
             let response = self.welcome(node);
@@ -103,4 +122,25 @@ impl Coordinator {
         }
         Ok(node)
     }
+}
+
+/// What of a request is needed once somebody has signed in. The rest is not kept: strangers wait here.
+fn kept(request: RegisterRequest) -> RegisterRequest {
+    let RegisterRequest { version, node_key, old_node_key, nl_key, expiry, hostinfo, ephemeral, .. } = request;
+    RegisterRequest {
+        version,
+        node_key,
+        old_node_key,
+        nl_key,
+        expiry,
+        hostinfo,
+        ephemeral,
+        ..RegisterRequest::default()
+    }
+}
+
+/// Whether what a node says of itself is kept until somebody has signed in.
+fn fits(request: &RegisterRequest) -> bool {
+    let bytes = serde_json::to_vec(&request.hostinfo).map(|json| json.len());
+    bytes.is_ok_and(|bytes| bytes <= limits::SIGN_IN_HOSTINFO)
 }

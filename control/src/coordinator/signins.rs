@@ -42,6 +42,11 @@ impl SignIns {
         self.by_code.get(code)
     }
 
+    /// The same with its code.
+    pub(super) fn found(&self, code: &str) -> Option<(&str, &SignIn)> {
+        self.by_code.get_key_value(code).map(|(code, sign_in)| (code.as_str(), sign_in))
+    }
+
     pub(super) fn code(&self, number: u64) -> Option<&str> {
         self.by_number.get(&number).map(String::as_str)
     }

@@ -23,6 +23,8 @@ pub(super) enum Timer {
     Expire(NodeId),
     /// Nobody signed in for a node.
     SignIn(u64),
+    /// What a node reported was written down a while ago.
+    Quiet(NodeId),
 }
 
 impl Timer {
@@ -35,6 +37,7 @@ impl Timer {
             Self::Forget(_) => "ephemeral node",
             Self::Expire(_) => "key expiry",
             Self::SignIn(_) => "sign-in",
+            Self::Quiet(_) => "reports",
         }
     }
 }

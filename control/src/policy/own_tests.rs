@@ -4,8 +4,10 @@
 //! stays good although its tests may become false. What is wrong with the form of a test makes it fail, as any other.
 
 use core::{fmt, net::IpAddr};
+use std::sync::Arc;
 
 use super::{
+    Policy,
     document::{Test, Text},
     explain::Flow,
     ipset::IpSet,
@@ -42,34 +44,72 @@ impl fmt::Display for Failures {
     }
 }
 
+/// What is said of a selector that names no node that is there.
+const NOBODY: &str = "it names no address";
+
+/// What is known of a tailnet while tests are judged.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Tailnet {
+    /// All its users and nodes.
+    Known,
+    /// Nothing: rules that name users, tags or groups may allow more than can be seen.
+    Unknown,
+}
+
+impl Policy {
+    /// Judges the policy's own tests where no tailnet is known: what fails whatever users and nodes there are, and how
+    /// many things that tests want could not be judged.
+    #[must_use]
+    pub fn run_tests_alone(&self) -> (Failures, usize) {
+        let mut failures = Vec::new();
+        let rulebook = Rulebook::new(Arc::new(self.clone()), [], []);
+        let open = self.tests().iter().map(|test| rulebook.run_test(test, Tailnet::Unknown, &mut failures)).sum();
+        (Failures(failures), open)
+    }
+}
+
 impl Rulebook {
     /// Judges the policy's own tests.
     #[must_use]
     pub fn run_tests(&self) -> Failures {
         let mut failures = Vec::new();
         for test in self.policy.tests() {
-            self.run_test(test, &mut failures);
+            self.run_test(test, Tailnet::Known, &mut failures);
         }
         Failures(failures)
     }
 
-    fn run_test(&self, test: &Test, failures: &mut Vec<Problem>) {
+    /// Judges a test, and says how much of it could not be judged.
+    fn run_test(&self, test: &Test, tailnet: Tailnet, failures: &mut Vec<Problem>) -> usize {
         let mut fail = |at: &Text, message: String| failures.push(Problem { at: at.at, message });
+        let is_open = |why: &str| tailnet == Tailnet::Unknown && why == NOBODY;
+        let mut open = 0;
         if test.accept.is_empty() && test.deny.is_empty() {
             fail(&test.src, "test entry must have at least one of \"accept\" or \"deny\"".into());
         }
         let protocols = match self.protocols(&test.proto.value) {
             Ok(protocols) => protocols,
-            Err(why) => return fail(&test.proto, why),
+            Err(why) => {
+                fail(&test.proto, why);
+                return open;
+            }
         };
         let sources = match self.sources(&test.src.value) {
-            Ok(sources) => sources,
-            Err(why) => return fail(&test.src, format!("src={:?}: {why}", test.src.value)),
+            Ok(sources) => Some(sources),
+            Err(why) if is_open(&why) => None,
+            Err(why) => {
+                fail(&test.src, format!("src={:?}: {why}", test.src.value));
+                return open;
+            }
         };
         for (texts, wanted) in [(&test.accept, true), (&test.deny, false)] {
             for text in texts {
                 match self.destination(&text.value) {
                     Ok((addresses, port)) => {
+                        let Some(sources) = &sources else {
+                            open += 1;
+                            continue;
+                        };
                         // Every source has to reach one of the destination's addresses in one of the protocols.
                         let reached = sources.spans().iter().all(|src| {
                             addresses.iter().any(|dst| {
@@ -77,16 +117,20 @@ impl Rulebook {
                                 protocols.iter().any(|protocol| self.explain(flow(*protocol)).is_ok())
                             })
                         });
-                        if reached != wanted {
+                        if !reached && tailnet == Tailnet::Unknown {
+                            open += 1;
+                        } else if reached != wanted {
                             let say = |reached| if reached { "Accept" } else { "Drop" };
                             let (want, got) = (say(wanted), say(reached));
                             fail(text, format!("address {:?}: want: {want}, got: {got}", text.value));
                         }
                     }
+                    Err(why) if is_open(&why) => open += 1,
                     Err(why) => fail(text, format!("address {:?}: {why}", text.value)),
                 }
             }
         }
+        open
     }
 
     fn protocols(&self, text: &str) -> Result<Vec<u8>, String> {
@@ -106,7 +150,7 @@ impl Rulebook {
             Selector::Address(prefix) => [*prefix].into_iter().collect(),
             selector => self.nodes_named(selector).flat_map(|node| &node.addresses).copied().collect(),
         };
-        if IpSet::is_empty(&addresses) { Err("it names no address".into()) } else { Ok(addresses) }
+        if IpSet::is_empty(&addresses) { Err(NOBODY.into()) } else { Ok(addresses) }
     }
 
     fn destination(&self, text: &str) -> Result<(Vec<IpAddr>, u16), String> {
@@ -123,7 +167,7 @@ impl Rulebook {
             }
             selector => self.nodes_named(&selector).flat_map(|node| &node.addresses).copied().collect(),
         };
-        if addresses.is_empty() { Err("it names no address".into()) } else { Ok((addresses, port)) }
+        if addresses.is_empty() { Err(NOBODY.into()) } else { Ok((addresses, port)) }
     }
 
     fn selector(&self, text: &str) -> Result<Selector, String> {
@@ -207,6 +251,29 @@ mod tests {
         ] {
             assert_eq!(failures(test), Vec::<String>::new(), "{test}");
         }
+    }
+
+    #[test]
+    fn without_a_tailnet_a_test_fails_only_when_it_would_in_any() {
+        let judged = |tests: &str| {
+            let text = format!(
+                r#"{{"hosts": {{"db": "10.0.0.5"}}, "tagOwners": {{"tag:web": []}},
+"acls": [{{"action": "accept", "src": ["100.64.0.3"], "dst": ["db:5432"]}},
+{{"action": "accept", "src": ["alice@example.com"], "dst": ["tag:web:443"]}}], "tests": [{tests}]}}"#
+            );
+            let (failures, open) = super::Policy::parse(&text).unwrap().run_tests_alone();
+            (failures.list().iter().map(ToString::to_string).collect::<Vec<_>>(), open)
+        };
+        assert_eq!(judged(r#"{"src": "100.64.0.3", "accept": ["db:5432"]}"#), (vec![], 0));
+        // What no rule allows now, a rule about a user may allow: 100.64.0.3 may be alice's.
+        assert_eq!(judged(r#"{"src": "100.64.0.3", "accept": ["100.64.0.4:443"], "deny": ["db:80"]}"#), (vec![], 2));
+        let by_name = r#"{"src": "alice@example.com", "accept": ["tag:web:443"], "deny": ["db:1"]}"#;
+        assert_eq!(judged(by_name), (vec![], 2));
+        let (failures, open) = judged(r#"{"src": "100.64.0.3", "deny": ["db:5432", "tag:web:443"]}"#);
+        assert!(failures.len() == 1 && failures[0].contains("want: Drop, got: Accept"), "{failures:?}");
+        assert_eq!(open, 1);
+        let (failures, open) = judged(r#"{"src": "alice@example.com", "accept": ["nobody:1", "tag:web:1-2"]}"#);
+        assert_eq!((failures.len(), open), (2, 0), "{failures:?}");
     }
 
     #[test]

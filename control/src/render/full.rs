@@ -8,14 +8,15 @@ use mesh_core::{
 };
 use serde_json::json;
 
-use super::{Kind, Message, node};
+use super::{Kind, Message, TAGGED_USER, node};
 use crate::store::{node::Member, snapshot::Snapshot};
 
 impl Snapshot {
     pub(super) fn full_map(&self, viewer: NodeId) -> Message {
         let Some(own) = self.members.get(&viewer) else { return Message::default() };
         let mut message = Message::default();
-        let mut profiles = BTreeMap::new();
+        // Stock clients' status reads profiles from full maps alone: whose a tagged peer is that comes later is told now.
+        let mut profiles = BTreeMap::from([(TAGGED_USER, node::tagged_profile())]);
         let mut add_profile = |member: &Member| {
             let profile = self.profile(member);
             profiles.insert(profile.id, profile);

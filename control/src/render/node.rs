@@ -116,6 +116,16 @@ pub(super) fn patch(member: &Member, parts: Parts) -> PeerChange {
     patch
 }
 
+/// Who stands for tagged nodes.
+pub(super) fn tagged_profile() -> UserProfile {
+    UserProfile {
+        id: TAGGED_USER,
+        login_name: TAGGED_LOGIN.to_owned(),
+        display_name: "Tagged Devices".to_owned(),
+        ..UserProfile::default()
+    }
+}
+
 impl Snapshot {
     /// A node as it is told to itself.
     pub(super) fn own_node(&self, member: &Member) -> PeerNode {
@@ -131,12 +141,7 @@ impl Snapshot {
     /// The user of a node as others are told of them.
     pub(super) fn profile(&self, member: &Member) -> UserProfile {
         let Some(user) = member.row.user else {
-            return UserProfile {
-                id: TAGGED_USER,
-                login_name: TAGGED_LOGIN.to_owned(),
-                display_name: "Tagged Devices".to_owned(),
-                ..UserProfile::default()
-            };
+            return tagged_profile();
         };
         let row = self.users.get(&user);
         UserProfile {

@@ -10,15 +10,15 @@ use std::{
 };
 
 use clap::Subcommand;
-use mesh_core::ip::prefix::Prefix;
+use mesh_core::{ip::prefix::Prefix, printable};
 use relay::serve::{
     failure::{Exit, Failure},
     print,
 };
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use super::{socket, table::Table};
-use crate::coordinator::Command;
+use super::{socket, table::Table, text::fingerprint};
+use crate::coordinator::{Command, check_policy_alone};
 
 /// Users.
 #[derive(Debug, Subcommand)]
@@ -45,6 +45,9 @@ pub(super) enum KeysVerb {
         /// Whose nodes it makes: login or id
         #[arg(long, value_name = "U")]
         user: String,
+        /// Make the user when there is none of this name
+        #[arg(long)]
+        create_user: bool,
         /// Good for more than one node
         #[arg(long)]
         reusable: bool,
@@ -136,7 +139,7 @@ pub(super) enum PolicyVerb {
         /// HuJSON; - is standard input
         file: PathBuf,
     },
-    /// Judge a policy as set would, and change nothing
+    /// Judge a policy as set would, and change nothing; without a server, by itself
     Check {
         /// HuJSON; - is standard input
         file: PathBuf,
@@ -186,13 +189,26 @@ pub(super) async fn users(verb: UsersVerb, socket: &Path, json: bool) -> Result<
 
 pub(super) async fn keys(verb: KeysVerb, socket: &Path, json: bool) -> Result<(), Failure> {
     let (command, show) = match verb {
-        KeysVerb::Create { user, reusable, ephemeral, tags, expiry } => {
+        KeysVerb::Create { user, create_user, reusable, ephemeral, tags, expiry } => {
+            if create_user {
+                see_to_user(&user, socket).await?;
+            }
             (Command::CreateKey { user, reusable, ephemeral, tags: set(tags), expiry }, Show::NewKey)
         }
         KeysVerb::List => (Command::ListKeys, Show::Keys),
         KeysVerb::Expire { id } => (Command::ExpireKey { id }, Show::Key),
     };
     act(&command, show, socket, json).await
+}
+
+/// Makes a user unless there is one that is called so.
+async fn see_to_user(name: &str, socket: &Path) -> Result<(), Failure> {
+    match socket::ask(socket, &Command::ShowUser { user: name.to_owned() }).await {
+        Err(failure) if failure.code() == "not_found" => {
+            socket::ask(socket, &Command::CreateUser { login: name.to_owned() }).await.map(drop)
+        }
+        found => found.map(drop),
+    }
 }
 
 pub(super) async fn nodes(verb: NodesVerb, socket: &Path, json: bool) -> Result<(), Failure> {
@@ -217,15 +233,36 @@ pub(super) async fn policy(verb: PolicyVerb, socket: &Path, json: bool) -> Resul
         PolicyVerb::Set { file } => {
             (Command::SetPolicy { text: read_policy(&file)? }, Show::Good("the policy is in force"))
         }
-        PolicyVerb::Check { file } => {
-            (Command::CheckPolicy { text: read_policy(&file)? }, Show::Good("the policy is good"))
-        }
+        PolicyVerb::Check { file } => return check_policy(read_policy(&file)?, socket, json).await,
         PolicyVerb::Explain { src, target: (dst, port), protocol } => {
             (Command::Explain { src, dst, port, protocol }, Show::Explained)
         }
         PolicyVerb::Diff { file } => (Command::DiffPolicy { text: read_policy(&file)? }, Show::Difference),
     };
     act(&command, show, socket, json).await
+}
+
+/// Judges a policy by the server's network, or by itself where no server runs.
+async fn check_policy(text: String, socket: &Path, json: bool) -> Result<(), Failure> {
+    let (object, told) = match socket::ask(socket, &Command::CheckPolicy { text: text.clone() }).await {
+        Ok(_) => (json!({ "network": true }), "the policy is good".to_owned()),
+        Err(failure) if failure.code() == socket::NOT_RUNNING => {
+            let open = check_policy_alone(&text).map_err(|error| socket::refused_policy(&error))?;
+            let tests = match open {
+                0 => String::new(),
+                1 => "; 1 thing that its tests want needs them and was not judged".to_owned(),
+                open => format!("; {open} things that its tests want need them and were not judged"),
+            };
+            let socket = socket.display();
+            let told = format!(
+                "the policy is good by itself; no server runs at {socket} to check it with users and nodes{tests}"
+            );
+            (json!({ "network": false, "testsNotJudged": open }), told)
+        }
+        Err(failure) => return Err(failure),
+    };
+    print(&if json { object.to_string() } else { told });
+    Ok(())
 }
 
 async fn act(command: &Command, show: Show, socket: &Path, json: bool) -> Result<(), Failure> {
@@ -238,7 +275,7 @@ async fn act(command: &Command, show: Show, socket: &Path, json: bool) -> Result
             Show::Nodes => answer.get("devices"),
             _ => None,
         };
-        print(&list.unwrap_or(&answer).to_string());
+        print(&printable::json(&list.unwrap_or(&answer).to_string()));
     }
     match show {
         Show::Policy if answer["policy"].is_null() => {
@@ -248,12 +285,14 @@ async fn act(command: &Command, show: Show, socket: &Path, json: bool) -> Result
         Show::Explained if json || !answer["allowed"].as_bool().unwrap_or(false) => {
             let allowed = answer["allowed"].as_bool().unwrap_or(false);
             if !json {
-                print(word(&answer, "text"));
+                print(&printable::lines(word(&answer, "text")));
             }
             return if allowed { Ok(()) } else { Err(Failure::silent(Exit::Refused)) };
         }
         _ if json => {}
-        _ => print(&text(&answer, show)),
+        // As it was written, by those who run the server.
+        Show::Policy => print(&text(&answer, show)),
+        _ => print(&printable::lines(&text(&answer, show))),
     }
     Ok(())
 }
@@ -360,11 +399,12 @@ fn node_text(node: &Value) -> String {
         ("endpoints", words(&connectivity["endpoints"]).join(" ")),
         ("routes offered", words(&node["advertisedRoutes"]).join(" ")),
         ("routes served", words(&node["enabledRoutes"]).join(" ")),
+        ("fingerprint", fingerprint(word(node, "machineKey"))),
         ("machine key", word(node, "machineKey").to_owned()),
         ("node key", word(node, "nodeKey").to_owned()),
     ];
     let said = lines.iter().filter(|(_, value)| !value.is_empty());
-    said.map(|(name, value)| format!("{name:<14} {value}")).collect::<Vec<_>>().join("\n")
+    said.map(|(name, value)| format!("{name:<14} {}", printable::line(value))).collect::<Vec<_>>().join("\n")
 }
 
 fn list<'a>(answer: &'a Value, name: &str) -> impl Iterator<Item = &'a Value> {
@@ -388,7 +428,7 @@ fn last_part(text: &str) -> String {
     text.trim_end_matches('/').rsplit('/').next().unwrap_or_default().to_owned()
 }
 
-fn read_policy(file: &Path) -> Result<String, Failure> {
+pub(super) fn read_policy(file: &Path) -> Result<String, Failure> {
     let read = || {
         if file == Path::new("-") {
             let mut text = String::new();
@@ -440,8 +480,6 @@ fn read_protocol(text: &str) -> Result<u8, String> {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     #[test]

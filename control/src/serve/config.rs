@@ -2,6 +2,7 @@
 #![allow(clippy::disallowed_types, clippy::disallowed_methods, reason = "shell")]
 
 use std::{
+    convert::Infallible,
     net::SocketAddr,
     path::{Path, PathBuf},
 };
@@ -11,7 +12,7 @@ use hyper::Uri;
 use relay::serve::{
     LogFormat,
     failure::{Exit, Failure},
-    source::Sources,
+    source::{Layer, Sources, changed},
 };
 
 const SOURCES: Sources = Sources { program: "mesh-control serve", prefix: "MESH_CONTROL_" };
@@ -59,6 +60,10 @@ pub(super) struct Settings {
     /// Other relays: a DERP map in JSON; read again at SIGHUP
     #[arg(long, value_name = "FILE")]
     derp_map: Option<PathBuf>,
+    /// What a network that has no policy yet begins with: own (users reach what is theirs), all (everybody reaches
+    /// everything), or a file with a policy [default: none, which allows nothing]
+    #[arg(long, value_name = "own|all|FILE", value_parser = FirstPolicy::parse)]
+    first_policy: Option<FirstPolicy>,
     /// Address for metrics, over plain HTTP at /metrics; not for strangers
     #[arg(long, value_name = "ADDR")]
     metrics_listen: Option<SocketAddr>,
@@ -95,6 +100,25 @@ impl Place {
     }
 }
 
+/// The policy that is stored at a start that finds none; one that is stored is never touched.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum FirstPolicy {
+    Own,
+    All,
+    File(PathBuf),
+}
+
+impl FirstPolicy {
+    /// Never fails: whether the file can be read shows when it is needed.
+    fn parse(text: &str) -> Result<Self, Infallible> {
+        Ok(match text {
+            "own" => Self::Own,
+            "all" => Self::All,
+            file => Self::File(file.into()),
+        })
+    }
+}
+
 /// What the program does.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Config {
@@ -110,6 +134,7 @@ pub(super) struct Config {
     pub(super) base_domain: String,
     pub(super) relay: Option<RelayConfig>,
     pub(super) derp_map: Option<PathBuf>,
+    pub(super) first_policy: Option<FirstPolicy>,
     pub(super) metrics_listen: Option<SocketAddr>,
     pub(super) log: String,
     pub(super) log_format: LogFormat,
@@ -136,37 +161,28 @@ impl Config {
     /// # Errors
     /// When one of them is wrong, or what must be said is not.
     pub(super) fn gather(flags: &Settings, file: Option<&Path>) -> Result<Self, Failure> {
-        let mut settings = flags.clone().over(SOURCES.of_environment()?);
-        if let Some(path) = file {
-            settings = settings.over(SOURCES.of_file(path)?);
-        }
-        settings.into_config()
+        SOURCES.gather(flags, file)?.into_config()
     }
 
     /// What differs in another one and counts only at the next start.
     pub(super) fn fixed_changes(&self, new: &Self) -> Vec<&'static str> {
-        let mut names = Vec::new();
-        let mut check = |name, same: bool| {
-            if !same {
-                names.push(name);
-            }
-        };
-        check("server-url", self.server_url == new.server_url);
-        check("state-dir", self.state_dir == new.state_dir);
-        check("listen", self.listen == new.listen);
-        check("http-listen", self.http_listen == new.http_listen);
-        check("tls-cert, tls-key", self.tls == new.tls);
-        check("base-domain", self.base_domain == new.base_domain);
-        check("relay, relay-host, derp-listen, stun-listen", self.relay == new.relay);
-        check("derp-map", self.derp_map == new.derp_map);
-        check("metrics-listen", self.metrics_listen == new.metrics_listen);
-        check("log, log-format", (&self.log, self.log_format) == (&new.log, new.log_format));
-        names
+        changed([
+            ("server-url", self.server_url == new.server_url),
+            ("state-dir", self.state_dir == new.state_dir),
+            ("listen", self.listen == new.listen),
+            ("http-listen", self.http_listen == new.http_listen),
+            ("tls-cert, tls-key", self.tls == new.tls),
+            ("base-domain", self.base_domain == new.base_domain),
+            ("relay, relay-host, derp-listen, stun-listen", self.relay == new.relay),
+            ("derp-map", self.derp_map == new.derp_map),
+            ("first-policy", self.first_policy == new.first_policy),
+            ("metrics-listen", self.metrics_listen == new.metrics_listen),
+            ("log, log-format", (&self.log, self.log_format) == (&new.log, new.log_format)),
+        ])
     }
 }
 
-impl Settings {
-    /// These, and those of `lower` where these say nothing. What belongs together comes from one source.
+impl Layer for Settings {
     fn over(self, lower: Self) -> Self {
         let (tls_cert, tls_key) =
             if self.tls_cert.is_some() { (self.tls_cert, self.tls_key) } else { (lower.tls_cert, lower.tls_key) };
@@ -183,12 +199,15 @@ impl Settings {
             derp_listen: self.derp_listen.or(lower.derp_listen),
             stun_listen: self.stun_listen.or(lower.stun_listen),
             derp_map: self.derp_map.or(lower.derp_map),
+            first_policy: self.first_policy.or(lower.first_policy),
             metrics_listen: self.metrics_listen.or(lower.metrics_listen),
             log: self.log.or(lower.log),
             log_format: self.log_format.or(lower.log_format),
         }
     }
+}
 
+impl Settings {
     fn into_config(self) -> Result<Config, Failure> {
         let url = self.server_url.filter(|url| !url.is_empty()).ok_or_else(|| {
             Failure::new(Exit::Usage, "no-server-url", "under which URL nodes reach the server is not said")
@@ -238,6 +257,7 @@ impl Settings {
             base_domain: self.base_domain.unwrap_or_else(|| "mesh.internal".to_owned()),
             relay,
             derp_map: self.derp_map,
+            first_policy: self.first_policy,
             metrics_listen: self.metrics_listen,
             log: self.log.unwrap_or_else(|| "info".to_owned()),
             log_format: self.log_format.unwrap_or_default(),

@@ -29,8 +29,9 @@ use transports::{clock::Clock, notify};
 
 use super::{
     Flags,
-    config::{Config, RelayConfig},
-    desk::{Desk, Owner},
+    cli::read_policy,
+    config::{Config, FirstPolicy, RelayConfig},
+    desk::{Desk, Ending, Owner},
     identity::{self, KeyFile},
     listen::{self, Shop, Wire},
     metrics,
@@ -40,7 +41,10 @@ use super::{
     socket::AdminSocket,
     sql::{SqlStore, StoreError},
 };
-use crate::coordinator::{self, Coordinator, Input};
+use crate::{
+    coordinator::{self, Command, Coordinator, Input, Reply},
+    store::Principal,
+};
 
 /// For the last commit at the end. What was answered is on disk before.
 const GRACE: Duration = Duration::from_secs(1);
@@ -103,6 +107,7 @@ async fn run(flags: &Flags, config: Config, socket: &Path, key: &KeyFile, seed: 
         relay,
     });
     let owner = tokio::spawn(owner.run(closing));
+    see_to_policy(config.first_policy.as_ref(), &shop.desk).await?;
     tokio::spawn(listen::accept(main, main_wire, Arc::clone(&shop)));
     if let Some(beside) = beside {
         tokio::spawn(listen::accept(beside, Wire::Beside, Arc::clone(&shop)));
@@ -214,6 +219,44 @@ async fn restore(
             .hint("see --base-domain, --derp-map and --relay in mesh-control serve --help")
     })?;
     Ok(Owner::new(coordinator, clock, store))
+}
+
+/// What `--first-policy own` stands for.
+const OWN: &str = r#"// Everybody reaches the machines that are theirs, and nothing else.
+{"acls": [{"action": "accept", "src": ["autogroup:member"], "dst": ["autogroup:self:*"]}]}
+"#;
+
+/// What `--first-policy all` stands for.
+const ALL: &str = r#"// Everybody reaches everything.
+{"acls": [{"action": "accept", "src": ["*"], "dst": ["*:*"]}]}
+"#;
+
+/// Stores the first policy where none is stored. One that is stored stays, whatever was given: it may have been changed
+/// since.
+async fn see_to_policy(first: Option<&FirstPolicy>, desk: &Desk) -> Result<(), Failure> {
+    let ask = async |command| {
+        let ending = |error: Ending| Failure::new(Exit::Bug, "lost-owner", error.to_string());
+        desk.command(Principal::Server, command).await.map_err(ending)
+    };
+    let is_stored = matches!(ask(Command::GetPolicy).await?, Ok(Reply::Policy(Some(_))));
+    let text = match first {
+        Some(_) if is_stored => {
+            info!("a policy is stored: --first-policy is not used");
+            return Ok(());
+        }
+        None if is_stored => return Ok(()),
+        None => {
+            warn!("no policy is stored: nothing is allowed; store one with mesh-control policy set FILE");
+            return Ok(());
+        }
+        Some(FirstPolicy::Own) => OWN.to_owned(),
+        Some(FirstPolicy::All) => ALL.to_owned(),
+        Some(FirstPolicy::File(file)) => read_policy(file)?,
+    };
+    match ask(Command::SetPolicy { text }).await? {
+        Ok(_) => Ok(()),
+        Err(error) => Err(Failure::new(Exit::Usage, error.code(), error.to_string()).about_text()),
+    }
 }
 
 /// Reads the configuration again and takes over what can change under way: the certificate and the relays.

@@ -24,7 +24,7 @@ use tracing::{error, warn};
 use transports::clock::Clock;
 
 use super::{
-    limits,
+    journal, limits,
     sql::{SqlStore, StoreError},
 };
 use crate::{
@@ -404,6 +404,7 @@ async fn commit<S: Store>(mut store: S, mutations: Vec<Mutation>, stuck: Arc<Ato
         tokio::time::sleep(limits::COMMIT_AGAIN).await;
     }
     stuck.store(false, Relaxed);
+    journal::tell(&mutations);
     (store, failed)
 }
 

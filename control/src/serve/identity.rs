@@ -18,6 +18,7 @@ use rustls::{
     crypto::ring::Ticketer,
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
 };
+use transports::private;
 
 use super::config::TlsFiles;
 
@@ -37,7 +38,7 @@ impl KeyFile {
             Failure::new(exit, "state-dir", format!("cannot use {}: {error}", path.display()))
                 .hint("give a directory that can be written with --state-dir")
         };
-        fs::create_dir_all(state_dir).map_err(|error| cannot(&error))?;
+        private::make_directory(state_dir).map_err(|error| cannot(&error))?;
         if !path.exists() {
             let key = MachinePrivate::generate(&mut seed.stream("noise key", 0));
             write_secret(&path, &(key.to_secret_text() + "\n"))?;
@@ -99,7 +100,8 @@ mod tests {
         let folder = std::env::temp_dir().join(format!("mesh-control-key-{}", std::process::id()));
         let first = KeyFile::open(&folder, &Seed::from_number(1)).unwrap();
         let public = first.key.public();
-        assert_eq!(fs::metadata(folder.join("noise.key")).unwrap().permissions().mode() & 0o777, 0o600);
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        assert_eq!((mode(&folder), mode(&folder.join("noise.key"))), (0o700, 0o600));
         let told = |result: Result<KeyFile, Failure>| result.map(|_| ()).unwrap_err().message().to_owned();
         assert!(told(KeyFile::open(&folder, &Seed::from_number(2))).contains("another mesh-control"));
         drop(first);

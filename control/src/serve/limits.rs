@@ -18,6 +18,11 @@ pub(super) const BODY: Duration = Duration::from_secs(15);
 /// Bytes of a request's body inside Noise; headscale takes 1 MiB as well. At the bound: 413.
 pub(super) const BODY_BYTES: usize = 1 << 20;
 
+/// Bytes of all bodies together that a connection gathers before its node was let in: with [`relay::limits::UNGREETED`] of
+/// them a quarter of a gigabyte, and some ten times what the longest registration of a stock client has. One body above it
+/// is answered 413, one more of several 429.
+pub(super) const STRANGER_BYTES: usize = 64 << 10;
+
 /// Bytes of a relay's question. At the bound: 413.
 pub(super) const VERIFY_BYTES: usize = 4 << 10;
 
@@ -41,6 +46,13 @@ pub(super) const STRANGER: Duration = Duration::from_secs(60);
 /// the bound its connection is closed.
 pub(super) const WRITE: Duration = Duration::from_secs(120);
 
+/// Lines of the log about registrations that were refused or that wait, in [`LINES_TIME`]: anybody can cause them. At the
+/// bound they are counted, and the next line says how many were left out.
+pub(super) const LINES: u32 = 20;
+
+/// See [`LINES`].
+pub(super) const LINES_TIME: Duration = Duration::from_secs(10);
+
 /// Things for the coordinator that wait. At the bound who has another one waits.
 pub(super) const EVENTS: usize = 1_024;
 
@@ -62,5 +74,5 @@ pub(super) const HEALTH: Duration = Duration::from_secs(5);
 /// For a relay's question. Relays wait 5 s themselves. At the bound: 503.
 pub(super) const VERIFY: Duration = Duration::from_secs(5);
 
-/// Connections to the socket at once. At the bound new ones wait.
+/// Connections to the socket at once. At the bound new ones wait; see [`transports::local::LocalSocket::serve`].
 pub(super) const SOCKET_CONNECTIONS: usize = 64;

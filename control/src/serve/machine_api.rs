@@ -13,7 +13,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http_body_util::{BodyExt, Either, Full, LengthLimitError, Limited};
+use http_body_util::{BodyExt, Either, Full};
 use hyper::{
     Method, Request as HttpRequest, Response as HttpResponse, StatusCode,
     body::Incoming,
@@ -23,7 +23,7 @@ use hyper::{
 };
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use mesh_core::{
-    control::types::{MapRequest, RegisterRequest},
+    control::types::{MapRequest, RegisterRequest, RegisterResponse},
     key::{MachinePublic, NodePublic},
 };
 use serde::de::DeserializeOwned;
@@ -32,14 +32,15 @@ use tokio::{
     sync::Notify,
     time::{sleep, timeout},
 };
-use tracing::{debug, trace};
+use tracing::{debug, info, trace};
 
 use super::{
     desk::{Answer, Desk},
     limits,
     map_stream::{MapBody, MapWriter},
-    pass::Pass,
+    pass::{Gathered, Pass, TooMuch},
     render_pool::{Coding, RenderPool},
+    text::fingerprint,
 };
 use crate::coordinator::{ConnId, Endpoint, Input, Refusal, Request, RequestId};
 
@@ -120,12 +121,13 @@ impl Machine {
 
     async fn handle(self: &Arc<Self>, request: HttpRequest<Incoming>) -> HttpResponse<Body> {
         let _busy = Busy::new(self);
-        let (head, body) = request.into_parts();
-        let asked = match route(&head.method, head.uri.path()) {
+        let asked = match route(request.method(), request.uri().path()) {
             Ok(asked) => asked,
             Err(refusal) => return refuse(&refusal),
         };
-        let body = match read(body).await {
+        // It counts until the answer is there; the bytes themselves and the head go before.
+        let mut gathered = Gathered::new(&self.pass);
+        let body = match read(request.into_body(), &mut gathered).await {
             Ok(body) => body,
             Err(refusal) => return refuse(&refusal),
         };
@@ -143,6 +145,7 @@ impl Machine {
                 parse::<OfNode>(&body).map(|of| Request::Other { endpoint, node_key: of.node_key })
             }
         };
+        drop(body);
         match request {
             Ok(request) => self.ask(request, coding).await,
             Err(refusal) => refuse(&refusal),
@@ -155,11 +158,14 @@ impl Machine {
         let answer = self.desk.ask(self.conn, self.machine, id, request).await;
         waiting.given_up = false;
         let Ok(answer) = answer else { return text(StatusCode::SERVICE_UNAVAILABLE, "the server is about to end") };
-        if !matches!(answer, Answer::Refused(_)) {
+        if lets_in(&answer) {
             self.pass.note_greeted();
         }
         match answer {
-            Answer::Register(response) => json(&*response),
+            Answer::Register(response) => {
+                self.tell(&response);
+                json(&*response)
+            }
             Answer::Stream(orders) => {
                 let (writer, body) = MapWriter::new(
                     self.conn,
@@ -183,6 +189,22 @@ impl Machine {
             Answer::Updated => HttpResponse::new(Either::Left(Full::default())),
             Answer::Done => json(&serde_json::json!({})),
             Answer::Refused(refusal) => refuse(&refusal),
+        }
+    }
+}
+
+impl Machine {
+    /// Tells those who run the server of a node that was not let in. What was stored tells of those that were.
+    fn tell(&self, response: &RegisterResponse) {
+        if response.error.is_empty() && response.auth_url.is_empty() {
+            return;
+        }
+        let Some(left_out) = self.pass.may_tell() else { return };
+        let (from, machine) = (self.pass.from(), fingerprint(&self.machine.to_string()));
+        if response.error.is_empty() {
+            info!(%from, machine, left_out, "a device asks to join, and waits for somebody to admit it");
+        } else {
+            info!(%from, machine, left_out, error = response.error, "a registration was refused");
         }
     }
 }
@@ -253,13 +275,33 @@ struct OfNode {
     node_key: NodePublic,
 }
 
-async fn read(body: Incoming) -> Result<Bytes, Refusal> {
-    match timeout(limits::BODY, Limited::new(body, limits::BODY_BYTES).collect()).await {
-        Ok(Ok(body)) => Ok(body.to_bytes()),
-        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(Refusal::new(413, "the request is too long")),
-        Ok(Err(error)) => Err(Refusal::new(400, format!("the request did not arrive: {error}"))),
-        Err(_) => Err(Refusal::new(408, "the request took too long")),
+/// Whether whoever asked is a node of ours. Who is refused in words or is to sign in is answered well, and is a stranger.
+fn lets_in(answer: &Answer) -> bool {
+    match answer {
+        Answer::Register(told) => told.error.is_empty() && told.auth_url.is_empty() && !told.node_key_expired,
+        Answer::Stream(_) | Answer::Once(_) | Answer::Updated | Answer::Done => true,
+        Answer::Refused(_) => false,
     }
+}
+
+async fn read(mut body: Incoming, gathered: &mut Gathered) -> Result<Vec<u8>, Refusal> {
+    let work = async {
+        let mut bytes = Vec::new();
+        while let Some(frame) = body.frame().await {
+            let frame = frame.map_err(|error| Refusal::new(400, format!("the request did not arrive: {error}")))?;
+            let Some(data) = frame.data_ref() else { continue };
+            gathered.add(data.len()).map_err(|bound| match bound {
+                TooMuch::Body => Refusal::new(413, "the request is too long"),
+                TooMuch::Connection => Refusal {
+                    retry_after: Some(limits::BODY),
+                    ..Refusal::new(429, "too much is asked at once on a connection whose node is not let in yet")
+                },
+            })?;
+            bytes.extend_from_slice(data);
+        }
+        Ok(bytes)
+    };
+    timeout(limits::BODY, work).await.unwrap_or_else(|_| Err(Refusal::new(408, "the request took too long")))
 }
 
 fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Refusal> {

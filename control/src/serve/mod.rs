@@ -12,6 +12,7 @@ mod config;
 mod daemon;
 mod desk;
 mod identity;
+mod journal;
 mod limits;
 mod listen;
 mod machine_api;
@@ -27,13 +28,14 @@ pub mod simulated;
 mod socket;
 mod sql;
 mod table;
+mod text;
 mod websocket;
 
-use std::{panic::AssertUnwindSafe, path::PathBuf, process::ExitCode};
+use std::{path::PathBuf, process::ExitCode};
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
-use relay::serve::failure::{Exit, Failure};
+use relay::serve::failure::{self, Exit, Failure};
 
 use cli::{KeysVerb, NodesVerb, PolicyVerb, UsersVerb};
 use config::{Config, Settings};
@@ -43,14 +45,7 @@ const NAME: &str = "mesh-control";
 /// Runs the program with the arguments of the process.
 #[must_use]
 pub fn run() -> ExitCode {
-    // Asked for before anything can go wrong with the others.
-    let json = std::env::args_os().any(|argument| argument == "--json");
-    match std::panic::catch_unwind(AssertUnwindSafe(|| act(Arguments::try_parse()))) {
-        Ok(Ok(())) => ExitCode::SUCCESS,
-        Ok(Err(failure)) => failure.report(NAME, json),
-        // The panic has said on stderr what and where.
-        Err(_) => ExitCode::from(Exit::Bug as u8),
-    }
+    failure::run(NAME, || act(Arguments::try_parse()))
 }
 
 fn act(arguments: Result<Arguments, clap::Error>) -> Result<(), Failure> {

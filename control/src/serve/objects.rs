@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 use crate::{
-    coordinator::{KeyView, NodeView, Reply},
+    coordinator::{KeyView, NodeView, Reply, SignInView},
     store::{UserRow, role_name},
 };
 
@@ -20,6 +20,9 @@ pub(super) fn reply(reply: &Reply) -> Value {
         }
         Reply::User(row) => user(row),
         Reply::Node(view) => device(view),
+        Reply::SignIn(SignInView { machine, hostname, os, tags }) => {
+            json!({ "machineKey": machine, "hostname": hostname, "os": os, "tags": tags })
+        }
         Reply::Key(view) => key(view),
         Reply::NewKey { key: view, text } => {
             let mut object = key(view);

@@ -30,10 +30,11 @@ use super::{
     machine_api::Machine,
     noise::NoiseStream,
     pass::Pass,
+    text::{fingerprint, html},
     websocket::WebSocket,
 };
 use crate::{
-    coordinator::{Command, Reply},
+    coordinator::{Command, Reply, SignInView},
     limits::MIN_CAPABILITY_VERSION,
     store::Principal,
 };
@@ -62,7 +63,7 @@ pub(super) async fn answer(request: Request<Incoming>, wire: Wire, shop: &Arc<Sh
         "/" if is_get => text(StatusCode::OK, "This is the coordination server of a mesh VPN.\n"),
         "/robots.txt" if is_get => text(StatusCode::OK, "User-agent: *\nDisallow: /\n"),
         path if is_get => match path.strip_prefix("/register/").filter(|code| is_code(code)) {
-            Some(code) => sign_in(code),
+            Some(code) => sign_in(code, shop).await,
             None => text(StatusCode::NOT_FOUND, "nothing is here\n"),
         },
         "/key" | "/health" | "/" => wrong_method("GET"),
@@ -232,20 +233,44 @@ async fn within<T>(time: std::time::Duration, work: impl Future<Output = T>) -> 
     timeout(time, work).await.ok()
 }
 
-/// Tells whoever follows a sign-in URL what is to be done.
-fn sign_in(code: &str) -> Page {
-    let page = format!(
-        "<!doctype html>\n<html lang=\"en\"><meta charset=\"utf-8\"><title>Sign in</title>\n\
-         <h1>A device asks to join</h1>\n<p>Whoever runs the server lets it in with</p>\n\
-         <pre>mesh-control nodes register {code} --user USER</pre>\n\
-         <p>Do so only if it was you who started this on a device of yours.</p>\n</html>\n"
-    );
-    let mut page = text(StatusCode::OK, &page);
+/// Tells whoever follows a sign-in URL who asks and what is to be done.
+async fn sign_in(code: &str, shop: &Shop) -> Page {
+    let question = Command::ShowSignIn { code: code.to_owned() };
+    let view = match within(limits::HEALTH, shop.desk.command(Principal::Server, question)).await {
+        Some(Ok(Ok(Reply::SignIn(view)))) => view,
+        Some(Ok(_)) => {
+            return text(
+                StatusCode::NOT_FOUND,
+                "this sign-in is over; start it again on the device, which shows a new URL\n",
+            );
+        }
+        Some(Err(_)) | None => return text(StatusCode::SERVICE_UNAVAILABLE, "nobody can say now\n"),
+    };
+    let mut page = text(StatusCode::OK, &sign_in_page(code, &view));
     page.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8"));
     page.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     page.headers_mut()
         .insert("content-security-policy", HeaderValue::from_static("default-src 'none'; frame-ancestors 'none'"));
     page
+}
+
+/// The host name and the system are the device's own words: they prove nothing and may be anything.
+fn sign_in_page(code: &str, view: &SignInView) -> String {
+    let key = view.machine.to_string();
+    let tags =
+        if view.tags.is_empty() { String::new() } else { format!("tags         {}\n", html(&view.tags.join(" "))) };
+    format!(
+        "<!doctype html>\n<html lang=\"en\"><meta charset=\"utf-8\"><title>Sign in</title>\n\
+         <h1>A device asks to join</h1>\n<p>It says of itself</p>\n\
+         <pre>host name    {}\nsystem       {}\n{tags}fingerprint  {}</pre>\n\
+         <p>Whoever runs the server lets it in with</p>\n\
+         <pre>mesh-control nodes register {code} --user USER</pre>\n\
+         <p>Do so only if it was you who started this on a device of yours. The fingerprint is how its machine key \
+         begins; mesh-control nodes show has it, too.</p>\n</html>\n",
+        html(&view.hostname),
+        html(&view.os),
+        fingerprint(&key),
+    )
 }
 
 /// What may stand at the end of a sign-in URL.
@@ -315,6 +340,20 @@ mod tests {
         for query in ["", "X-Tailscale-Handshake", "X-Tailscale-Handshake=%4", "X-Tailscale-Handshake=%zz", "x=%ff"] {
             assert_eq!(of(query), None, "{query}");
         }
+    }
+
+    #[test]
+    fn a_sign_in_page_shows_what_a_device_says_as_text() {
+        let view = SignInView {
+            machine: mesh_core::key::MachinePublic::from_bytes([0xab; 32]),
+            hostname: "<script>alert(1)</script>".to_owned(),
+            os: "linux\u{202e}".to_owned(),
+            tags: vec!["tag:<b>".to_owned()],
+        };
+        let page = sign_in_page("c0de", &view);
+        assert!(page.contains("&lt;script&gt;alert(1)&lt;/script&gt;") && !page.contains("<script"), "{page}");
+        assert!(page.contains("linux\\u{202e}") && page.contains("tag:&lt;b&gt;"), "{page}");
+        assert!(page.contains("fingerprint  abab-abab-abab-abab-abab<"), "{page}");
     }
 
     #[test]

@@ -24,12 +24,18 @@ use tracing::debug;
 use transports::local::{self, ClaimError, LocalSocket};
 
 use super::{desk::Desk, limits, objects};
-use crate::{coordinator::Command, store::Principal};
+use crate::{
+    coordinator::{AdminError, Command},
+    store::Principal,
+};
 
 const PATH: &str = "/command";
 
 /// The code of [`AdminError::Policy`](crate::coordinator::AdminError::Policy): each line begins with a place.
 const BAD_POLICY: &str = "bad_policy";
+
+/// The code of a [`Failure`] because no server is there.
+pub(super) const NOT_RUNNING: &str = "not-running";
 
 /// The socket of those who run the server.
 pub(super) struct AdminSocket(LocalSocket);
@@ -156,8 +162,13 @@ fn unreachable(socket: &Path, error: &io::Error) -> Failure {
         return Failure::new(Exit::NotPermitted, "not-permitted", format!("not permitted to open {socket}"))
             .hint("use root, or the user that the server runs as");
     }
-    Failure::new(Exit::Unreachable, "not-running", format!("the server is not reachable at {socket}: {error}"))
+    Failure::new(Exit::Unreachable, NOT_RUNNING, format!("the server is not reachable at {socket}: {error}"))
         .hint("start it with \"mesh-control serve\", or name its socket with --socket")
+}
+
+/// Why a policy is not good, where no server said it.
+pub(super) fn refused_policy(error: &AdminError) -> Failure {
+    Failure::new(Exit::Refused, error.code(), error.to_string()).about_text()
 }
 
 fn refused(status: StatusCode, answer: &Value) -> Failure {

@@ -14,7 +14,10 @@ use sqlx::{
     sqlite::{SqliteArguments, SqliteConnectOptions, SqliteJournalMode, SqliteRow, SqliteSynchronous},
 };
 
-use crate::store::{Mutation, Rows, Sequence};
+use crate::{
+    limits,
+    store::{Mutation, Rows, Sequence},
+};
 
 /// The layout of the tables. A store with a higher number was written by a later program.
 const SCHEMA: i64 = 1;
@@ -135,6 +138,9 @@ impl SqlStore {
                 Mutation::Audit(row) => AUDIT.put(&value(AUDIT, row)?),
             };
             run(&mut transaction, query).await?;
+        }
+        if mutations.iter().any(|mutation| matches!(mutation, Mutation::Audit(_))) {
+            run(&mut transaction, AUDIT.keep_newest(limits::AUDIT_ROWS)).await?;
         }
         Ok(transaction.commit().await?)
     }
@@ -352,6 +358,12 @@ impl Table {
         statement
     }
 
+    /// Deletes all rows but so many, of a table whose rows are numbered each.
+    fn keep_newest(&self, rows: i64) -> Statement {
+        let text = "DELETE FROM \"{}\" WHERE \"number\" <= (SELECT MAX(\"number\") FROM \"{}\") - $1";
+        query(&text.replace("{}", self.name)).bind(rows)
+    }
+
     fn delete(&self, key: Value) -> Statement {
         let statement = query(&format!("DELETE FROM \"{}\" WHERE \"{}\" = $1", self.name, self.columns[0].0));
         match key {
@@ -431,6 +443,20 @@ mod tests {
         assert_eq!(store.load().await.unwrap(), expected);
         store.commit(&[Mutation::DeleteUser(UserId(1))]).await.unwrap();
         assert!(store.load().await.unwrap().users.is_empty());
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn the_record_of_who_changed_what_is_bounded() {
+        let folder = Folder::new("audit");
+        let mut store = SqlStore::open(&folder.file()).await.unwrap();
+        let row = |name: &str| audit_row(Principal::Operator(name.to_owned()));
+        store.commit(&["a", "b"].map(|name| Mutation::Audit(row(name)))).await.unwrap();
+        // As though there were all rows that there may be.
+        let text = "UPDATE \"audit\" SET \"number\" = $1 WHERE \"number\" = 2";
+        run(&mut store.connection, query(text).bind(limits::AUDIT_ROWS)).await.unwrap();
+        assert_eq!(store.audit().await.unwrap(), ["a", "b"].map(row));
+        store.commit(&[Mutation::Audit(row("c"))]).await.unwrap();
+        assert_eq!(store.audit().await.unwrap(), ["b", "c"].map(row));
     }
 
     #[tokio::test(flavor = "current_thread")]

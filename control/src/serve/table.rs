@@ -2,6 +2,8 @@
 
 use core::fmt;
 
+use mesh_core::printable;
+
 /// Rows under a heading; columns are as wide as what is in them.
 pub(super) struct Table<const N: usize> {
     rows: Vec<[String; N]>,
@@ -15,7 +17,7 @@ impl<const N: usize> Table<N> {
 
     /// More rows.
     pub(super) fn rows(mut self, rows: impl Iterator<Item = [String; N]>) -> Self {
-        self.rows.extend(rows);
+        self.rows.extend(rows.map(|row| row.map(|text| printable::line(&text).into_owned())));
         self
     }
 }

@@ -136,7 +136,7 @@ pub struct KeyRow {
     /// Until when.
     #[serde(with = "stamp")]
     pub expires: WallTime,
-    /// When it was taken back.
+    /// When it was taken back; one that an operator ends has expired, as with headscale.
     #[serde(with = "stamp::optional")]
     pub revoked: Option<WallTime>,
     /// How many nodes it made or let in again.

@@ -5,7 +5,7 @@
 //! what is as it was.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     sync::Arc,
 };
 
@@ -26,6 +26,7 @@ use super::{
 };
 use crate::{
     ipam::Pool,
+    limits,
     names::Names,
     policy::{self, Change, Policy, Rulebook},
     render::{self, RenderCounters},
@@ -46,6 +47,8 @@ pub struct State {
     base_domain: Arc<str>,
     by_key: BTreeMap<NodePublic, NodeId>,
     by_machine: BTreeMap<MachinePublic, BTreeSet<NodeId>>,
+    /// Keys that nodes gave up for others, oldest first, and whose they were: as many as the log may tell of.
+    given_up: VecDeque<(NodePublic, MachinePublic)>,
     /// Names of nodes.
     pub names: Names,
     /// Overlay addresses.
@@ -86,6 +89,7 @@ impl State {
             base_domain: base_domain.into(),
             by_key: BTreeMap::new(),
             by_machine: BTreeMap::new(),
+            given_up: VecDeque::new(),
             names: Names::default(),
             pool: Pool::default(),
             next: rows.next,
@@ -138,6 +142,13 @@ impl State {
     /// The nodes of an installation.
     pub fn by_machine(&self, machine: &MachinePublic) -> impl Iterator<Item = &Arc<Member>> {
         self.by_machine.get(machine).into_iter().flatten().filter_map(|id| self.members.get(id))
+    }
+
+    /// Whether another machine's node had a key until lately. Whoever hears in one message that the one gave it up and that
+    /// the other has it takes the two for one.
+    #[must_use]
+    pub fn was_of_another(&self, key: &NodePublic, machine: &MachinePublic) -> bool {
+        self.given_up.iter().any(|(given_up, by)| given_up == key && by != machine)
     }
 
     /// The users.
@@ -373,34 +384,24 @@ impl State {
         rulebook
     }
 
-    /// A router is away: of the subnets that it is primary for, another that is online becomes primary.
-    pub fn fail_over(&mut self, id: NodeId) {
-        let online = |router: &NodeId| self.members.get(router).is_some_and(|member| member.live.online);
-        let others: Vec<_> = self
-            .served_subnets(id)
-            .filter(|subnet| self.rulebook.primary(*subnet) == Some(id))
-            .filter_map(|subnet| {
-                Some((subnet, self.rulebook.servers(subnet).find(|router| *router != id && online(router))?))
-            })
-            .collect();
+    /// A node is other than before, and served these subnets then: of those, and of the subnets that it serves now, each
+    /// whose primary router is away, and not about to come back, gets another that is not. A router whose key expired is
+    /// away: nobody talks to it.
+    pub fn elect(&mut self, id: NodeId, served: BTreeSet<Prefix>, comes_back: impl Fn(NodeId) -> bool) {
+        let live = |router: NodeId| self.members.get(&router).map(|member| &member.live).filter(|live| !live.expired);
+        let is_there = |router: &NodeId| live(*router).is_some_and(|live| live.online);
+        let is_away = |router: &NodeId| !is_there(router) && (live(*router).is_none() || !comes_back(*router));
+        let subnets: BTreeSet<_> = served.into_iter().chain(self.served_subnets(id)).collect();
+        let others = subnets.into_iter().filter_map(|subnet| {
+            self.rulebook.primary(subnet).filter(is_away)?;
+            Some((subnet, self.rulebook.servers(subnet).find(is_there)?))
+        });
+        let others = others.collect();
         self.set_primaries(id, others);
     }
 
-    /// A router is online: of the subnets whose primary router is away, and not about to come back, it becomes primary.
-    pub fn take_over(&mut self, id: NodeId, comes_back: impl Fn(NodeId) -> bool) {
-        let is_away = |router: NodeId| {
-            let online = self.members.get(&router).is_some_and(|member| member.live.online);
-            router != id && !online && !comes_back(router)
-        };
-        let own: Vec<_> = self
-            .served_subnets(id)
-            .filter(|subnet| self.rulebook.primary(*subnet).is_some_and(is_away))
-            .map(|subnet| (subnet, id))
-            .collect();
-        self.set_primaries(id, own);
-    }
-
-    fn served_subnets(&self, id: NodeId) -> impl Iterator<Item = Prefix> {
+    /// The subnets that a node serves.
+    pub fn served_subnets(&self, id: NodeId) -> impl Iterator<Item = Prefix> {
         let routes = self.members.get(&id).into_iter().flat_map(|member| member.row.served_routes());
         routes.filter(|route| route.length() > 0)
     }
@@ -468,6 +469,12 @@ impl State {
     fn index(&mut self, before: Option<&NodeRow>, after: Option<&NodeRow>) {
         if let Some(before) = before {
             self.by_key.remove(&before.key);
+            if after.is_some_and(|after| after.key != before.key) {
+                self.given_up.push_back((before.key, before.machine));
+                if self.given_up.len() > limits::LOG_ENTRIES {
+                    self.given_up.pop_front();
+                }
+            }
             if let Some(nodes) = self.by_machine.get_mut(&before.machine) {
                 nodes.remove(&before.id);
                 if nodes.is_empty() {

@@ -9,14 +9,14 @@ use control::{
     store::Rows,
 };
 use mesh_core::{
-    control::types::{MapRequest, NodeId, Service},
+    control::types::{MapRequest, NodeId, RegisterRequest, Service},
     derp::DerpMap,
     key::{DiscoPublic, NodePublic},
     machine::Machine,
     rng::Seed,
 };
 
-use crate::support::{self, VERSION, World};
+use crate::support::{self, BEGIN, VERSION, World};
 
 /// Two nodes of alice that see each other.
 fn pair() -> (World, u32, u32) {
@@ -60,12 +60,13 @@ fn p06_the_first_message_tells_everything_whatever_happens_beside() {
     // Changes are on their way while the stream opens, and one comes before its first message.
     world.update(b, &["198.51.100.1:1"]);
     world.stream(b);
+    let began = world.clients[&a].messages.len();
     world.stream(a);
     world.update(b, &["198.51.100.2:2"]);
-    let began = world.clients[&a].messages.len();
     world.settle();
-    let first = world.clients[&a].messages.iter().find(|message| message.node.is_some());
-    assert!(first.is_some() && world.clients[&a].messages.len() > began.saturating_sub(1));
+    let first = &world.clients[&a].messages[began];
+    assert!(first.node.is_some() && first.derp_map.is_some() && first.packet_filters.is_some());
+    assert_eq!(first.peers.len(), 1);
     assert_eq!(world.peer(a, b).unwrap().endpoints[0].to_string(), "198.51.100.2:2");
 }
 
@@ -263,6 +264,66 @@ fn p21_a_router_that_is_away_is_replaced_by_one_that_is_not() {
     assert_eq!(primary(&world), [1, 0]);
     world.advance(Duration::from_secs(15));
     assert_eq!(primary(&world), [0, 1]);
+}
+
+#[test]
+fn p21_a_router_whose_key_expired_is_replaced_by_one_whose_key_did_not() {
+    for is_log_out in [false, true] {
+        let (mut world, viewer, [first, second]) = routers();
+        let primary =
+            |world: &World| [first, second].map(|router| world.peer(viewer, router).unwrap().primary_routes.len());
+        assert_eq!(primary(&world), [1, 0]);
+        if is_log_out {
+            let request = RegisterRequest { expiry: Some(BEGIN), ..world.clients[&first].registration(None) };
+            world.register_with(first, request).unwrap();
+        } else {
+            world.admin(Command::ExpireNode { node: "host2".into() }).unwrap();
+        }
+        world.settle();
+        assert_eq!(primary(&world), [0, 1]);
+        // When it signed in again it is there for when it is needed.
+        let key = world.key(true, false, &[]);
+        world.clients.get_mut(&first).unwrap().change_key(1);
+        world.register(first, Some(&key));
+        world.stream(first);
+        world.settle();
+        assert_eq!(primary(&world), [0, 1]);
+        world.admin(Command::ExpireNode { node: "host3".into() }).unwrap();
+        world.settle();
+        assert_eq!(primary(&world), [1, 0]);
+    }
+}
+
+#[test]
+fn p21_a_router_that_is_away_does_not_become_primary() {
+    let (mut world, viewer, [first, second]) = routers();
+    let primary =
+        |world: &World| [first, second].map(|router| world.peer(viewer, router).unwrap().primary_routes.len());
+    let approve = |world: &mut World, routes: &[&str]| {
+        let routes = routes.iter().map(|route| route.parse().unwrap()).collect();
+        world.admin(Command::ApproveRoutes { node: "host2".into(), routes }).unwrap();
+    };
+    approve(&mut world, &[]);
+    world.hang_up(first);
+    world.advance(Duration::from_secs(15));
+    assert_eq!(primary(&world), [0, 1]);
+    // It is the older of the two, and nobody would get through.
+    approve(&mut world, &["10.1.0.0/16"]);
+    world.settle();
+    assert_eq!(primary(&world), [0, 1]);
+    // Nor does it when the one that was primary goes, and there is a third.
+    let key = world.key(true, false, &[]);
+    let third = world.client(4);
+    world.clients.get_mut(&third).unwrap().hostinfo.routable_ips = vec!["10.1.0.0/16".parse().unwrap()];
+    world.register(third, Some(&key));
+    world.stream(third);
+    world.update(third, &[]);
+    let routes = ["10.1.0.0/16".parse().unwrap()].into();
+    world.admin(Command::ApproveRoutes { node: "host4".into(), routes }).unwrap();
+    world.admin(Command::DeleteNode { node: "host3".into() }).unwrap();
+    world.settle();
+    let primary = [first, third].map(|router| world.peer(viewer, router).unwrap().primary_routes.len());
+    assert_eq!(primary, [0, 1]);
 }
 
 #[test]

@@ -8,7 +8,7 @@ use control::{
     limits,
 };
 use mesh_core::{
-    control::types::{MapRequest, NetInfo, RegisterRequest},
+    control::types::{MapRequest, NetInfo, RegisterAuth, RegisterRequest},
     time::WallTime,
 };
 
@@ -170,11 +170,12 @@ fn p12_a_container_comes_with_the_same_spent_key_at_every_start() {
     world.clients.get_mut(&node).unwrap().change_key(1);
     assert_eq!(world.register(node, Some(&key)).error, "authkey expired");
 
-    let revoked = world.key(true, false, &[]);
-    let id = revoked.split('-').nth(2).unwrap().to_owned();
+    // One that was ended by hand has expired, in stock servers' words too.
+    let ended = world.key(true, false, &[]);
+    let id = ended.split('-').nth(2).unwrap().to_owned();
     world.admin(Command::ExpireKey { id }).unwrap();
-    assert_eq!(world.register(other, Some(&revoked)).error, "authkey revoked");
-    let wrong = format!("{}x", &revoked[..revoked.len() - 1]);
+    assert_eq!(world.register(other, Some(&ended)).error, "authkey expired");
+    let wrong = format!("{}x", &ended[..ended.len() - 1]);
     for wrong in [wrong.as_str(), "tskey-auth-x-y", "nonsense", "tskey-auth-"] {
         assert_eq!(world.register(other, Some(wrong)).error, "invalid authkey", "{wrong}");
     }
@@ -303,4 +304,144 @@ fn a_node_says_its_network_when_it_knows_it() {
     update.hostinfo.as_mut().unwrap().net_info = Some(net_info);
     world.update_with(node, update);
     assert_eq!(world.rows.nodes, rows);
+}
+
+#[test]
+fn keys_have_expired_or_have_not_by_the_calendar_of_now() {
+    let mut world = World::open();
+    let key = world.key(true, false, &[]);
+    let (a, b) = (world.join(1, &key), world.join(2, &key));
+    world.settle();
+    let began = world.wall();
+    let later = WallTime::from_unix_nanos(began.as_unix_nanos() + (HALF_A_YEAR + 60) * 1_000_000_000);
+    let expired = |world: &World| {
+        let own = world.clients[&b].map.self_node().unwrap().expired;
+        (own, world.peer(a, b).unwrap().expired)
+    };
+    for (calendar, is_expired) in [(later, true), (began, false), (later, true)] {
+        world.set_calendar(calendar);
+        world.settle();
+        assert_eq!(expired(&world), (is_expired, is_expired));
+    }
+    // And by the calendar that is set right, keys still expire when it is time.
+    world.set_calendar(began);
+    world.advance(Duration::from_secs(HALF_A_YEAR + 60));
+    assert_eq!(expired(&world), (true, true));
+}
+
+#[test]
+fn a_sign_in_gives_no_machine_the_node_key_that_another_has_by_then() {
+    let mut world = World::open();
+    let key = world.key(true, false, &[]);
+    let (waits, other) = (world.client(1), world.client(2));
+    let code = world.code(waits);
+    world.clients.get_mut(&other).unwrap().key = world.clients[&waits].key;
+    assert!(world.register(other, Some(&key)).machine_authorized);
+    let rows = world.rows.clone();
+    let refused = world.admin(Command::RegisterNode { code, user: "alice@example.com".into() });
+    assert!(refused.unwrap_err().to_string().contains("the node key is that of another machine"));
+    assert_eq!(world.rows, rows);
+}
+
+#[test]
+fn a_key_that_a_node_gave_up_becomes_no_other_machines() {
+    let mut world = World::open();
+    let key = world.key(true, false, &[]);
+    let (a, b) = (world.join(1, &key), world.client(2));
+    let [waits, other] = [3, 4].map(|number| {
+        world.client(number);
+        world.clients.get_mut(&number).unwrap().key = world.clients[&b].key;
+        number
+    });
+    let code = world.code(waits);
+    world.join(b, &key);
+    world.settle();
+    // Whoever heard of both at once would take the two for one.
+    world.clients.get_mut(&a).unwrap().stalled = true;
+    let client = world.clients.get_mut(&b).unwrap();
+    let old = client.change_key(1);
+    let request = RegisterRequest { old_node_key: Some(old), ..client.registration(None) };
+    assert!(world.register_with(b, request).unwrap().machine_authorized);
+    let told = world.register(other, Some(&key));
+    assert_eq!((told.node_key_expired, told.machine_authorized), (true, false), "it makes a new one");
+    assert!(world.admin(Command::RegisterNode { code, user: "alice@example.com".into() }).is_err());
+    world.clients.get_mut(&other).unwrap().change_key(1);
+    assert!(world.register(other, Some(&key)).machine_authorized);
+    world.unstall(a);
+    world.settle();
+    assert!(world.peer(a, b).is_some());
+}
+
+#[test]
+fn a_node_that_becomes_ephemeral_while_it_is_away_is_forgotten() {
+    let mut world = World::open();
+    let (key, ephemeral) = (world.key(true, false, &[]), world.key(true, true, &[]));
+    let node = world.join(1, &key);
+    world.hang_up(node);
+    world.advance(Duration::from_secs(3600));
+    world.clients.get_mut(&node).unwrap().change_key(1);
+    world.register(node, Some(&ephemeral));
+    world.advance(limits::EPHEMERAL_LIFE - Duration::from_secs(1));
+    assert_eq!(world.rows.nodes.len(), 1);
+    world.advance(Duration::from_secs(1));
+    assert_eq!(world.rows.nodes.len(), 0);
+}
+
+#[test]
+fn what_a_node_says_of_its_network_is_bounded() {
+    let mut world = World::open();
+    let key = world.key(true, false, &[]);
+    let node = world.join(1, &key);
+    let mut update = world.clients[&node].update(&["192.0.2.1:41641"]);
+    let long = "9".repeat(4_000);
+    let latency = [("900-v4".to_owned(), 0.25), (long, 0.5)].into();
+    let net_info = NetInfo { preferred_derp: 901, derp_latency: latency, ..NetInfo::default() };
+    update.hostinfo.as_mut().unwrap().net_info = Some(net_info);
+    world.update_with(node, update);
+    let kept = world.row(node).hostinfo.net_info.clone().unwrap();
+    assert_eq!(kept.derp_latency.into_keys().collect::<Vec<_>>(), ["900-v4"]);
+}
+
+#[test]
+fn what_a_node_reports_is_written_down_once_a_minute() {
+    let mut world = World::open();
+    let key = world.key(true, false, &[]);
+    let node = world.join(1, &key);
+    let reports = |world: &World| world.rows.audit.iter().filter(|row| row.action == "node.disconnect").count();
+    for _ in 0..1000 {
+        let report = Request::Other { endpoint: Endpoint::AuditLog, node_key: world.clients[&node].key };
+        assert!(matches!(world.ask(node, report), Some(Response::Done)));
+    }
+    assert_eq!(reports(&world), 1);
+    world.advance(limits::REPORT_GAP);
+    let report = Request::Other { endpoint: Endpoint::AuditLog, node_key: world.clients[&node].key };
+    world.ask(node, report);
+    assert_eq!(reports(&world), 2);
+}
+
+#[test]
+fn a_sign_in_keeps_what_it_needs_and_no_more() {
+    const LONG: usize = 1 << 20;
+    let mut world = World::open();
+    let node = world.client(1);
+    let before = format!("{:?}", world.coordinator).len();
+    let text = "x".repeat(LONG);
+    let request = RegisterRequest {
+        tailnet: text.clone(),
+        followup: text.clone(),
+        nl_key: text,
+        auth: Some(RegisterAuth { auth_key: " ".repeat(LONG) }),
+        node_key_signature: vec![1; LONG],
+        device_cert: vec![1; LONG],
+        signature: vec![1; LONG],
+        signature_type: Some(vec![0; LONG].into()),
+        ..world.clients[&node].registration(None)
+    };
+    assert!(!world.register_with(node, request.clone()).unwrap().auth_url.is_empty());
+    let kept = format!("{:?}", world.coordinator).len() - before;
+    assert!(kept < 16 * 1024, "{kept}");
+    // One that says more of itself than any node does is told so.
+    let mut talker = request;
+    talker.hostinfo.as_mut().unwrap().ssh_host_keys = vec!["x".repeat(limits::HOSTINFO_TEXT); limits::HOSTINFO_LIST];
+    assert_eq!(world.register_with(node, talker).unwrap_err().status, 413);
 }

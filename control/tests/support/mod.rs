@@ -44,6 +44,8 @@ pub(crate) struct World {
     pub(crate) coordinator: Coordinator,
     pub(crate) rows: Rows,
     pub(crate) now: Instant,
+    /// The calendar of the server's host.
+    pub(crate) clock: WallAnchor,
     pub(crate) clients: BTreeMap<u32, Client>,
     /// Outputs that were carried out, oldest first, in short.
     pub(crate) carried_out: u64,
@@ -66,6 +68,8 @@ pub(crate) struct Client {
     pub(crate) conn: ConnId,
     pub(crate) hostinfo: Hostinfo,
     pub(crate) stream: Option<StreamId>,
+    /// The request that opened the stream.
+    pub(crate) opened_by: Option<RequestId>,
     pub(crate) map: NetMap,
     /// Messages of all its streams, but keepalives.
     pub(crate) messages: Vec<MapResponse>,
@@ -83,11 +87,12 @@ impl World {
 
     pub(crate) fn with(rows: Rows) -> Self {
         let now = Instant::from_secs(1);
-        let coordinator = restored(rows.clone(), 0, now).unwrap();
+        let coordinator = restored(rows.clone(), 0, anchor(), now).unwrap();
         Self {
             coordinator,
             rows,
             now,
+            clock: anchor(),
             clients: BTreeMap::new(),
             carried_out: 0,
             crash_after: None,
@@ -156,7 +161,7 @@ impl World {
             let number = self.conns[&conn];
             self.streams.insert(*stream, number);
             let client = self.clients.get_mut(&number).unwrap();
-            client.stream = Some(*stream);
+            (client.stream, client.opened_by) = (Some(*stream), Some(id));
             client.map.begin_stream();
         }
         self.responses.insert((conn, id), response);
@@ -169,7 +174,7 @@ impl World {
     /// The server dies and comes back with what was stored. All connections end.
     pub(crate) fn crash(&mut self) {
         self.restarts += 1;
-        self.coordinator = restored(self.rows.clone(), self.restarts, self.now).unwrap();
+        self.coordinator = restored(self.rows.clone(), self.restarts, self.clock, self.now).unwrap();
         self.responses.clear();
         self.replies.clear();
         self.streams.clear();
@@ -270,6 +275,12 @@ impl World {
         }
     }
 
+    /// Asks to sign in; gives the code that ends the URL.
+    pub(crate) fn code(&mut self, client: u32) -> String {
+        let url = self.register(client, None).auth_url;
+        url.rsplit('/').next().filter(|code| !code.is_empty()).expect("a sign-in page").to_owned()
+    }
+
     /// Opens the map.
     pub(crate) fn stream(&mut self, client: u32) {
         let request = MapRequest { stream: true, keep_alive: true, ..self.clients[&client].map_request() };
@@ -298,6 +309,17 @@ impl World {
         client.stream = None;
         client.unread = 0;
         self.input(Input::Closed { conn: before });
+    }
+
+    /// A client gives up a request, or the stream that it opened. The connection stays.
+    pub(crate) fn abort(&mut self, client: u32, id: RequestId) {
+        let client = self.clients.get_mut(&client).unwrap();
+        let conn = client.conn;
+        if client.opened_by == Some(id) {
+            client.stream = None;
+            client.unread = 0;
+        }
+        self.input(Input::Aborted { conn, id });
     }
 
     /// Registers with a key, opens the map, says where it is.
@@ -344,7 +366,13 @@ impl World {
     }
 
     pub(crate) fn wall(&self) -> WallTime {
-        anchor().wall_at(self.now)
+        self.clock.wall_at(self.now)
+    }
+
+    /// Somebody sets the calendar of the server's host.
+    pub(crate) fn set_calendar(&mut self, wall: WallTime) {
+        self.clock = WallAnchor { at: self.now, wall };
+        self.input(Input::ClockStepped(self.clock));
     }
 }
 
@@ -364,6 +392,7 @@ impl Client {
             conn,
             hostinfo,
             stream: None,
+            opened_by: None,
             map: NetMap::new(),
             messages: Vec::new(),
             keep_alives: 0,
@@ -454,6 +483,11 @@ pub(crate) fn derp_map(regions: &[i64]) -> DerpMap {
     serde_json::from_value(serde_json::json!({ "Regions": regions })).unwrap()
 }
 
-fn restored(rows: Rows, restart: u64, now: Instant) -> Result<Coordinator, control::coordinator::ConfigError> {
-    Coordinator::restore(config(), rows, &Seed::from_number(7).child("world", restart), anchor(), now)
+fn restored(
+    rows: Rows,
+    restart: u64,
+    clock: WallAnchor,
+    now: Instant,
+) -> Result<Coordinator, control::coordinator::ConfigError> {
+    Coordinator::restore(config(), rows, &Seed::from_number(7).child("world", restart), clock, now)
 }

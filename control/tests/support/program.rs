@@ -43,7 +43,7 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 pub(crate) const VERSION: u16 = 119;
 
 /// Relays that nobody asks.
-const DERP_MAP: &str = r#"{"Regions":{"901":{"RegionID":901,"RegionCode":"test","RegionName":"test","Nodes":[
+pub(crate) const DERP_MAP: &str = r#"{"Regions":{"901":{"RegionID":901,"RegionCode":"test","RegionName":"test","Nodes":[
     {"Name":"901a","RegionID":901,"HostName":"relay.test","IPv4":"127.0.0.1"}]}}}"#;
 
 pub(crate) const ALLOW_ALL: &str = r#"{"acls": [{"action": "accept", "src": ["*"], "dst": ["*:*"]}]}"#;

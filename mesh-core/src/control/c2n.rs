@@ -1,6 +1,7 @@
 //! What control asks of a node: a sign of life, or a small HTTP request inside the map stream.
 //!
-//! A [`PingRequest`] comes with any message of the map. Without types it is answered by `HEAD` of its URL. Of type `c2n`
+//! A [`PingRequest`] comes with any message of the map. Without types it is answered by `HEAD` of its URL, outside the
+//! control connection only at the server's own host: a node is nobody's means to reach others. Of type `c2n`
 //! it carries a request in HTTP/1.1, whose answer is posted to the URL through the control connection; this node knows
 //! `/echo` and nothing else. Other types ask it to ping a peer, which it declines in the answer.
 //! `control-protocol.md` §5.15 and §6.5.
@@ -9,7 +10,7 @@
 use serde::Serialize;
 
 use super::{
-    link::{Answer, Route},
+    link::{Answer, ControlUrl, Route},
     types::PingRequest,
 };
 
@@ -24,16 +25,14 @@ struct PingResponse<'p> {
     error: &'p str,
 }
 
-/// The answer to a request; `None` when it has no place for one.
+/// The answer to a request of `server`; `None` when it has no place for one, or a place that is not the server's.
 #[must_use]
-pub fn answer(ping: &PingRequest) -> Option<Answer> {
-    if ping.url.is_empty() {
-        return None;
-    }
-    let route = if ping.url_is_noise { Route::Noise } else { Route::Web };
+pub fn answer(ping: &PingRequest, server: &ControlUrl) -> Option<Answer> {
     let url = ping.url.clone();
     match ping.types.as_str() {
-        "" => Some(Answer { url, route, body: None }),
+        _ if url.is_empty() => None,
+        "" if ping.url_is_noise => Some(Answer { url, route: Route::Noise, body: None }),
+        "" => server.is_at(&url).then_some(Answer { url, route: Route::Web, body: None }),
         // Always through the control connection, whatever it says.
         "c2n" => Some(Answer { url, route: Route::Noise, body: Some(respond(&ping.payload)) }),
         kinds => {
@@ -41,7 +40,7 @@ pub fn answer(ping: &PingRequest) -> Option<Answer> {
             let ip = ping.ip.map(|ip| ip.to_string()).unwrap_or_default();
             let error = "this node does not ping peers for control";
             let body = serde_json::to_vec(&PingResponse { kind, ip, error }).ok()?;
-            Some(Answer { url, route, body: Some(body) })
+            Some(Answer { url, route: Route::Noise, body: Some(body) })
         }
     }
 }
@@ -72,6 +71,10 @@ fn response(status: &str, body: &[u8]) -> Vec<u8> {
 mod tests {
     use super::*;
 
+    fn server() -> ControlUrl {
+        "https://control.example.com".parse().unwrap()
+    }
+
     fn ping(types: &str, payload: &str) -> PingRequest {
         PingRequest {
             url: "https://unused/machine/c2n-reply/1".to_owned(),
@@ -82,16 +85,20 @@ mod tests {
     }
 
     fn posted(types: &str, payload: &str) -> String {
-        String::from_utf8(answer(&ping(types, payload)).unwrap().body.unwrap()).unwrap()
+        String::from_utf8(answer(&ping(types, payload), &server()).unwrap().body.unwrap()).unwrap()
     }
 
     #[test]
     fn a_sign_of_life_is_the_way_that_control_says() {
-        let web = answer(&ping("", "")).unwrap();
+        let at = |url: &str, url_is_noise| {
+            answer(&PingRequest { url: url.to_owned(), url_is_noise, ..ping("", "") }, &server())
+        };
+        let web = at("https://control.example.com:8443/ping/1", false).unwrap();
         assert_eq!((web.route, web.body), (Route::Web, None));
-        let noise = answer(&PingRequest { url_is_noise: true, ..ping("", "") }).unwrap();
-        assert_eq!(noise.route, Route::Noise);
-        assert_eq!(answer(&PingRequest { url: String::new(), ..ping("", "") }), None);
+        assert_eq!(at("https://unused/ping/1", true).unwrap().route, Route::Noise);
+        for url in ["", "https://example.com/ping/1", "http://control.example.com/ping/1", "http://127.0.0.1:2375/x"] {
+            assert_eq!(at(url, false), None, "{url}");
+        }
     }
 
     #[test]
@@ -99,7 +106,7 @@ mod tests {
         let text = posted("c2n", "POST /echo?x HTTP/1.1\r\nHost: n\r\n\r\nhello\r\n\r\nthere");
         assert!(text.starts_with("HTTP/1.1 200 OK\r\n") && text.ends_with("\r\n\r\nhello\r\n\r\nthere"), "{text}");
         assert!(text.contains("Content-Length: 14\r\n"), "{text}");
-        assert_eq!(answer(&ping("c2n", "")).unwrap().route, Route::Noise);
+        assert_eq!(answer(&ping("c2n", ""), &server()).unwrap().route, Route::Noise);
     }
 
     #[test]
@@ -113,8 +120,9 @@ mod tests {
     #[test]
     fn pings_of_peers_are_declined() {
         let request = PingRequest { ip: "100.64.0.2".parse().ok(), ..ping("disco,TSMP", "") };
-        let body = answer(&request).unwrap().body.unwrap();
-        let text = String::from_utf8(body).unwrap();
+        let answer = answer(&request, &server()).unwrap();
+        assert_eq!(answer.route, Route::Noise);
+        let text = String::from_utf8(answer.body.unwrap()).unwrap();
         assert!(text.starts_with(r#"{"Type":"disco","IP":"100.64.0.2","Err":"#), "{text}");
     }
 }

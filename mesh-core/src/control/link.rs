@@ -236,6 +236,16 @@ impl ControlUrl {
         let url = url.to_ascii_lowercase();
         url.starts_with("https://") || self.scheme == Scheme::Http && url.starts_with("http://")
     }
+
+    /// Whether a URL is one of the server's host, spoken to in the same way; at any port.
+    #[must_use]
+    pub fn is_at(&self, url: &str) -> bool {
+        let Some((scheme, rest)) = url.split_once("://") else { return false };
+        let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+        format!("{scheme}://{authority}")
+            .parse::<Self>()
+            .is_ok_and(|url| url.scheme == self.scheme && url.host.eq_ignore_ascii_case(&self.host))
+    }
 }
 
 impl FromStr for ControlUrl {

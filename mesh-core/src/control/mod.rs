@@ -1,5 +1,5 @@
-//! The client side of the control protocol: the JSON objects that a node and its coordination server exchange, and
-//! the network map that a node makes of them.
+//! The control protocol: what a node does of it, and what it shares with its coordination server: the handshake, the
+//! framing and the JSON objects that they exchange.
 //!
 //! * [`c2n`]: what control asks of a node
 //! * [`codec`]: framing of the map stream

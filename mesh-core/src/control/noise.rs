@@ -45,6 +45,7 @@ use core::fmt;
 use crate::{
     crypto::{aead::ForgedError, noise::SymmetricState, x25519::SharedSecret},
     key::{MachinePrivate, MachinePublic},
+    printable,
     rng::Rng,
 };
 
@@ -191,7 +192,9 @@ impl Initiator {
         let length = usize::from(u16::from_be_bytes([*h1, *h2]));
         if *kind == TYPE_ERROR {
             let Some(text) = body.get(..length.min(ERROR_TEXT_BYTES)) else { return Ok(Progress::Waiting(self)) };
-            return Err(NoiseError::Refused(String::from_utf8_lossy(text).into_owned()));
+            // Nothing vouches for it, so it is shown as it is and not obeyed.
+            let text = String::from_utf8_lossy(text);
+            return Err(NoiseError::Refused(printable::line(&text).into_owned()));
         }
         if *kind != TYPE_RESPONSE {
             return Err(NoiseError::Type { expected: TYPE_RESPONSE, got: *kind });

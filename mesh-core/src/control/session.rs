@@ -12,7 +12,8 @@
 //!   meanwhile goes with the next
 //!
 //! Every failure has its pause ([`Backoff`]), by activity: a server that refuses updates is not asked for maps less
-//! often. The session never gives up what it was told to want; only a refused sign-in waits for the user.
+//! often. The session never gives up what it was told to want, but for two things: a refused sign-in waits for the user,
+//! and signing out ends after a few seconds, whether control has heard it or not.
 //!
 //! What it does not know: peers, time zones of expiry, the operating system. The map's content passes through.
 //! `control-protocol.md` §4.3, §5.3.
@@ -45,8 +46,8 @@ use facts::{Facts, Pace};
 use login::{Login, Rotation};
 use stream::{Stream, Update};
 
-/// For an answer that does not wait for a person.
-const ANSWER_WITHIN: Duration = Duration::from_secs(30);
+/// For an answer that does not wait for a person. Whoever owns the connection gives it up before that.
+pub const ANSWER_WITHIN: Duration = Duration::from_secs(30);
 
 /// What a session starts with.
 #[derive(Clone, Debug)]
@@ -167,11 +168,25 @@ pub struct Session {
     update: Update,
     update_backoff: Backoff,
     pace: Pace,
-    problem: Option<String>,
+    /// What does not work, and is tried again.
+    problem: Option<(Activity, String)>,
     last_id: RequestId,
     keys: Rng,
     jitter: Rng,
     outputs: VecDeque<Output>,
+}
+
+/// What a session does, each with its pauses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Activity {
+    /// Asking for the server's key.
+    Key,
+    /// Registering, or signing out.
+    Login,
+    /// Streaming the map.
+    Stream,
+    /// Telling control what changed.
+    Update,
 }
 
 /// A request that is under way, and until when it is waited for.
@@ -222,9 +237,12 @@ impl Session {
     }
 
     /// This is wanted from now on. With another server than before the node is new there: it has a new key, and the
-    /// server of before is not told. A node that is not known signs in when it is to run; `sign_in` says how, and
-    /// whether even a known one should.
+    /// server of before is not told; signing out there ends with that. A node that is not known signs in when it is to
+    /// run; `sign_in` says how, and whether even a known one should.
     pub fn set_goal(&mut self, goal: Goal, sign_in: Option<SignIn>, now: Instant) {
+        if self.goal.server != goal.server && self.is_logging_out() {
+            self.finish_log_out(Some("another server is wanted".to_owned()));
+        }
         let registered_with = self.registration.as_ref().map(|registration| &registration.server);
         let is_elsewhere = registered_with.is_some_and(|server| Some(server) != goal.server.as_ref());
         if self.goal.server != goal.server {
@@ -298,8 +316,8 @@ impl Session {
             self.request(ControlRequest::Cancel { id });
             self.handle_failed(id, &late("the question for the server's key"), now);
         }
-        if self.login.as_ref().is_some_and(|login| login.is_given_up(now)) {
-            self.finish_log_out(Some("control could not be reached in time".to_owned()));
+        if let Some(untold) = self.login.as_ref().filter(|login| login.is_given_up(now)).map(Login::untold) {
+            self.finish_log_out(Some(untold));
         }
         if let Some(id) = self.login.as_ref().and_then(|login| login.overdue(now)) {
             self.request(ControlRequest::Cancel { id });
@@ -416,7 +434,7 @@ impl Session {
     /// Why control does not answer as it should.
     #[must_use]
     pub fn problem(&self) -> Option<&str> {
-        self.problem.as_deref()
+        self.problem.as_ref().map(|(_, problem)| problem.as_str())
     }
 
     fn wants_connection(&self) -> bool {
@@ -432,6 +450,7 @@ impl Session {
     fn advance(&mut self, now: Instant) {
         if !self.wants_connection() {
             self.disconnect();
+            self.problem = None;
             return;
         }
         let Some(url) = self.goal.server.clone() else { return };
@@ -474,10 +493,12 @@ impl Session {
         self.key_fetch = None;
         if key.is_zero() {
             self.key_backoff.fail(&mut self.jitter, now);
-            self.note_problem("the control server has no key for Noise: it is too old".to_owned());
+            let problem = "the control server has no key for Noise: it is too old".to_owned();
+            self.note_problem(Activity::Key, problem);
             return;
         }
         self.key_backoff.reset();
+        self.note_success(Activity::Key);
         self.server_key = Some(key);
         if let Some(registration) = self.registration.as_mut().filter(|registration| registration.server_key != key) {
             registration.server_key = key;
@@ -489,7 +510,7 @@ impl Session {
         if self.key_fetch.is_some_and(|pending| pending.id == id) {
             self.key_fetch = None;
             self.key_backoff.fail_with(failure, &mut self.jitter, now);
-            self.note_problem(format!("the control server's key cannot be had: {failure}"));
+            self.note_problem(Activity::Key, format!("the control server's key cannot be had: {failure}"));
         } else if self.login.as_ref().and_then(Login::pending).is_some_and(|pending| pending.id == id) {
             self.handle_login_failed(failure, now);
         } else if self.stream.id() == Some(id) {
@@ -497,7 +518,7 @@ impl Session {
         } else if self.update.pending().is_some_and(|pending| pending.id == id) {
             self.update.interrupt();
             self.update_backoff.fail_with(failure, &mut self.jitter, now);
-            self.note_problem(format!("control does not take what we tell of us: {failure}"));
+            self.note_problem(Activity::Update, format!("control does not take what we tell of us: {failure}"));
         } else {
             return;
         }
@@ -508,11 +529,15 @@ impl Session {
         }
     }
 
-    fn note_problem(&mut self, problem: String) {
-        if self.problem.as_ref() != Some(&problem) {
+    fn note_problem(&mut self, activity: Activity, problem: String) {
+        if self.problem() != Some(&problem) {
             self.outputs.push_back(Output::Problem(problem.clone()));
-            self.problem = Some(problem);
         }
+        self.problem = Some((activity, problem));
+    }
+
+    fn note_success(&mut self, activity: Activity) {
+        self.problem.take_if(|(failed, _)| *failed == activity);
     }
 
     fn request(&mut self, request: ControlRequest) {

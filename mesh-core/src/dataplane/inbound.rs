@@ -38,7 +38,7 @@ impl Fib {
     /// Begins a run of datagrams that were received at `now`.
     #[must_use]
     pub fn inbound(&self, now: Instant) -> InboundRun<'_> {
-        InboundRun { fib: self, now, current: None }
+        InboundRun { fib: self, now, current: None, has_strayed: false }
     }
 }
 
@@ -49,6 +49,8 @@ pub struct InboundRun<'f> {
     fib: &'f Fib,
     now: Instant,
     current: Option<SessionRun>,
+    /// A datagram of this run was for no session, and the node has been told.
+    has_strayed: bool,
 }
 
 /// Neighbouring datagrams on one session.
@@ -148,7 +150,13 @@ impl InboundRun<'_> {
         let run = match &mut self.current {
             Some(run) if run.session.index == receiver => run,
             current => {
-                let session = self.fib.receivers.get(receiver).ok_or(DropReason::UnknownSession)?;
+                let Some(session) = self.fib.receivers.get(receiver) else {
+                    // Once a run: strangers can send many of these.
+                    if !core::mem::replace(&mut self.has_strayed, true) {
+                        reports.punt(Punt::Stray { source });
+                    }
+                    return Err(DropReason::UnknownSession);
+                };
                 current.insert(SessionRun::new(session))
             }
         };
@@ -180,14 +188,14 @@ impl InboundRun<'_> {
             reports.punt(Punt::Tsmp { peer, packet: inner.bytes().to_vec() });
             return Ok(Inbound::Consumed);
         }
+        if let Some(filter) = &self.fib.filter {
+            run.admit(filter, &inner, self.now)?;
+        }
         if matches!(inner.protocol(), protocol::ICMP | protocol::ICMPV6)
             && Echo::parse(&inner).is_some_and(|e| e.kind == EchoKind::Reply && e.id == self.fib.local.ping_id)
         {
             reports.punt(Punt::EchoReply { peer, packet: inner.bytes().to_vec() });
             return Ok(Inbound::Consumed);
-        }
-        if let Some(filter) = &self.fib.filter {
-            run.admit(filter, &inner, self.now)?;
         }
         let length = inner.bytes().len();
         Ok(Inbound::Deliver { peer, packet: &mut packet[..length] })

@@ -28,6 +28,11 @@ pub enum Punt {
         /// The whole datagram.
         datagram: Vec<u8>,
     },
+    /// Transport data on a session that is not known here, as of one that ended with our last run.
+    Stray {
+        /// Where it came from.
+        source: PathAddr,
+    },
     /// A disco packet by a key that a peer has.
     Disco {
         /// Where it came from.

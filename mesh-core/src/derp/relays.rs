@@ -270,7 +270,16 @@ impl Relays {
     /// Whether packets can go over a region now.
     #[must_use]
     pub fn is_connected(&self, region: RegionId) -> bool {
-        self.links.get(&region).is_some_and(|link| matches!(link.state, State::Connected { .. }))
+        self.connected_since(region).is_some()
+    }
+
+    /// Since when a region is connected to; `None` while it is not.
+    #[must_use]
+    pub fn connected_since(&self, region: RegionId) -> Option<Instant> {
+        match self.links.get(&region)?.state {
+            State::Connected { since } => Some(since),
+            State::Waiting { .. } | State::Connecting => None,
+        }
     }
 
     /// Our home region.

@@ -46,25 +46,36 @@ const THEIRS: u64 = 2;
 /// Steps that flows of the peer's may be in: nobody takes all slots from outside.
 const STEPS_OF_THEIRS: usize = 2;
 
+/// Flows that found no room.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FlowCounts {
+    /// Flows that were forgotten before their time: another took the place.
+    pub evicted: u64,
+    /// Packets whose flow got no place: of ours, no reply comes in.
+    pub unnoted: u64,
+}
+
 /// What the flow tables of a node share: the keys of their hash, and how much they may hold together.
 pub struct FlowPool {
     keys: Keys,
     /// Slots that may still be taken.
     free: AtomicUsize,
     evicted: AtomicU64,
+    unnoted: AtomicU64,
 }
 
 impl FlowPool {
     /// Keys from `rng`, and [`limits::FLOWS`] slots.
     #[must_use]
     pub fn new(rng: &mut Rng) -> Self {
-        Self { keys: Keys::new(rng), free: AtomicUsize::new(limits::FLOWS), evicted: AtomicU64::new(0) }
+        let (free, evicted, unnoted) = (AtomicUsize::new(limits::FLOWS), AtomicU64::new(0), AtomicU64::new(0));
+        Self { keys: Keys::new(rng), free, evicted, unnoted }
     }
 
-    /// Flows that were forgotten before their time, because there was no room.
+    /// What happened for lack of room.
     #[must_use]
-    pub fn evicted(&self) -> u64 {
-        self.evicted.load(Ordering::Relaxed)
+    pub fn counts(&self) -> FlowCounts {
+        FlowCounts { evicted: self.evicted.load(Ordering::Relaxed), unnoted: self.unnoted.load(Ordering::Relaxed) }
     }
 
     /// The hash of a flow, which is not 0.
@@ -225,8 +236,11 @@ impl FlowTable {
             }
             last = Some(step);
         }
-        pool.evicted.fetch_add(1, Ordering::Relaxed);
-        last?.ways(hash).iter().filter(|slot| may_go(slot)).min_by_key(|slot| slot.until())
+        let of_last = last.map(|step| step.ways(hash)).unwrap_or_default();
+        let taken = of_last.iter().filter(|slot| may_go(slot)).min_by_key(|slot| slot.until());
+        let count = if taken.is_some() { &pool.evicted } else { &pool.unnoted };
+        count.fetch_add(1, Ordering::Relaxed);
+        taken
     }
 
     fn find(&self, hash: u64) -> Option<&Slot> {

@@ -38,7 +38,7 @@ use crate::{
     time::Instant,
 };
 
-pub use flow::{ANSWERED_FOR, ASSOCIATED_FOR, FlowPool, FlowTable, UNANSWERED_FOR};
+pub use flow::{ANSWERED_FOR, ASSOCIATED_FOR, FlowCounts, FlowPool, FlowTable, UNANSWERED_FOR};
 pub use headers::{Content, Headers, HeadersError, IcmpKind, Ports};
 pub use rule::{Destination, Protocols, Rule, RuleName};
 

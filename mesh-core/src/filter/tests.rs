@@ -250,7 +250,7 @@ fn many_flows_fit_and_the_first_to_end_makes_room() {
     };
     let held = (0..many).filter(|n| open(*n)).count();
     assert!(held <= most && held > most * 9 / 10, "{held} of {many} are held, there is room for {most}");
-    assert_eq!(filter.pool.evicted() as usize, many - held);
+    assert_eq!(filter.pool.counts().evicted as usize, many - held);
     assert!((many - 100..many).all(open), "the newest are there");
 }
 
@@ -277,11 +277,11 @@ fn an_empty_pool_means_no_flows_and_no_harm() {
             flows
         })
         .collect();
-    assert_eq!(filter.pool.evicted(), 0);
+    assert_eq!(filter.pool.counts(), FlowCounts::default());
     let late = FlowTable::default();
     filter.release(&udp("100.64.0.1", 1, "100.64.0.2", 2), &late, NOW).unwrap();
     assert_eq!(filter.admit(&udp("100.64.0.2", 2, "100.64.0.1", 1), &late, NOW), Err(Refusal::Denied));
-    assert_eq!(filter.pool.evicted(), 1);
+    assert_eq!(filter.pool.counts(), FlowCounts { evicted: 0, unnoted: 1 }, "there was nothing to forget");
     assert_eq!(filter.admit(&udp("100.64.0.2", 2, "100.64.0.1", 1), &tables[7], NOW), Ok(Pass::Reply));
 }
 

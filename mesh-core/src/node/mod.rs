@@ -9,11 +9,12 @@
 //! and its candidate addresses, and [`PeerPaths`](crate::path::PeerPaths) finds the way. Tunnels and paths exist only
 //! for peers with traffic; an idle peer is its entry in the table and its rows among the routes.
 //!
-//! `wire_*.rs` is where the parts meet: `wire_peers` tunnels and packets, `wire_paths` disco and paths, `wire_net`
-//! links, own endpoints and relays, `wire_netcheck` what the network lets us do, `wire_session` the conversation with
-//! control, `wire_control` the network map. Each has the only function that consumes a part's outputs.
+//! `wire_*.rs` is where the parts meet: `wire_peers` tunnels and packets, `wire_retry` handshakes that are tried
+//! again, `wire_paths` disco and paths, `wire_net` links, own endpoints and relays, `wire_netcheck` what the network lets
+//! us do, `wire_session` the conversation with control, `wire_control` the network map, `wire_filter` its packet filter. Each has the only function that consumes a part's outputs.
 
 mod config;
+mod expiry;
 mod host;
 mod input;
 mod output;
@@ -29,6 +30,7 @@ mod wire_net;
 mod wire_netcheck;
 mod wire_paths;
 mod wire_peers;
+mod wire_retry;
 mod wire_session;
 
 use core::{
@@ -46,6 +48,7 @@ use crate::{
     derp::{RegionId, Relays, relays::Network},
     disco::Disco,
     endpoints::{Endpoints, LocalPorts},
+    filter::FlowCounts,
     key::NodePublic,
     limits,
     machine::{Deadline, Machine},
@@ -103,6 +106,8 @@ pub struct Node {
     receivers: Arc<Receivers>,
     plane: DataPlane,
     pings: Pings,
+    /// When it is looked up next whose address a stray datagram came from.
+    strays_at: Instant,
     timers: TimerQueue,
     outbox: VecDeque<Output>,
     drops: DropCounts,
@@ -156,6 +161,7 @@ impl Node {
             fib,
             receivers,
             pings,
+            strays_at: now,
             timers: TimerQueue::default(),
             outbox: VecDeque::new(),
             drops: DropCounts::default(),
@@ -255,6 +261,12 @@ impl Node {
         self.local.indices.len()
     }
 
+    /// Flows for which there was no room.
+    #[must_use]
+    pub fn flow_counts(&self) -> FlowCounts {
+        self.filtering.flow_counts()
+    }
+
     fn relay_status(&self, region: RegionId, known: &Region) -> RelayStatus {
         RelayStatus {
             region,
@@ -282,37 +294,31 @@ impl Node {
                 self.tell_families(now);
             }
             HostEvent::SendFailed { to } => self.handle_send_failure(to, now),
-            HostEvent::ClockStepped(anchor) => self.local.clock = anchor,
+            HostEvent::ClockStepped(anchor) => self.handle_clock_step(anchor, now),
         }
     }
 
     fn handle_command(&mut self, id: CommandId, command: Command, now: Instant) {
         let result = match command {
-            Command::Ping { target, kind, timeout } => match self.start_ping(id, target, kind, timeout, now) {
-                Ok(()) => return,
-                Err(error) => Err(error),
-            },
+            Command::Ping { target, kind, timeout } => self.start_ping(id, target, kind, timeout, now).map(|()| None),
             Command::SetPeers(peers) => match PeerTable::check(self.local.identity.public(), &peers) {
                 Ok(()) => {
                     self.set_peers(peers, now);
-                    Ok(Reply::PeersSet)
+                    Ok(Some(Reply::PeersSet))
                 }
                 Err(error) => Err(CommandError::Config(error)),
             },
             Command::Netcheck => return self.start_report(id, now),
-            Command::ReplaceMap(map) => self.replace_map(*map, now),
-            Command::Up(up) => match self.up(id, *up, now) {
-                Ok(()) => return,
-                Err(error) => Err(error),
-            },
-            Command::Down => self.down(now),
-            Command::Logout => match self.log_out(id, now) {
-                Ok(()) => return,
-                Err(error) => Err(error),
-            },
-            Command::SetPrefs(prefs) => self.set_prefs(*prefs, now),
+            Command::ReplaceMap(map) => self.replace_map(*map, now).map(Some),
+            Command::Up(up) => self.up(id, *up, now).map(|()| None),
+            Command::Down => self.down(now).map(Some),
+            Command::Logout => self.log_out(id, now).map(|()| None),
+            Command::SetPrefs(prefs) => self.set_prefs(*prefs, now).map(Some),
         };
-        self.outbox.push_back(Output::Reply(id, result));
+        // Others are answered when it is known how they ended.
+        if let Some(result) = result.transpose() {
+            self.outbox.push_back(Output::Reply(id, result));
+        }
     }
 
     fn start_ping(
@@ -323,20 +329,7 @@ impl Node {
         timeout: Duration,
         now: Instant,
     ) -> Result<(), CommandError> {
-        let target = match target {
-            PingTarget::Name(name) => PingTarget::Key(self.peer_named(&name)?),
-            PingTarget::Address(_) | PingTarget::Key(_) => target,
-        };
-        let address = match target {
-            PingTarget::Name(name) => return Err(CommandError::UnknownName(name)),
-            PingTarget::Address(address) => address,
-            PingTarget::Key(key) => {
-                let peer = self.peers.by_key(&key).and_then(|id| self.peers.get(id));
-                let peer = peer.ok_or(CommandError::UnknownPeer(key))?;
-                let host = peer.config.allowed_ips.iter().find(|prefix| prefix.is_host());
-                host.ok_or(CommandError::NoAddress(key))?.address()
-            }
-        };
+        let address = self.address_of(target)?;
         let peer = self.fib.routes().lookup(address).ok_or(CommandError::NoRoute(address))?.peer();
         let disco_peer = self.peers.get(peer).filter(|peer| peer.disco_key().is_some()).map(|peer| peer.config.key);
         if let (PingKind::Disco, Some(key)) = (kind, disco_peer) {
@@ -362,15 +355,20 @@ impl Node {
         Ok(())
     }
 
+    fn address_of(&self, target: PingTarget) -> Result<IpAddr, CommandError> {
+        let key = match target {
+            PingTarget::Address(address) => return Ok(address),
+            PingTarget::Name(name) => self.peer_named(&name)?,
+            PingTarget::Key(key) => key,
+        };
+        let peer = self.peers.by_key(&key).and_then(|id| self.peers.get(id)).ok_or(CommandError::UnknownPeer(key))?;
+        let host = peer.config.allowed_ips.iter().find(|prefix| prefix.is_host());
+        Ok(host.ok_or(CommandError::NoAddress(key))?.address())
+    }
+
     fn handle_echo_reply(&mut self, id: PeerId, packet: Vec<u8>, now: Instant) {
-        let Some(peer) = self.peers.get(id) else { return };
         match self.pings.finish(&packet, now) {
-            Some(ended) => {
-                let via = peer.path.map(|path| path.to);
-                let (address, round_trip, kind) = (ended.address, ended.elapsed, PingKind::Icmp);
-                let pong = Reply::Pong { peer: peer.config.key, address, round_trip, kind, via };
-                self.outbox.push_back(Output::Reply(ended.command, Ok(pong)));
-            }
+            Some(ended) => self.reply_pong(id, ended, PingKind::Icmp, None),
             // Another program on this host happens to use our identifier.
             None => self.outbox.push_back(Output::TunWrite(packet)),
         }
@@ -447,6 +445,7 @@ impl Node {
     fn handle_due(&mut self, now: Instant) {
         while let Some(id) = self.timers.pop_due(now) {
             self.with_tunnel_if_any(id, now, |tunnel, local| tunnel.handle_timeout(local, now));
+            self.handle_retries_due(id, now);
             self.handle_paths_due(id, now);
             self.rearm(id);
         }

@@ -189,9 +189,9 @@ pub enum CommandError {
     /// Control could not be told; the node has forgotten its sign-in all the same.
     #[error("signed out here, but control could not be told: {0}")]
     LogoutUntold(String),
-    /// Too many wait for the node to run.
-    #[error("{limit} wait for the node to run already", limit = crate::limits::UPS_WAITING)]
-    TooManyUps,
+    /// Too many wait for the node to be signed out.
+    #[error("{limit} wait for the node to be signed out already", limit = crate::limits::LOGOUTS_WAITING)]
+    TooManyLogouts,
     /// The configuration is not usable.
     #[error(transparent)]
     Config(#[from] ConfigError),

@@ -13,11 +13,12 @@ use crate::{
     },
     limits,
     machine::Deadline,
+    path::PathAddr,
     rng::Rng,
     time::Instant,
 };
 
-use super::CommandId;
+use super::{CommandId, Node, Output, PingKind, Reply};
 
 /// Pings that wait for their answer.
 #[derive(Debug)]
@@ -60,6 +61,17 @@ pub(super) struct Ended {
     pub(super) elapsed: Duration,
 }
 
+impl Node {
+    /// Answers whoever asked. The pong came back over `via`, or inside the tunnel, over whatever path there is.
+    pub(super) fn reply_pong(&mut self, id: PeerId, ended: Ended, kind: PingKind, via: Option<PathAddr>) {
+        let Some(peer) = self.peers.get(id) else { return };
+        let Ended { command, address, elapsed: round_trip } = ended;
+        let via = via.or(peer.path.map(|path| path.to));
+        let pong = Reply::Pong { peer: peer.config.key, address, round_trip, kind, via };
+        self.outbox.push_back(Output::Reply(command, Ok(pong)));
+    }
+}
+
 impl Pings {
     pub(super) fn new(mut rng: Rng) -> Self {
         let id = rng.u32() as u16;
@@ -84,10 +96,10 @@ impl Pings {
         tx
     }
 
-    /// The disco ping that a pong of one of `owners` answers.
-    pub(super) fn finish_disco(&mut self, tx: TxId, owners: &[PeerId]) -> Option<WaitingDisco> {
+    /// The disco ping that a pong of one of `owners` answers, and which of them was asked.
+    pub(super) fn finish_disco(&mut self, tx: TxId, owners: &[PeerId], now: Instant) -> Option<(PeerId, Ended)> {
         self.waiting_disco.get(&tx).filter(|waiting| owners.contains(&waiting.peer))?;
-        self.waiting_disco.remove(&tx)
+        self.waiting_disco.remove(&tx).map(|waiting| (waiting.peer, waiting.end(now)))
     }
 
     /// The echo request to send; `None` when the addresses are of two families.
@@ -144,8 +156,7 @@ impl Pings {
     pub(super) fn pop_timed_out(&mut self, now: Instant) -> Option<Ended> {
         let disco = self.waiting_disco.iter().find(|(_, waiting)| waiting.deadline() <= now).map(|(tx, _)| *tx);
         if let Some(waiting) = disco.and_then(|tx| self.waiting_disco.remove(&tx)) {
-            let WaitingDisco { command, address, sent_at, .. } = waiting;
-            return Some(Ended { command, address, elapsed: now.since(sent_at) });
+            return Some(waiting.end(now));
         }
         let tsmp = self.waiting_tsmp.iter().find(|(_, waiting)| waiting.deadline() <= now).map(|(data, _)| *data);
         if let Some(waiting) = tsmp.and_then(|data| self.waiting_tsmp.remove(&data)) {
@@ -166,6 +177,10 @@ impl Pings {
 impl WaitingDisco {
     fn deadline(&self) -> Instant {
         self.sent_at + self.timeout
+    }
+
+    fn end(self, now: Instant) -> Ended {
+        Ended { command: self.command, address: self.address, elapsed: now.since(self.sent_at) }
     }
 }
 

@@ -44,7 +44,11 @@ pub(super) struct Watch {
     /// Our key is another since the last session.
     pub(super) is_rekeyed: bool,
     /// Such tries since there was a session.
-    pub(super) retries: u32,
+    pub(super) retries: usize,
+    /// An initiation that is unanswered then is taken as lost: the peer could have answered it.
+    pub(super) lost_at: Option<Instant>,
+    /// The peer was heard while a handshake was under way, and that was heeded.
+    pub(super) is_heard: bool,
     /// The paths are dropped when they have not been used until then.
     pub(super) idle_at: Option<Instant>,
 }
@@ -81,6 +85,11 @@ impl Peer {
         }
     }
 
+    /// When an initiation was sent to it that it has not answered.
+    pub(super) fn initiated_at(&self) -> Option<Instant> {
+        self.tunnel.as_ref()?.initiated_at()
+    }
+
     /// Its disco key, where it has one.
     pub(super) fn disco_key(&self) -> Option<DiscoPublic> {
         self.config.addressing.whereabouts()?.disco_key
@@ -95,6 +104,7 @@ impl Peer {
             self.paths.as_ref().and_then(|paths| paths.poll_timeout()),
             deadline(watch.answer_at, "answer to data"),
             deadline(watch.retry_at, "peer was not at the relay"),
+            deadline(watch.lost_at, "initiation is taken as lost"),
             deadline(watch.idle_at, "paths are idle"),
         ]
         .into_iter()

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{dataplane::PeerId, machine::Deadline, time::Instant};
 
-/// When each peer's tunnel wants `handle_timeout` next.
+/// When anything of each peer wants to be looked at next: its tunnel, its paths, what it is watched for.
 #[derive(Debug, Default)]
 pub(super) struct TimerQueue {
     order: BTreeSet<(Deadline, PeerId)>,

@@ -6,11 +6,11 @@ use crate::{
     time::Instant,
 };
 
-use super::{Node, Output, PingKind, Reply};
+use super::{Node, PingKind};
 
 impl Node {
     /// A ping is answered, whatever the packet filter says, as stock nodes do: the peer is one of ours. An answer ends the
-    /// ping that it is for. The rest is for later versions.
+    /// ping that it is for. Other messages are not for this node.
     pub(super) fn handle_tsmp(&mut self, id: PeerId, packet: &[u8], now: Instant) {
         let Ok(packet) = IpPacket::parse(packet) else { return };
         match Tsmp::parse(&packet) {
@@ -22,12 +22,9 @@ impl Node {
                 }
             }
             Some(Tsmp::Pong { data, .. }) => {
-                let Some(peer) = self.peers.get(id) else { return };
-                let Some(ended) = self.pings.finish_tsmp(data, packet.source(), now) else { return };
-                let (via, kind) = (peer.path.map(|path| path.to), PingKind::Tsmp);
-                let (address, round_trip) = (ended.address, ended.elapsed);
-                let pong = Reply::Pong { peer: peer.config.key, address, round_trip, kind, via };
-                self.outbox.push_back(Output::Reply(ended.command, Ok(pong)));
+                if let Some(ended) = self.pings.finish_tsmp(data, packet.source(), now) {
+                    self.reply_pong(id, ended, PingKind::Tsmp, None);
+                }
             }
             Some(Tsmp::Other) | None => {}
         }

@@ -56,7 +56,9 @@ impl Node {
     fn apply_peers(&mut self, now: Instant) -> Result<(), CommandError> {
         let (mut own, mut peers) = (Vec::new(), Vec::new());
         if let Some(node) = self.netmap.self_node().filter(|_| self.carries()) {
-            own.extend(node.addresses.iter().map(host_in_network));
+            // Single ones: for a network the kernel would make a route of its own.
+            let addresses = node.addresses.iter().filter(|prefix| prefix.is_host());
+            own.extend(addresses.map(|prefix| (prefix.address(), prefix.length())));
             let (wall, routes) = (self.control_wall(now), self.routes_taken());
             peers.extend(self.netmap.peers().values().map(|peer| config_of(peer, routes, wall)));
         }
@@ -88,7 +90,7 @@ enum Routes {
     All,
     /// All but default routes.
     Subnets,
-    /// Single addresses only.
+    /// Single addresses only, which are the peer's own or of the networks that overlays use.
     Addresses,
 }
 
@@ -97,8 +99,17 @@ impl Routes {
         match self {
             Self::All => true,
             Self::Subnets => prefix.length() > 0,
-            Self::Addresses => prefix.is_host() || peer.addresses.contains(prefix),
+            Self::Addresses => prefix.is_host() && (peer.addresses.contains(prefix) || is_of_an_overlay(prefix)),
         }
+    }
+}
+
+/// Whether an address is of the networks that Tailscale-compatible overlays use: 100.64.0.0/10 (RFC 6598) and
+/// fd7a:115c:a1e0::/48.
+fn is_of_an_overlay(prefix: &Prefix) -> bool {
+    match prefix.address() {
+        IpAddr::V4(v4) => v4.to_bits() >> 22 == 0x6440_0000 >> 22,
+        IpAddr::V6(v6) => v6.segments()[..3] == [0xfd7a, 0x115c, 0xa1e0],
     }
 }
 
@@ -122,11 +133,6 @@ pub(super) fn named<'n>(
             Err(CommandError::AmbiguousName { name: name.to_owned(), names })
         }
     }
-}
-
-/// An address of ours with the length of the network it is in. Each is one of its own, as with stock nodes.
-fn host_in_network(prefix: &Prefix) -> (IpAddr, u8) {
-    (prefix.address(), prefix.length())
 }
 
 /// A peer as the map describes it. Nobody is talked to whose key has expired.

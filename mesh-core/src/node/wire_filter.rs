@@ -13,7 +13,7 @@ use crate::{
         packet_filter::Grant,
         types::{CapMap, PeerNode},
     },
-    filter::{Explanation, Filter, FlowPool, Headers},
+    filter::{Explanation, Filter, FlowCounts, FlowPool, Headers},
     ip::set::{IpSet, Span},
     rng::Seed,
     time::Instant,
@@ -35,6 +35,10 @@ impl Filtering {
     pub(super) fn new(seed: &Seed) -> Self {
         let pool = Arc::new(FlowPool::new(&mut seed.stream("flows", 0)));
         Self { pool, grants: Vec::new(), names_capabilities: false }
+    }
+
+    pub(super) fn flow_counts(&self) -> FlowCounts {
+        self.pool.counts()
     }
 }
 

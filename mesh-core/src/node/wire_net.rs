@@ -1,6 +1,6 @@
 //! What the network around us means for the rest of the node: links, our own endpoints, relays.
 
-use core::{net::IpAddr, time::Duration};
+use core::net::IpAddr;
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{
@@ -15,12 +15,6 @@ use crate::{
 };
 
 use super::{LinkState, Node, Output, RelayCommand, RelayEvent, Transmit};
-
-/// Between the tries of a handshake with a peer that its relay does not have (yet).
-const RETRY_MIN: Duration = Duration::from_millis(100);
-const RETRY_MAX: Duration = Duration::from_secs(2);
-/// So many, which take nine seconds. A peer that is not there then is away, and WireGuard's own pace is enough.
-const RETRIES_MAX: u32 = 8;
 
 /// What is known of a region.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -101,8 +95,12 @@ impl Node {
                 self.relays.handle_restarting(region, reconnect_in, now);
             }
             RelayEvent::PeerGone { region, peer } => {
-                if let Some(id) = self.peers.by_key(&peer) {
-                    self.plan_relay_retry(id, region, now);
+                // It may be about to connect.
+                let id = self.peers.by_key(&peer);
+                let is_asked_there =
+                    |id: &PeerId| self.peers.get(*id).and_then(|p| p.selection().relay()) == Some(region);
+                if let Some(id) = id.filter(is_asked_there) {
+                    self.plan_retry(id, now);
                 }
             }
             RelayEvent::Health { region, problem } => match problem {
@@ -115,37 +113,6 @@ impl Node {
             },
         }
         self.drain_relays();
-    }
-
-    /// The relay did not have the peer, which may be about to connect: what was sent is sent again before long.
-    fn plan_relay_retry(&mut self, id: PeerId, region: RegionId, now: Instant) {
-        if self.peers.get(id).is_some_and(|peer| peer.selection().relay() == Some(region)) {
-            self.plan_retry(id, now);
-        }
-    }
-
-    /// An initiation that was lost for a reason that passes is sent again before long.
-    pub(super) fn plan_retry(&mut self, id: PeerId, now: Instant) {
-        let Some(peer) = self.peers.get_mut(id) else { return };
-        let is_initiating = peer.tunnel.as_ref().is_some_and(|tunnel| tunnel.is_initiating());
-        if is_initiating && peer.watch.retry_at.is_none() && peer.watch.retries < RETRIES_MAX {
-            let pause = (RETRY_MIN * 2u32.pow(peer.watch.retries)).min(RETRY_MAX);
-            peer.watch.retries += 1;
-            peer.watch.retry_at = Some(now + pause);
-            self.rearm(id);
-        }
-    }
-
-    /// Tries a peer again that its relay did not have.
-    pub(super) fn retry_relay(&mut self, id: PeerId, now: Instant) {
-        self.with_tunnel_if_any(id, now, |tunnel, local| tunnel.retry(RETRY_MIN, local, now));
-        if self.peers.get(id).is_some_and(|peer| peer.watch.is_rekeyed) {
-            self.plan_retry(id, now);
-        }
-        // The relay does not say again and again that it does not have the peer.
-        if let Some(region) = self.peers.get(id).and_then(|peer| peer.selection().relay()) {
-            self.plan_relay_retry(id, region, now);
-        }
     }
 
     pub(super) fn drain_relays(&mut self) {

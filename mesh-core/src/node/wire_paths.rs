@@ -17,7 +17,7 @@ use crate::{
     wireguard::timers::Edge,
 };
 
-use super::{Event, Node, Output, PeerAddressing, PingKind, Reply, Transmit, table::Peer};
+use super::{Event, Node, Output, PeerAddressing, PingKind, Transmit, table::Peer};
 
 /// Routers that a datagram passes which is to open our own NAT and not to reach the peer's.
 const OPENER_TTL: u8 = 3;
@@ -25,8 +25,6 @@ const OPENER_TTL: u8 = 3;
 const ANSWER_WITHIN: Duration = Duration::from_secs(1);
 /// Paths that were not used for this long are dropped.
 const IDLE_FOR: Duration = Duration::from_secs(120);
-/// A handshake that found another path than it was sent on is repeated when its initiation is this old: it may be lost.
-const LOST_AFTER: Duration = Duration::from_millis(500);
 
 impl Node {
     /// Runs `act` on the peer's paths, making them when there are none, and hears what they have to say. `None` for
@@ -111,15 +109,13 @@ impl Node {
             peer.publish();
             self.outbox.push_back(Output::Event(Event::PathChanged { peer: key, path: selection }));
         }
-        let is_initiating = peer.tunnel.as_ref().is_some_and(|tunnel| tunnel.is_initiating());
         let is_better = before.map(|path| path.to) != path.map(|path| path.to) && path.is_some();
         if matches!(selection, Selection::Both { .. }) && before.is_some_and(|before| before.also.is_none()) {
             // A path that is silent may mean that our own address is another one.
             self.with_netcheck(now, |netcheck| netcheck.refresh(now));
         }
-        if is_initiating && is_better {
-            let age = if before.is_none() { Duration::ZERO } else { LOST_AFTER };
-            self.with_tunnel(id, now, |tunnel, local| tunnel.retry(age, local, now));
+        if is_better {
+            self.note_better_way(id, before.is_none(), now);
         }
     }
 
@@ -174,6 +170,7 @@ impl Node {
         match message {
             Message::Ping(ping) => {
                 let id = self.pinger(&owners, &ping).ok_or(DropReason::ForeignDisco)?;
+                self.note_heard(id);
                 self.with_paths(id, now, |paths| paths.handle_ping(&ping, via, now));
             }
             Message::Pong(pong) => {
@@ -184,6 +181,7 @@ impl Node {
             }
             Message::CallMeMaybe(endpoints) => {
                 let ([id], Via::Relay(_)) = (owners.as_slice(), via) else { return Err(DropReason::ForeignDisco) };
+                self.note_heard(*id);
                 self.with_paths(*id, now, |paths| paths.handle_call_me_maybe(&endpoints, now));
             }
             Message::PeerRelay(_) => return Err(DropReason::UnusedDisco),
@@ -201,13 +199,11 @@ impl Node {
     }
 
     fn handle_pong(&mut self, owners: &[PeerId], pong: &Pong, source: PathAddr, via: Via, now: Instant) {
-        if let Some(asked) = self.pings.finish_disco(pong.tx, owners) {
-            let Some(peer) = self.peers.get(asked.peer) else { return };
-            let round_trip = now.since(asked.sent_at);
-            let (peer, address, kind) = (peer.config.key, asked.address, PingKind::Disco);
-            let pong = Reply::Pong { peer, address, round_trip, kind, via: Some(source) };
-            self.outbox.push_back(Output::Reply(asked.command, Ok(pong)));
-            return;
+        if let [id] = owners {
+            self.note_heard(*id);
+        }
+        if let Some((peer, ended)) = self.pings.finish_disco(pong.tx, owners, now) {
+            return self.reply_pong(peer, ended, PingKind::Disco, Some(source));
         }
         for id in owners {
             self.with_active_paths(*id, now, |paths| paths.handle_pong(pong, via, now));
@@ -235,10 +231,6 @@ impl Node {
         let Some(peer) = self.peers.get_mut(id) else { return };
         if peer.watch.answer_at.take_if(|at| *at <= now).is_some() {
             self.check_answer(id, now);
-        }
-        let Some(peer) = self.peers.get_mut(id) else { return };
-        if peer.watch.retry_at.take_if(|at| *at <= now).is_some() {
-            self.retry_relay(id, now);
         }
         let Some(peer) = self.peers.get_mut(id) else { return };
         let last_sent = peer.adjacency.activity().last_sent();

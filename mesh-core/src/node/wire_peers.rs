@@ -34,6 +34,7 @@ impl Node {
                     self.drops.add(reason);
                 }
             }
+            Punt::Stray { source } => self.handle_stray(source, now),
             Punt::Disco { source, datagram } => {
                 if let Err(reason) = self.handle_disco(&datagram, source, now) {
                     self.drops.add(reason);
@@ -143,10 +144,11 @@ impl Node {
                 tunnel::Output::Established => {
                     peer.last_handshake = Some(now);
                     has_come |= core::mem::take(&mut peer.watch.retries) > 0;
-                    peer.watch.is_rekeyed = false;
+                    (peer.watch.is_rekeyed, peer.watch.is_heard) = (false, false);
                     self.outbox.push_back(Output::Event(Event::SessionEstablished { peer: peer.config.key }));
                 }
                 tunnel::Output::GaveUp { packets } => {
+                    peer.watch.is_heard = false;
                     self.drops.add_many(DropReason::NoHandshake, packets);
                     self.outbox.push_back(Output::Event(Event::HandshakeGivenUp { peer: peer.config.key }));
                 }
@@ -190,8 +192,19 @@ impl Node {
         match Kind::of(datagram) {
             Some(Kind::Initiation) => {
                 let message = Initiation::parse(datagram).ok_or(DropReason::MalformedHandshake)?;
+                // A relay says whose it is: what a stranger sends costs a look-up and no Diffie-Hellman.
+                let vouched = match source {
+                    PathAddr::Relay { peer, .. } => Some(peer),
+                    PathAddr::Udp(_) => None,
+                };
+                if vouched.is_some_and(|key| self.peers.by_key(&key).is_none()) {
+                    return Err(DropReason::UnknownPeer);
+                }
                 self.admit(datagram, message.sender, source, now)?;
                 let opened = self.local.identity.open_initiation(&message).ok_or(DropReason::MalformedHandshake)?;
+                if vouched.is_some_and(|key| key != opened.peer) {
+                    return Err(DropReason::UnknownPeer);
+                }
                 let peer = self.peers.by_key(&opened.peer).ok_or(DropReason::UnknownPeer)?;
                 self.handle_authentic(peer, datagram.len(), source, now, |tunnel, local| {
                     tunnel.handle_initiation(opened, local, now)

@@ -10,7 +10,7 @@
 //! | `Registered`, `LoginUrl`, `Refused`, `LoggedOut`, `Problem` | whoever waits for it, and outbox, as events |
 
 use core::time::Duration;
-use std::sync::Arc;
+use std::{collections::VecDeque, sync::Arc};
 
 use crate::{
     control::{
@@ -25,24 +25,23 @@ use crate::{
     limits,
     machine::Deadline,
     netcheck::{Family, NetInfo as Measured},
-    time::{Instant, WallTime, earliest},
+    time::{Instant, earliest},
     wireguard::{Identity, handshake::Remote},
 };
 
 use super::{
     BackendState, CommandError, CommandId, ControlConfig, ControlStatus, Event, Node, Output, Prefs, RelayCommand,
-    Reply, SavedState, Up,
+    Reply, SavedState, Up, expiry::instant_of,
 };
 
 /// How soon a map that changed is kept: who is there and what is allowed, and where they are.
 const SAVE_SOON: Duration = Duration::from_secs(5);
 const SAVE_LATER: Duration = Duration::from_secs(60);
-/// Clocks that differ by less are taken as equal. Stock nodes: 1 min.
-const SKEW: u64 = 60_000_000_000;
-/// A server's clock before this is wrong. Stock nodes: the same.
-const CLOCK_FLOOR: WallTime = WallTime::from_unix_secs(1_673_373_066);
 /// A sign-in that ends so soon is told to the user.
 const EXPIRES_SOON: u64 = 24 * 3_600_000_000_000;
+
+/// For who waits for a node to run that is not to run any more.
+const DISCONNECTED: CommandError = CommandError::Superseded("the node is to be disconnected");
 
 /// What a node with a control server keeps about it.
 #[derive(Debug)]
@@ -53,15 +52,15 @@ pub(super) struct Control {
     /// What is known of the host.
     hostinfo: Hostinfo,
     pub(super) state: BackendState,
-    /// Who waits for the node to run.
-    ups: Vec<CommandId>,
+    /// Who waits for the node to run, the longest first.
+    ups: VecDeque<CommandId>,
     /// Who waits for the node to be signed out.
     logouts: Vec<CommandId>,
     net_info: NetInfo,
-    /// What the server's clock is ahead of ours, in nanoseconds.
-    skew: i64,
+    /// What the server's clock is ahead of ours, in nanoseconds; `None` while it has not said its time.
+    pub(super) skew: Option<i64>,
     /// When the next key of the map expires.
-    expiry_at: Option<Instant>,
+    pub(super) expiry_at: Option<Instant>,
     save_at: Option<Instant>,
     /// What control asked last: it may repeat itself.
     last_ping: String,
@@ -90,10 +89,10 @@ impl Control {
             prefs: core::mem::take(&mut saved.prefs),
             hostinfo,
             state: BackendState::Stopped,
-            ups: Vec::new(),
+            ups: VecDeque::new(),
             logouts: Vec::new(),
             net_info: NetInfo::default(),
-            skew: 0,
+            skew: None,
             expiry_at: None,
             save_at: None,
             last_ping: String::new(),
@@ -135,6 +134,10 @@ impl Node {
         if let Some(Err(error)) = map.map(|map| self.take_map(Arc::unwrap_or_clone(map), now)) {
             self.outbox.push_back(Output::Event(Event::ControlProblem(format!("the map of the last run: {error}"))));
         }
+        if let Some(control) = &mut self.control {
+            // It is what is kept.
+            control.save_at = None;
+        }
         self.set_goal(None, now);
     }
 
@@ -160,9 +163,7 @@ impl Node {
             self.drain_session(now);
         }
         if self.control.as_ref().is_some_and(|control| is_due(control.expiry_at)) {
-            self.refresh_state(now);
-            self.apply_peers_of_map(now);
-            self.answer_ups();
+            self.look_at_expiries(now);
         }
         if self.control.as_ref().is_some_and(|control| is_due(control.save_at)) {
             self.save();
@@ -185,10 +186,14 @@ impl Node {
         if up.prefs.control_url.is_none() {
             return Err(CommandError::NoServer);
         }
-        if control.ups.len() >= limits::UPS_WAITING {
-            return Err(CommandError::TooManyUps);
+        if control.ups.len() >= limits::UPS_WAITING
+            && let Some(oldest) = control.ups.pop_front()
+        {
+            // Most likely nobody hears it: who waited has given up.
+            let error = CommandError::Superseded("too many wait for the node to run");
+            self.outbox.push_back(Output::Reply(oldest, Err(error)));
         }
-        control.ups.push(id);
+        control.ups.push_back(id);
         control.prefs = Prefs { want_running: true, ..up.prefs };
         let page = control.session.auth_url().map(str::to_owned);
         self.save();
@@ -205,7 +210,7 @@ impl Node {
     pub(super) fn down(&mut self, now: Instant) -> Result<Reply, CommandError> {
         let control = self.control.as_mut().ok_or(CommandError::NoControl)?;
         control.prefs.want_running = false;
-        self.fail_ups(&CommandError::Superseded("the node is to be disconnected"));
+        self.fail_ups(&DISCONNECTED);
         self.save();
         self.set_goal(None, now);
         Ok(Reply::Down)
@@ -213,8 +218,8 @@ impl Node {
 
     pub(super) fn log_out(&mut self, id: CommandId, now: Instant) -> Result<(), CommandError> {
         let control = self.control.as_mut().ok_or(CommandError::NoControl)?;
-        if control.logouts.len() >= limits::UPS_WAITING {
-            return Err(CommandError::TooManyUps);
+        if control.logouts.len() >= limits::LOGOUTS_WAITING {
+            return Err(CommandError::TooManyLogouts);
         }
         control.logouts.push(id);
         control.prefs.want_running = false;
@@ -225,7 +230,11 @@ impl Node {
 
     pub(super) fn set_prefs(&mut self, prefs: Prefs, now: Instant) -> Result<Reply, CommandError> {
         let control = self.control.as_mut().ok_or(CommandError::NoControl)?;
+        let is_down = !prefs.want_running;
         control.prefs = prefs;
+        if is_down {
+            self.fail_ups(&DISCONNECTED);
+        }
         self.save();
         self.set_goal(None, now);
         // What is accepted of peers may be other than before.
@@ -253,13 +262,6 @@ impl Node {
     /// Whether packets are to be carried for the peers of the map.
     pub(super) fn carries(&self) -> bool {
         self.control.as_ref().is_none_or(|control| control.state == BackendState::Running)
-    }
-
-    /// The calendar as control reads it.
-    pub(super) fn control_wall(&self, now: Instant) -> WallTime {
-        let skew = self.control.as_ref().map_or(0, |control| control.skew);
-        let wall = self.local.clock.wall_at(now).as_unix_nanos();
-        WallTime::from_unix_nanos(wall.saturating_add_signed(skew))
     }
 
     /// What is wrong, for people.
@@ -320,8 +322,17 @@ impl Node {
         if is_first {
             self.netmap.begin_stream();
         }
+        // First: what the message says of expiries goes by it.
+        let is_news = response.control_time.is_some_and(|time| self.note_control_time(time, now));
+        let is_without = self.netmap.self_node().is_none();
         match self.take_map(response, now) {
-            Ok(change) => self.handle_orders(change.orders, now),
+            Ok(change) => {
+                if is_without {
+                    // A node that has one comes up with it when control is away.
+                    self.save();
+                }
+                self.handle_orders(change.orders);
+            }
             Err(error) => {
                 let reason = error.to_string();
                 // What it says is heard by who called.
@@ -329,6 +340,9 @@ impl Node {
                     control.session.note_map_refused(&reason, now);
                 }
             }
+        }
+        if is_news {
+            self.look_at_expiries(now);
         }
     }
 
@@ -358,21 +372,19 @@ impl Node {
         Ok(change)
     }
 
-    fn handle_orders(&mut self, orders: Orders, now: Instant) {
-        if let Some(time) = orders.control_time.filter(|time| *time >= CLOCK_FLOOR) {
-            let own = self.local.clock.wall_at(now).as_unix_nanos();
-            let is_off = time.as_unix_nanos().abs_diff(own) > SKEW;
-            let skew = if is_off { time.as_unix_nanos().wrapping_sub(own).cast_signed() } else { 0 };
-            if let Some(control) = self.control.as_mut().filter(|control| control.skew.abs_diff(skew) > SKEW) {
-                control.skew = skew;
-                self.apply_peers_of_map(now);
-            }
-        }
+    fn handle_orders(&mut self, orders: Orders) {
         let Some(control) = &mut self.control else { return };
         if let Some(ping) = orders.ping.filter(|ping| ping.url != control.last_ping) {
             control.last_ping.clone_from(&ping.url);
-            if let Some(answer) = c2n::answer(&ping) {
-                self.outbox.push_back(Output::Control(crate::control::ControlRequest::Answer(answer)));
+            let server = control.prefs.control_url.as_ref();
+            match server.and_then(|server| c2n::answer(&ping, server)) {
+                Some(answer) => {
+                    self.outbox.push_back(Output::Control(crate::control::ControlRequest::Answer(answer)));
+                }
+                None => {
+                    let problem = format!("control wants to be answered at {:?}, which is not its own", ping.url);
+                    self.outbox.push_back(Output::Event(Event::ControlProblem(problem)));
+                }
             }
         }
         let may_show = |url: &str| control.prefs.control_url.as_ref().is_some_and(|server| server.may_show(url));
@@ -426,7 +438,7 @@ impl Node {
     fn forget_map(&mut self, now: Instant) {
         self.netmap = NetMap::new();
         if let Some(control) = &mut self.control {
-            control.skew = 0;
+            control.skew = None;
             control.save_at = None;
             control.last_ping.clear();
         }
@@ -438,7 +450,7 @@ impl Node {
     }
 
     /// Works out what the node is doing. Says whether packets are carried other than before.
-    fn refresh_state(&mut self, now: Instant) -> bool {
+    pub(super) fn refresh_state(&mut self, now: Instant) -> bool {
         let state = self.backend_state(now);
         let Some(control) = self.control.as_mut().filter(|control| control.state != state) else { return false };
         let before = core::mem::replace(&mut control.state, state);
@@ -460,30 +472,16 @@ impl Node {
         match self.netmap.self_node() {
             None => BackendState::Starting,
             Some(_) if self.is_expired(now) => BackendState::NeedsLogin,
+            // The map of an expired sign-in says so of the key before.
+            Some(node) if !node.machine_authorized && node.key != self.local.identity.public() => {
+                BackendState::Starting
+            }
             Some(node) if !node.machine_authorized => BackendState::NeedsMachineAuth,
             Some(_) => BackendState::Running,
         }
     }
 
-    /// Whether our own key has expired. Of the key before a rotation that is not known any more.
-    fn is_expired(&self, now: Instant) -> bool {
-        let node = self.netmap.self_node();
-        let is_ours = node.is_some_and(|node| node.key == self.local.identity.public());
-        is_ours && node.and_then(|node| node.key_expiry).is_some_and(|expiry| expiry <= self.control_wall(now))
-    }
-
-    /// When the next key of the map expires is looked at then.
-    pub(super) fn plan_expiry(&mut self, now: Instant) {
-        let wall = self.control_wall(now);
-        let peers = self.netmap.peers().values().filter_map(|peer| peer.key_expiry);
-        let own = self.netmap.self_node().and_then(|node| node.key_expiry);
-        let next = peers.chain(own).filter(|expiry| *expiry > wall).min();
-        if let Some(control) = &mut self.control {
-            control.expiry_at = next.map(|expiry| instant_of(expiry, wall, now));
-        }
-    }
-
-    fn answer_ups(&mut self) {
+    pub(super) fn answer_ups(&mut self) {
         let Some(control) = &mut self.control else { return };
         let is_up = matches!(control.state, BackendState::Running | BackendState::NeedsMachineAuth);
         if is_up && !control.session.awaits_sign_in() {
@@ -516,12 +514,6 @@ impl Node {
         };
         self.outbox.push_back(Output::Save(Box::new(saved)));
     }
-}
-
-/// The instant at which the calendar, which says `wall` now, says `at`. Never in the past.
-fn instant_of(at: WallTime, wall: WallTime, now: Instant) -> Instant {
-    // A moment later, so that what is due is past when it is looked at.
-    now + Duration::from_nanos(at.as_unix_nanos().saturating_sub(wall.as_unix_nanos()).max(1))
 }
 
 /// What was measured, as control is told.

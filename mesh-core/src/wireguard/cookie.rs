@@ -3,7 +3,7 @@
 //! Opening a handshake message costs a Diffie-Hellman, so a flood of them could eat a core. While more arrive than
 //! [`limits::HANDSHAKES_PER_SECOND`], a message without the cookie for its source address is answered with that
 //! cookie, sealed, and not opened. Who then sends it along has shown that packets to that address reach it, and
-//! is held to a rate per address.
+//! is held to a rate per address; a relay vouches for a key, which has a rate, too.
 
 use core::{
     fmt,
@@ -20,6 +20,7 @@ use crate::{
         aead::{xopen, xseal},
         hash::mac,
     },
+    key::NodePublic,
     limits,
     path::PathAddr,
     rng::Rng,
@@ -39,7 +40,7 @@ pub enum Admission {
     Open,
     /// Send this cookie reply back and forget the message.
     Demand(Vec<u8>),
-    /// Forget it: its source address had its share.
+    /// Forget it: its source had its share.
     RateLimited,
 }
 
@@ -78,12 +79,7 @@ impl Gatekeeper {
         let Some((_, covered, macs)) = split_macs(message) else { return Admission::RateLimited };
         let cookie = self.cookie(source, now);
         if bool::from(mac(&cookie, covered).ct_eq(&macs.mac2)) {
-            let fits = match source {
-                PathAddr::Udp(address) => self.sources.take(network(address.ip()), now),
-                // The relay vouches for the key, and whoever makes many keys is held back by the relay.
-                PathAddr::Relay { .. } => true,
-            };
-            return if fits { Admission::Open } else { Admission::RateLimited };
+            return if self.sources.take(Source::of(source), now) { Admission::Open } else { Admission::RateLimited };
         }
         let nonce = self.rng.bytes();
         let sealed = xseal(keys.cookie(), &nonce, &macs.mac1, &cookie);
@@ -137,29 +133,42 @@ impl Bucket {
     }
 }
 
-/// What shares a rate: one IPv4 address, however it is written, or a /64 of IPv6, which is what one host has to itself.
-/// Linux limits the same.
-fn network(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V4(v4) => v4.into(),
-        IpAddr::V6(v6) => Ipv6Addr::from_bits(v6.to_bits() & (u128::MAX << 64)).into(),
+/// What shares a rate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Source {
+    /// One IPv4 address, however it is written, or a /64 of IPv6, which is what one host has to itself. Linux limits the
+    /// same.
+    Network(IpAddr),
+    /// The key that a relay vouches for, over whichever relay.
+    Key(NodePublic),
+}
+
+impl Source {
+    fn of(path: PathAddr) -> Self {
+        match path {
+            PathAddr::Relay { peer, .. } => Self::Key(peer),
+            PathAddr::Udp(address) => Self::Network(match address.ip().to_canonical() {
+                IpAddr::V4(v4) => v4.into(),
+                IpAddr::V6(v6) => Ipv6Addr::from_bits(v6.to_bits() & (u128::MAX << 64)).into(),
+            }),
+        }
     }
 }
 
 /// A bucket per source, bounded: the one idle longest is forgotten first.
 #[derive(Debug, Default)]
 struct Sources {
-    buckets: BTreeMap<IpAddr, Bucket>,
-    by_age: BTreeSet<(Instant, IpAddr)>,
+    buckets: BTreeMap<Source, Bucket>,
+    by_age: BTreeSet<(Instant, Source)>,
 }
 
 impl Sources {
-    fn take(&mut self, address: IpAddr, now: Instant) -> bool {
-        let mut bucket = self.buckets.get(&address).copied().unwrap_or_default();
-        self.by_age.remove(&(bucket.empty_at, address));
+    fn take(&mut self, source: Source, now: Instant) -> bool {
+        let mut bucket = self.buckets.get(&source).copied().unwrap_or_default();
+        self.by_age.remove(&(bucket.empty_at, source));
         let fits = bucket.take(limits::HANDSHAKES_PER_SECOND_PER_SOURCE, limits::HANDSHAKE_BURST_PER_SOURCE, now);
-        self.by_age.insert((bucket.empty_at, address));
-        self.buckets.insert(address, bucket);
+        self.by_age.insert((bucket.empty_at, source));
+        self.buckets.insert(source, bucket);
         if self.buckets.len() > limits::RATE_LIMITED_SOURCES
             && let Some((_, oldest)) = self.by_age.pop_first()
         {
@@ -205,7 +214,7 @@ impl CookieJar {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{key::NodePrivate, rng::Seed, wireguard::message::COOKIE_BYTES};
+    use crate::{derp::RegionId, key::NodePrivate, rng::Seed, wireguard::message::COOKIE_BYTES};
 
     #[test]
     fn a_flood_brings_cookies_and_the_cookie_opens_the_gate() {
@@ -261,6 +270,23 @@ mod tests {
     }
 
     #[test]
+    fn a_key_that_a_relay_vouches_for_has_one_share_over_all_relays() {
+        let (mut gate, keys, mut jar) = parts();
+        let now = Instant::from_secs(1);
+        flood(&mut gate, &keys, now);
+        let mut opened_from = |region: u16, key: u8| {
+            let region = RegionId::new(region).unwrap();
+            let source = PathAddr::Relay { region, peer: NodePublic::from_bytes([key; 32]) };
+            jar.cookie = Some((gate.cookie(source, now), now));
+            let message = jar.append_macs(&keys, vec![1; 116], now);
+            gate.admit(&keys, &message, 7, source, now) == Admission::Open
+        };
+        let opened = (0..50).filter(|n| opened_from(1 + n % 5, 7)).count();
+        assert_eq!(opened, limits::HANDSHAKE_BURST_PER_SOURCE as usize);
+        assert!(opened_from(1, 8), "another key has its own");
+    }
+
+    #[test]
     fn load_passes() {
         let (mut gate, keys, mut jar) = parts();
         let now = Instant::from_secs(1);
@@ -276,7 +302,7 @@ mod tests {
         let mut sources = Sources::default();
         for number in 0..limits::RATE_LIMITED_SOURCES as u32 + 100 {
             let now = Instant::from_millis(u64::from(number));
-            assert!(sources.take(IpAddr::from(number.to_be_bytes()), now));
+            assert!(sources.take(Source::Network(IpAddr::from(number.to_be_bytes())), now));
         }
         assert_eq!(sources.buckets.len(), limits::RATE_LIMITED_SOURCES);
         assert_eq!(sources.by_age.len(), limits::RATE_LIMITED_SOURCES);

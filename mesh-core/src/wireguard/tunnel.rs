@@ -213,6 +213,17 @@ impl Tunnel {
         }
     }
 
+    /// The peer may be using a session that we do not have. Unless there is one, or one is under way, it is offered
+    /// another: one initiation, repeated once, at most one in [`REKEY_TIMEOUT`].
+    pub fn offer(&mut self, local: &mut Local, now: Instant) {
+        let has_session = self.sessions.current().is_some_and(|current| !current.sealer.is_spent(now));
+        let is_soon = self.last_handshake_sent.is_some_and(|last| now.since(last) < REKEY_TIMEOUT);
+        if !has_session && !is_soon && self.pending.is_none() {
+            self.attempts = REKEY_ATTEMPTS - 2;
+            self.send_initiation(local, now);
+        }
+    }
+
     /// We are somebody else from now on: `remote` is the peer as `local` sees it. Sessions stay, and whoever has one gets
     /// another soon.
     pub fn set_remote(&mut self, remote: Remote, local: &mut Local, now: Instant) {
@@ -228,10 +239,10 @@ impl Tunnel {
         }
     }
 
-    /// Whether an initiation waits for its response.
+    /// When the initiation was sent that waits for its response; `None` when none does.
     #[must_use]
-    pub fn is_initiating(&self) -> bool {
-        self.pending.is_some()
+    pub fn initiated_at(&self) -> Option<Instant> {
+        self.pending.as_ref().map(|pending| pending.sent_at)
     }
 
     /// The peer wants a session.

@@ -102,11 +102,15 @@ impl End {
     }
 
     /// A datagram arrives.
-    pub fn receive(&mut self, mut datagram: Vec<u8>, from: SocketAddr, now: Instant) {
+    pub fn receive(&mut self, datagram: Vec<u8>, from: SocketAddr, now: Instant) {
+        self.receive_from(datagram, PathAddr::Udp(from), now);
+    }
+
+    pub fn receive_from(&mut self, mut datagram: Vec<u8>, from: PathAddr, now: Instant) {
         let mut reports = ReportBuffer::default();
         let fib = self.plane.fib();
         let mut run = fib.inbound(now);
-        if let Inbound::Deliver { packet, .. } = run.handle(&mut datagram, PathAddr::Udp(from), &mut reports) {
+        if let Inbound::Deliver { packet, .. } = run.handle(&mut datagram, from, &mut reports) {
             self.delivered.push(packet.to_vec());
         }
         drop(run);

@@ -121,8 +121,13 @@ impl Tailnet {
 
     /// Hands a node the map of all of them.
     pub fn hand_out_map(&mut self, number: u8) {
+        self.hand_out_map_of(number, &(1..=self.members.len() as u8).collect::<Vec<_>>());
+    }
+
+    /// Hands a node the map of some of them.
+    pub fn hand_out_map_of(&mut self, number: u8, known: &[u8]) {
         let own = Arc::new(self.member(number).describe());
-        let others = self.members.iter().filter(|member| member.number != number);
+        let others = self.members.iter().filter(|member| member.number != number && known.contains(&member.number));
         let peers = others.map(|member| Arc::new(member.describe())).collect();
         let packet_filter = Some(vec![FilterRule::allow_all()]);
         let map = MapResponse { node: Some(own), peers, derp_map: Some(derp_map()), ..MapResponse::default() };
@@ -369,7 +374,7 @@ impl Member {
             peers: Vec::new(),
             control: None,
             seed: Seed::from_number(u64::from(number) << 8 | u64::from(boots)),
-            epoch: WallAnchor { at: now, wall: EPOCH },
+            epoch: WallAnchor { at: Instant::ZERO, wall: EPOCH },
         };
         let mut node = Node::new(config, now).expect("the configuration is good");
         node.handle_input(Input::Host(HostEvent::SocketsOpen(LocalPorts { v4: Some(PORT), v6: None })), now);

@@ -10,7 +10,7 @@ use clap::{Args, ValueEnum};
 
 use super::{
     failure::{Exit, Failure},
-    source::Sources,
+    source::{Layer, Sources, changed},
 };
 use crate::hub::Rate;
 
@@ -123,35 +123,25 @@ impl Config {
     /// # Errors
     /// When one of them is wrong, or nobody said the host.
     pub(super) fn gather(flags: &Settings, file: Option<&Path>) -> Result<Self, Failure> {
-        let mut settings = flags.clone().over(SOURCES.of_environment()?);
-        if let Some(path) = file {
-            settings = settings.over(SOURCES.of_file(path)?);
-        }
-        settings.into_config()
+        SOURCES.gather(flags, file)?.into_config()
     }
 
     /// What differs in another one and counts only at the next start.
     pub(super) fn fixed_changes(&self, new: &Self) -> Vec<&'static str> {
-        let mut names = Vec::new();
-        let mut check = |name, same: bool| {
-            if !same {
-                names.push(name);
-            }
-        };
-        check("host", self.host == new.host);
-        check("state-dir", self.state_dir == new.state_dir);
-        check("listen", self.listen == new.listen);
-        check("stun-listen", self.stun_listen == new.stun_listen);
-        check("metrics-listen", self.metrics_listen == new.metrics_listen);
-        check("tls-cert, tls-key, no-tls", self.tls == new.tls);
-        check("verify-url, open", self.admit == new.admit);
-        check("log, log-format", (&self.log, self.log_format) == (&new.log, new.log_format));
-        names
+        changed([
+            ("host", self.host == new.host),
+            ("state-dir", self.state_dir == new.state_dir),
+            ("listen", self.listen == new.listen),
+            ("stun-listen", self.stun_listen == new.stun_listen),
+            ("metrics-listen", self.metrics_listen == new.metrics_listen),
+            ("tls-cert, tls-key, no-tls", self.tls == new.tls),
+            ("verify-url, open", self.admit == new.admit),
+            ("log, log-format", (&self.log, self.log_format) == (&new.log, new.log_format)),
+        ])
     }
 }
 
-impl Settings {
-    /// These, and those of `lower` where these say nothing. What belongs together comes from one source.
+impl Layer for Settings {
     fn over(self, lower: Self) -> Self {
         let says_tls = self.no_tls || self.tls_cert.is_some();
         let (tls_cert, tls_key, no_tls) = if says_tls {
@@ -183,7 +173,9 @@ impl Settings {
             log_format: self.log_format.or(lower.log_format),
         }
     }
+}
 
+impl Settings {
     fn into_config(self) -> Result<Config, Failure> {
         let host = self.host.filter(|host| !host.is_empty()).ok_or_else(|| {
             Failure::new(Exit::Usage, "no-host", "under which name clients find the relay is not said")

@@ -1,9 +1,15 @@
 //! Why a program ends, in the forms that scripts rely on. Shared with the control server, whose program keeps the same
 //! contract.
 
-use std::{borrow::Cow, io::Write, process::ExitCode};
+use std::{
+    borrow::Cow,
+    io::Write,
+    panic::{UnwindSafe, catch_unwind},
+    process::ExitCode,
+};
 
 use clap::error::ErrorKind;
+use mesh_core::printable;
 
 /// Exit codes of all programs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,6 +34,18 @@ pub struct Failure {
     message: String,
     hint: String,
     about_text: bool,
+}
+
+/// Runs a program: its work with the arguments of the process, then how it ended.
+pub fn run(program: &str, work: impl FnOnce() -> Result<(), Failure> + UnwindSafe) -> ExitCode {
+    // Asked for before anything can go wrong with the other arguments.
+    let json = std::env::args_os().any(|argument| argument == "--json");
+    match catch_unwind(work) {
+        Ok(Ok(())) => ExitCode::SUCCESS,
+        Ok(Err(failure)) => failure.report(program, json),
+        // The panic has said on stderr what and where.
+        Err(_) => ExitCode::from(Exit::Bug as u8),
+    }
 }
 
 impl Failure {
@@ -87,6 +105,12 @@ impl Failure {
         &self.message
     }
 
+    /// The word for programs.
+    #[must_use]
+    pub fn code(&self) -> &str {
+        &self.code
+    }
+
     /// Says it as `program` and returns the exit code.
     #[must_use]
     pub fn report(&self, program: &str, json: bool) -> ExitCode {
@@ -96,17 +120,33 @@ impl Failure {
         let help = format!("see {program} --help");
         let hint = if self.hint.is_empty() { &help } else { &self.hint };
         // Whoever reads may have closed the pipes; the exit code says enough.
-        let _ = if self.about_text {
-            writeln!(std::io::stderr(), "{}", self.message)
-        } else {
-            writeln!(std::io::stderr(), "{program}: {}; {hint}", self.message)
-        };
+        let _ = writeln!(std::io::stderr(), "{}", self.said(program, hint));
         if json {
             let error = serde_json::json!({
                 "error": { "code": self.code, "message": self.message, "hint": hint }
             });
-            let _ = writeln!(std::io::stdout(), "{error}");
+            let _ = writeln!(std::io::stdout(), "{}", printable::json(&error.to_string()));
         }
         ExitCode::from(self.exit as u8)
+    }
+
+    /// What people read. Texts of others in it steer no terminal.
+    fn said(&self, program: &str, hint: &str) -> String {
+        if self.about_text {
+            return printable::lines(&self.message).into_owned();
+        }
+        printable::line(&format!("{program}: {}; {hint}", self.message)).into_owned()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_others_said_is_shown_and_not_obeyed() {
+        let failure = Failure::new(Exit::Refused, "refused", "no node \x1b[2J\nall is well");
+        assert_eq!(failure.said("mesh-x", "hint"), "mesh-x: no node \\u{1b}[2J\\nall is well; hint");
+        assert_eq!(failure.about_text().said("mesh-x", "hint"), "no node \\u{1b}[2J\nall is well");
     }
 }

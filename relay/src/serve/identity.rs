@@ -5,13 +5,7 @@
 //! whoever runs the relay decides which of the two is wrong.
 #![allow(clippy::disallowed_types, clippy::disallowed_methods, reason = "shell")]
 
-use std::{
-    fs,
-    io::{self, Write},
-    os::unix::fs::OpenOptionsExt,
-    path::{Path, PathBuf},
-    sync::Arc,
-};
+use std::{fs, io, path::Path, sync::Arc};
 
 use data_encoding::HEXLOWER;
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, KeyPair, PKCS_ED25519, SerialNumber, date_time_ymd};
@@ -24,6 +18,7 @@ use rustls::{
 };
 
 use mesh_core::key::{NodePrivate, NodePublic};
+use transports::private;
 
 use super::failure::{Exit, Failure};
 
@@ -68,7 +63,7 @@ impl Certificate {
     /// The self-signed certificate of the state directory; made when there is none.
     pub(super) fn load_or_make(state_dir: &Path, host: &str) -> Result<Self, Failure> {
         let (chain, key) = (state_dir.join("relay.crt"), state_dir.join("relay.pem"));
-        fs::create_dir_all(state_dir).map_err(|error| cannot(state_dir, &error))?;
+        private::make_directory(state_dir).map_err(|error| cannot(state_dir, &error))?;
         // The key is written first: where there is no certificate, no client can have pinned one.
         if !chain.exists() {
             let (chain_text, key_text) = make(host).map_err(|error| {
@@ -132,7 +127,7 @@ pub(super) fn load_or_make_key(state_dir: &Path) -> Result<NodePrivate, Failure>
         #[serde(rename = "PrivateKey")]
         private_key: String,
     }
-    fs::create_dir_all(state_dir).map_err(|error| cannot(state_dir, &error))?;
+    private::make_directory(state_dir).map_err(|error| cannot(state_dir, &error))?;
     let path = state_dir.join("relay.key");
     let text = match fs::read_to_string(&path) {
         Ok(text) => text,
@@ -180,14 +175,7 @@ fn announcement(relay: &NodePublic) -> Result<CertificateDer<'static>, rcgen::Er
 /// # Errors
 /// When the directory or the file cannot be written.
 pub fn write_secret(path: &Path, text: &str) -> Result<(), Failure> {
-    let new = PathBuf::from(format!("{}.new", path.display()));
-    let write = || {
-        let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
-        file.write_all(text.as_bytes())?;
-        file.sync_all()?;
-        fs::rename(&new, path)
-    };
-    write().map_err(|error| cannot(path, &error))
+    private::write(path, text).map_err(|error| cannot(path, &error))
 }
 
 fn cannot(path: &Path, error: &io::Error) -> Failure {

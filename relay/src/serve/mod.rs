@@ -19,7 +19,6 @@ mod verify;
 use std::{
     io::Write,
     net::IpAddr,
-    panic::AssertUnwindSafe,
     path::PathBuf,
     process::ExitCode,
     sync::{Arc, RwLock},
@@ -50,14 +49,7 @@ const NAME: &str = "mesh-relay";
 /// Runs the program with the arguments of the process.
 #[must_use]
 pub fn run() -> ExitCode {
-    // Asked for before anything can go wrong with the others.
-    let json = std::env::args_os().any(|argument| argument == "--json");
-    match std::panic::catch_unwind(AssertUnwindSafe(|| act(Arguments::try_parse()))) {
-        Ok(Ok(())) => ExitCode::SUCCESS,
-        Ok(Err(failure)) => failure.report(NAME, json),
-        // The panic has said on stderr what and where.
-        Err(_) => ExitCode::from(Exit::Bug as u8),
-    }
+    failure::run(NAME, || act(Arguments::try_parse()))
 }
 
 fn act(arguments: Result<Arguments, clap::Error>) -> Result<(), Failure> {

@@ -30,7 +30,31 @@ struct Source<S: Args> {
     settings: S,
 }
 
+/// Settings of one source, which may be put over those of another.
+pub trait Layer: Args + Clone {
+    /// These, and those of `lower` where these say nothing. What belongs together comes from one source.
+    #[must_use]
+    fn over(self, lower: Self) -> Self;
+}
+
+/// The names of those that are not the same.
+pub fn changed<const N: usize>(checks: [(&'static str, bool); N]) -> Vec<&'static str> {
+    checks.into_iter().filter(|(_, is_same)| !is_same).map(|(name, _)| name).collect()
+}
+
 impl Sources {
+    /// Flags over the environment over a file.
+    ///
+    /// # Errors
+    /// When one of them is wrong.
+    pub fn gather<S: Layer>(&self, flags: &S, file: Option<&Path>) -> Result<S, Failure> {
+        let settings = flags.clone().over(self.of_environment()?);
+        Ok(match file {
+            Some(path) => settings.over(self.of_file(path)?),
+            None => settings,
+        })
+    }
+
     /// What the environment says.
     ///
     /// # Errors

@@ -22,17 +22,19 @@ use tokio::{
 use tracing::debug;
 
 use mesh_core::{
-    control::{Failure, FailureKind, Server},
+    control::{Failure, FailureKind, Server, session::ANSWER_WITHIN},
     rng::Seed,
 };
 
 use super::{
-    dial::{ControlDialer, Hello},
+    dial::{ControlDialer, DIAL_TIMEOUT, Hello},
     ways::LastTry,
 };
 
 /// For a request, until the head of its answer. Stock nodes have none; a server that is there answers in a second.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
+// The node must not lose patience first: it would ask again over the same dead connection.
+const _: () = assert!(DIAL_TIMEOUT.as_secs() + ANSWER_TIMEOUT.as_secs() < ANSWER_WITHIN.as_secs());
 /// A try to connect within this time of the last one goes over TLS first. Stock nodes: 2 minutes.
 const RECENT: Duration = Duration::from_secs(120);
 /// How often a quiet server with a request under way is asked whether it is there, and how long it may take to say so.

@@ -248,16 +248,21 @@ impl ControlDialer {
         let mut attempts = JoinSet::new();
         let mut next_at = Instant::now();
         let mut failure = ControlError::TimedOut { host: hello.server.url.host().to_owned() };
+        let named = web(&hello.server.url);
+        let mut is_of_named = false;
         loop {
             if waiting.is_empty() && attempts.is_empty() {
                 return Err(failure);
             }
             tokio::select! {
                 Some(attempt) = attempts.join_next() => match attempt {
-                    Ok(Ok(channel)) => return Ok(channel),
-                    Ok(Err(error)) => {
+                    Ok((_, Ok(channel))) => return Ok(channel),
+                    Ok((way, Err(error))) => {
                         debug!(%error, "one way to the control server is none");
-                        failure = error;
+                        // People know the way that the address names.
+                        if !is_of_named {
+                            (failure, is_of_named) = (error, way == named);
+                        }
                         next_at = Instant::now();
                     }
                     // Only by a panic, which the runtime has said.
@@ -266,7 +271,7 @@ impl ControlDialer {
                 () = sleep_until(next_at), if !waiting.is_empty() => {
                     if let Some((way, number)) = waiting.pop_front() {
                         let (dialer, hello) = (self.clone(), Arc::clone(&hello));
-                        attempts.spawn(async move { dialer.attempt(&hello, way, number).await });
+                        attempts.spawn(async move { (way, dialer.attempt(&hello, way, number).await) });
                         next_at = Instant::now() + HEAD_START;
                     }
                 }

@@ -5,11 +5,7 @@ use core::{
     task::{Context, Poll},
     time::Duration,
 };
-use std::{
-    collections::{BTreeMap, VecDeque},
-    sync::Arc,
-    time::SystemTime,
-};
+use std::{collections::BTreeMap, sync::Arc, time::SystemTime};
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
@@ -59,8 +55,6 @@ pub struct ControlLink {
     channel: Option<Arc<Channel>>,
     channels_made: u64,
     under_way: BTreeMap<RequestId, AbortOnDrop>,
-    /// What failed before it began.
-    failed: VecDeque<ControlEvent>,
     report: mpsc::Sender<ControlEvent>,
     reports: mpsc::Receiver<ControlEvent>,
     next: Option<ControlEvent>,
@@ -87,7 +81,6 @@ impl ControlLink {
             channel: None,
             channels_made: 0,
             under_way: BTreeMap::new(),
-            failed: VecDeque::new(),
             report,
             reports,
             next: None,
@@ -128,7 +121,7 @@ impl ControlLink {
     /// What came next. Costs nothing when nothing has.
     pub fn try_recv(&mut self) -> Option<ControlEvent> {
         loop {
-            let event = match self.failed.pop_front().or_else(|| self.next.take()) {
+            let event = match self.next.take() {
                 Some(event) => event,
                 None => self.reports.try_recv().ok()?,
             };
@@ -146,17 +139,15 @@ impl ControlLink {
     /// Whether something came: then call [`Self::try_recv`] until it has nothing more.
     pub fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if self.next.is_none()
-            && self.failed.is_empty()
             && let Poll::Ready(Some(event)) = self.reports.poll_recv(cx)
         {
             self.next = Some(event);
         }
-        if self.next.is_some() || !self.failed.is_empty() { Poll::Ready(()) } else { Poll::Pending }
+        if self.next.is_some() { Poll::Ready(()) } else { Poll::Pending }
     }
 
     fn disconnect(&mut self) {
         self.under_way.clear();
-        self.failed.clear();
         self.channel = None;
     }
 
@@ -169,15 +160,14 @@ impl ControlLink {
     where
         F: Future<Output = Result<(), Failure>> + Send + 'static,
     {
-        let Some(channel) = &self.channel else {
-            // The node never does.
-            debug!(?id, "a request without a server");
-            return;
-        };
         let report = self.report.clone();
-        let call = task(Call { id, channel: Arc::clone(channel), report: report.clone() });
+        let call = self.channel.clone().map(|channel| task(Call { id, channel, report: report.clone() }));
         self.begin(id, async move {
-            if let Err(failure) = call.await {
+            let ended = match call {
+                Some(call) => call.await,
+                None => Err(Failure { kind: FailureKind::Unreachable, text: "no server was named".to_owned() }),
+            };
+            if let Err(failure) = ended {
                 debug!(?id, %failure, "request to control");
                 let _ = report.send(ControlEvent::Failed { id, failure }).await;
             }

@@ -151,6 +151,9 @@ impl Dialer {
     /// When it is not reached, or is not whom the map says.
     pub(crate) async fn open(&self, node: &DerpNode, first: Family) -> Result<Stream, DialError> {
         let host = &node.host_name;
+        if host.contains(char::is_control) {
+            return Err(DialError::NoAddress(host.clone()));
+        }
         let is_plain = match self.plain {
             Plain::WhereInsecure => node.insecure_for_tests,
             Plain::Never => false,
@@ -248,7 +251,9 @@ pub(crate) fn host_header(node: &DerpNode, default_port: u16) -> String {
 
 fn request(node: &DerpNode, ideal: Option<&str>, fast: bool) -> String {
     let host = host_header(node, mesh_core::derp::map::DERP_PORT);
-    let ideal = ideal.map(|name| format!("Ideal-Node: {name}\r\n")).unwrap_or_default();
+    // What the map says is not to become other headers.
+    let is_text = |name: &&str| !name.contains(char::is_control);
+    let ideal = ideal.filter(is_text).map(|name| format!("Ideal-Node: {name}\r\n")).unwrap_or_default();
     let fast = if fast { "Derp-Fast-Start: 1\r\n" } else { "" };
     format!("GET /derp HTTP/1.1\r\nHost: {host}\r\nUpgrade: DERP\r\nConnection: Upgrade\r\n{ideal}{fast}\r\n")
 }
@@ -299,5 +304,7 @@ mod tests {
         assert_eq!(lines, expected);
         let node = DerpNode { host_name: "relay.example".into(), ..DerpNode::default() };
         assert!(request(&node, None, false).contains("Host: relay.example\r\n"));
+        // A name with a line break in it would be a header of its own.
+        assert_eq!(request(&node, Some("1a\r\nCookie: x"), false), request(&node, None, false));
     }
 }

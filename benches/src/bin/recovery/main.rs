@@ -1,36 +1,51 @@
 //! How long packets do not get through when something happens: whole programs in network namespaces.
 //!
-//! One host pings another through the tunnel every 20 ms, something happens, and the longest time without an answer is
-//! the figure; what the routers and the kernel take is in it. Each case runs several times; printed are the median and
-//! all values.
+//! One host pings another through the tunnel every 20 ms and something happens. Printed is the longest time without an
+//! answer or, of what begins or ends, the time until the first or the last answer; what routers and kernel take is in
+//! it. Each case runs several times, with the median and all values.
 //!
 //! ```text
-//! cargo run --release --package benches --bin recovery [-- --runs N]
+//! cargo run --release --package benches --bin recovery [-- --runs N] [--only WORD]
 //! ```
 //!
-//! Needs root. The programs must be built in the same profile: `cargo build --release -p agent -p relay`.
+//! Needs root. The programs must be built in the same profile: `cargo build --release -p agent -p control -p relay`.
 
 #![allow(clippy::print_stdout, reason = "it prints a table")]
 
-#[path = "../../../../agent/tests/netns/agents.rs"]
-mod agents;
-#[path = "../../../../agent/tests/netns/homes.rs"]
-mod homes;
-#[path = "../../../../agent/tests/netns/lab.rs"]
-mod lab;
+#[path = "../demo/netns.rs"]
+mod netns;
 
 use std::{
     thread,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use anyhow::{Context, Result, ensure};
-use homes::{Homes, Nat, Way, overlay};
-use lab::{Node, until};
+use clap::Parser;
+use netns::{
+    homes::{Homes, Nat, Way, overlay},
+    joined::{ALLOW, Agent, DENY, Joined},
+    lab::{self, Node, Process, until},
+};
+
+/// How long packets do not get through when something happens.
+#[derive(Debug, Parser)]
+#[command(name = "recovery")]
+struct Arguments {
+    /// How often every case is measured.
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=50))]
+    runs: u32,
+    /// Measure these alone: what has the word in its line.
+    #[arg(long)]
+    only: Option<String>,
+}
 
 const LONG: Duration = Duration::from_secs(30);
 /// Between pings: what a figure is good to.
 const INTERVAL: &str = "0.02";
+
+/// What happens among agents that join a control server, once, and how long it took.
+type JoinedCase = (&'static str, fn() -> Result<Duration>);
 
 /// What happens, and to whom.
 type Case = (&'static str, [Nat; 2], Duration, fn(&mut Homes) -> Result<()>);
@@ -45,24 +60,116 @@ const CASES: &[Case] = &[
     ("relay black-holed for 9 s, relayed", [Nat::Hard, Nat::Hard], Duration::from_secs(20), black_hole),
 ];
 
+const JOINED: &[JoinedCase] = &[
+    ("mesh up with a key", || join(|_, up, _| up)),
+    ("from the start of mesh up to the first answer", || join(|began, _, answered| answered - began)),
+    ("from the end of mesh up to the first answer", || join(|began, up, answered| answered - began - up)),
+    ("policy denies: from policy set to the last answer", || policy(ALLOW, DENY)),
+    ("policy allows: from policy set to the first answer", || policy(DENY, ALLOW)),
+    ("restart: from the start to the first answer from outside", || restart(true)),
+    ("restart while control is away: the same", || restart(false)),
+];
+
 fn main() -> Result<()> {
+    let arguments = Arguments::parse();
     if let Some(reason) = lab::missing() {
         anyhow::bail!("no namespaces here: {reason}");
     }
-    let arguments: Vec<_> = std::env::args().skip(1).collect();
-    let runs = match arguments.as_slice() {
-        [] => 5,
-        [word, count] if word == "--runs" => count.parse()?,
-        _ => anyhow::bail!("usage: recovery [--runs N]"),
-    };
-    println!("{:<46} {:>9}   all, in ms", "what happens", "median ms");
-    for (name, nats, after, happen) in CASES {
-        let mut silences = (0..runs).map(|_| silence(*nats, *after, *happen)).collect::<Result<Vec<_>>>()?;
-        silences.sort_unstable();
-        let all: Vec<_> = silences.iter().map(|silence| silence.as_millis().to_string()).collect();
-        println!("{name:<46} {:>9}   {}", silences[silences.len() / 2].as_millis(), all.join(", "));
+    let wanted = |name: &str| arguments.only.as_ref().is_none_or(|word| name.contains(word));
+    println!("{:<58} {:>9}   all, in ms", "what happens", "median ms");
+    for (name, nats, after, happen) in CASES.iter().filter(|case| wanted(case.0)) {
+        measure(name, arguments.runs, || silence(*nats, *after, *happen))?;
+    }
+    for (name, take) in JOINED.iter().filter(|case| wanted(case.0)) {
+        measure(name, arguments.runs, take)?;
     }
     Ok(())
+}
+
+fn measure(name: &str, runs: u32, take: impl Fn() -> Result<Duration>) -> Result<()> {
+    let mut taken = (0..runs).map(|_| take()).collect::<Result<Vec<_>>>()?;
+    taken.sort_unstable();
+    let all: Vec<_> = taken.iter().map(|time| time.as_millis().to_string()).collect();
+    println!("{name:<58} {:>9}   {}", taken[taken.len() / 2].as_millis(), all.join(", "));
+    Ok(())
+}
+
+/// A second node joins, and pings the first from before it does: what `figure` makes of when `mesh up` began, how long
+/// it took, and when the first answer came.
+fn join(figure: fn(Duration, Duration, Duration) -> Duration) -> Result<Duration> {
+    let joined = Joined::new(&[Nat::Easy, Nat::Easy])?;
+    joined.control.set_policy(ALLOW)?;
+    let key = joined.control.key(&["--reusable"])?;
+    let [alice, bob] = joined.agents.as_slice() else { unreachable!("two homes") };
+    alice.up(&joined.control, &key)?;
+    let pings = ping(bob, &alice.address()?)?;
+    let began = wall()?;
+    let up = bob.up(&joined.control, &key)?;
+    let answered = wait_for_answer(&pings, began)?;
+    Ok(figure(began, up, answered))
+}
+
+/// From the change of the policy to the last answer where it denies, to the first where it allows.
+fn policy(before: &str, after: &str) -> Result<Duration> {
+    let joined = Joined::up(&[Nat::Easy, Nat::Easy])?;
+    let [alice, bob] = joined.agents.as_slice() else { unreachable!("two homes") };
+    let address = bob.address()?;
+    alice.reach(&address)?;
+    joined.control.set_policy(before)?;
+    let pings = ping(alice, &address)?;
+    thread::sleep(Duration::from_secs(2));
+    let began = wall()?;
+    joined.control.set_policy(after)?;
+    if after == ALLOW {
+        return Ok(wait_for_answer(&pings, began)? - began);
+    }
+    thread::sleep(Duration::from_secs(3));
+    let last = *answers(&pings.output())?.last().context("nothing was answered")?;
+    ensure!(wall()? - last > Duration::from_secs(2), "it is still answered");
+    Ok(last.saturating_sub(began))
+}
+
+/// From the start of a daemon that was killed to the first answer it gives to a peer that goes on pinging.
+fn restart(has_control: bool) -> Result<Duration> {
+    let mut joined = Joined::up(&[Nat::Easy, Nat::Easy])?;
+    let address = joined.agents[0].address()?;
+    joined.agents[1].reach(&address)?;
+    joined.agents[0].wait_for_kept_map()?;
+    if !has_control {
+        joined.control.kill();
+    }
+    let pings = ping(&joined.agents[1], &address)?;
+    thread::sleep(Duration::from_secs(2));
+    joined.agents[0].kill();
+    thread::sleep(Duration::from_secs(1));
+    let began = wall()?;
+    joined.agents[0].start()?;
+    Ok(wait_for_answer(&pings, began)? - began)
+}
+
+fn ping(agent: &Agent, address: &str) -> Result<Process> {
+    agent.node.spawn(&["ping", "-n", "-D", "-i", INTERVAL, address])
+}
+
+fn wall() -> Result<Duration> {
+    Ok(SystemTime::now().duration_since(UNIX_EPOCH)?)
+}
+
+/// When the first answer after `began` came.
+fn wait_for_answer(pings: &Process, began: Duration) -> Result<Duration> {
+    until("an answer", Duration::from_secs(60), || {
+        Ok(answers(&pings.output())?.into_iter().find(|answer| *answer > began))
+    })
+}
+
+/// When answers came.
+fn answers(output: &str) -> Result<Vec<Duration>> {
+    let lines = output.lines().filter(|line| line.contains("bytes from"));
+    let stamp = |line: &str| -> Result<Duration> {
+        let stamp = line.strip_prefix('[').and_then(|rest| rest.split(']').next()).context("no time stamp")?;
+        Ok(Duration::try_from_secs_f64(stamp.parse()?)?)
+    };
+    lines.map(stamp).collect()
 }
 
 /// The longest time without an answer when something happens.
@@ -87,17 +194,12 @@ fn silence(nats: [Nat; 2], after: Duration, happen: fn(&mut Homes) -> Result<()>
         thread::sleep(Duration::from_millis(100));
     }
     let output = pings.output();
-    let mut times = Vec::new();
-    for line in output.lines().filter(|line| line.contains("bytes from")) {
-        let stamp = line.strip_prefix('[').and_then(|rest| rest.split(']').next()).context("no time stamp")?;
-        times.push(stamp.parse::<f64>()?);
-    }
+    let mut times = answers(&output)?;
     ensure!(times.len() > 40, "hardly anything was answered: {output}");
     // It has to be over: the last answer is fresh, too.
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?.as_secs_f64();
-    times.push(now.min(times.last().copied().unwrap_or_default() + 60.0));
-    let gaps = times.windows(2).map(|pair| pair[1] - pair[0]);
-    Ok(Duration::from_secs_f64(gaps.fold(0.0, f64::max)))
+    times.push(wall()?.min(times.last().copied().unwrap_or_default() + Duration::from_secs(60)));
+    let gaps = times.windows(2).map(|pair| pair[1].saturating_sub(pair[0]));
+    Ok(gaps.max().unwrap_or_default())
 }
 
 fn roam(homes: &mut Homes) -> Result<()> {

@@ -93,6 +93,8 @@ pub enum Skipped {
     Repeated(NodeId),
     /// The first of the two: it has the key of the second. Of one message the first entry counts, of two the later.
     SameKey(NodeId, NodeId),
+    /// So many routes of a peer, past [`crate::limits::ROUTES_PER_PEER`].
+    Routes(NodeId, usize),
     /// A change of a peer that is not there.
     UnknownPeer(NodeId),
     /// A change of an offline peer that is older than what is known of it.
@@ -119,6 +121,7 @@ impl fmt::Display for Skipped {
             Self::Own(id) => write!(f, "peer {id} has the ID or the Key of the node itself"),
             Self::Repeated(id) => write!(f, "peer {id} is listed more than once: the last one counts"),
             Self::SameKey(id, other) => write!(f, "peer {id} has the Key of peer {other}"),
+            Self::Routes(id, count) => write!(f, "peer {id} has too many routes: {count} are left out"),
             Self::UnknownPeer(id) => write!(f, "peer {id} is to be changed and is not there"),
             Self::Stale(id) => write!(f, "what is said of peer {id} is older than what is known"),
             Self::Region(number) => write!(f, "region {number} of the DERPMap is null or has no usable number"),

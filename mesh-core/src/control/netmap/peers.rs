@@ -9,6 +9,7 @@ use super::change::{PeersChange, Skipped};
 use crate::{
     control::types::{MapResponse, NodeId, PeerChange, PeerNode},
     key::NodePublic,
+    limits,
     time::WallTime,
 };
 
@@ -120,9 +121,24 @@ impl<'m> Merge<'m> {
             }
             if self.takes_key(peer.key, peer.id, &seen) {
                 self.remember(peer.id);
-                self.peers.insert(peer.clone());
+                let peer = self.within_routes(peer);
+                self.peers.insert(peer);
             }
         }
+    }
+
+    /// The peer without the routes that are too many. What it keeps first of all is its own addresses.
+    fn within_routes(&mut self, peer: &Arc<PeerNode>) -> Arc<PeerNode> {
+        let routes = peer.allowed_ips();
+        let left_out = routes.len().saturating_sub(limits::ROUTES_PER_PEER);
+        if left_out == 0 {
+            return Arc::clone(peer);
+        }
+        self.skipped.push(Skipped::Routes(peer.id, left_out));
+        let own: BTreeSet<_> = peer.addresses.iter().collect();
+        let (first, rest): (Vec<_>, Vec<_>) = routes.iter().partition(|route| own.contains(route));
+        let kept = first.into_iter().chain(rest).take(limits::ROUTES_PER_PEER).copied().collect();
+        Arc::new(PeerNode { allowed_ips: Some(kept), ..PeerNode::clone(peer) })
     }
 
     /// Why a peer cannot be one.

@@ -185,6 +185,9 @@ fn the_servers_words_reach_the_user() {
     let long = error_frame(&"x".repeat(2_000));
     assert_eq!(long.len(), HEADER + ERROR_TEXT_BYTES);
     assert_eq!(start(&mut rng).read(&long).unwrap_err(), NoiseError::Refused("x".repeat(512)));
+    // Anybody on the way can say it.
+    let forged = error_frame("\x1b[2J");
+    assert_eq!(start(&mut rng).read(&forged).unwrap_err(), NoiseError::Refused("\\u{1b}[2J".to_owned()));
 }
 
 #[test]

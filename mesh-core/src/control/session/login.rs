@@ -16,7 +16,7 @@ use super::{
         link::{ControlRequest, Failure, FailureKind, RequestId},
         types::{RegisterAuth, RegisterRequest, RegisterResponse},
     },
-    ANSWER_WITHIN, AuthKey, Output, Pending, Registration, Session, SignIn,
+    ANSWER_WITHIN, Activity, AuthKey, Output, Pending, Registration, Session, SignIn,
 };
 
 /// A question that waits for a person is asked anew after this, in case the connection has died unseen.
@@ -42,6 +42,8 @@ pub(super) struct Login {
     is_second_key: bool,
     /// When the user is not to wait any longer.
     give_up_at: Option<Instant>,
+    /// Why control could not be told so far that we sign out.
+    untold: Option<String>,
     /// What the user wanted after signing out.
     then: SignIn,
     pending: Option<Pending>,
@@ -70,6 +72,7 @@ impl Login {
             followup: None,
             is_second_key: false,
             give_up_at: None,
+            untold: None,
             then: SignIn::default(),
             pending: None,
         }
@@ -97,6 +100,10 @@ impl Login {
 
     pub(super) fn is_given_up(&self, now: Instant) -> bool {
         self.give_up_at.is_some_and(|at| at <= now)
+    }
+
+    pub(super) fn untold(&self) -> String {
+        self.untold.clone().unwrap_or_else(|| "control could not be reached in time".to_owned())
     }
 
     pub(super) fn interrupt(&mut self) {
@@ -272,6 +279,11 @@ impl Session {
         login.pending = None;
         let is_final = matches!(failure.kind, FailureKind::Status { code: 400..=407 | 410..=428, retry_after: None });
         match login.purpose {
+            // A connection that has died unseen says so when it is used: another one may be good.
+            Purpose::LogOut if failure.kind == FailureKind::Unreachable && !login.is_given_up(now) => {
+                login.untold = Some(failure.to_string());
+                return self.login_backoff.fail_with(failure, &mut self.jitter, now);
+            }
             Purpose::LogOut => return self.finish_log_out(Some(failure.to_string())),
             // The page may be gone with the server's memory: from the start.
             Purpose::Refresh | Purpose::SignIn | Purpose::Rotate if is_final && login.followup.is_some() => {
@@ -287,7 +299,7 @@ impl Session {
             Purpose::Refresh | Purpose::SignIn | Purpose::Rotate => {}
         }
         self.login_backoff.fail_with(failure, &mut self.jitter, now);
-        self.note_problem(format!("control does not register this node: {failure}"));
+        self.note_problem(Activity::Login, format!("control does not register this node: {failure}"));
     }
 
     /// Control says no, in words for the user.
@@ -299,12 +311,12 @@ impl Session {
             }
             Purpose::Rotate => {
                 self.give_up_rotation();
-                self.note_problem(format!("control does not take a new key: {words}"));
+                self.note_problem(Activity::Login, format!("control does not take a new key: {words}"));
             }
             Purpose::Refresh => {
                 self.login = Some(login);
                 self.login_backoff.fail(&mut self.jitter, now);
-                self.note_problem(format!("control does not register this node: {words}"));
+                self.note_problem(Activity::Login, format!("control does not register this node: {words}"));
             }
         }
     }

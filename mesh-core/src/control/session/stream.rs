@@ -9,7 +9,7 @@ use super::{
         link::{ControlRequest, Failure, FailureKind, RequestId},
         types::{MapRequest, MapResponse},
     },
-    ANSWER_WITHIN, Facts, Output, Pending, Session,
+    ANSWER_WITHIN, Activity, Facts, Output, Pending, Session,
 };
 
 /// A stream that says nothing for so long is dead. Servers send something about every 50 s. Stock nodes: 120 s.
@@ -129,6 +129,7 @@ impl Session {
         if let Some((_, facts)) = self.update.sending.take_if(|(pending, _)| pending.id == id) {
             self.update.told = Some(facts);
             self.update_backoff.reset();
+            self.note_success(Activity::Update);
         }
     }
 
@@ -170,7 +171,7 @@ impl Session {
             // It does not know us: registering says why, or helps.
             self.begin_refresh();
         }
-        self.note_problem(format!("no map from control: {failure}"));
+        self.note_problem(Activity::Stream, format!("no map from control: {failure}"));
     }
 
     /// What control was told was of another node.

@@ -285,6 +285,53 @@ fn an_update_that_failed_is_repeated() {
 }
 
 #[test]
+fn a_problem_is_over_when_what_failed_works_again() {
+    let (mut session, ..) = running();
+    session.set_net_info(NetInfo { preferred_derp: 1, ..NetInfo::default() }, now(100));
+    let (id, _) = updating(&requests(&mut session)).unwrap();
+    session.handle_event(ControlEvent::Failed { id, failure: failure(FailureKind::Malformed) }, now(110));
+    assert!(session.problem().unwrap().contains("what we tell of us"));
+    let at = session.poll_timeout().unwrap().at;
+    session.handle_timeout(WALL, at);
+    let (id, _) = updating(&requests(&mut session)).unwrap();
+    session.handle_event(ControlEvent::Updated { id }, at);
+    assert_eq!(session.problem(), None);
+
+    // What else does not work is not mended by that.
+    session.set_key_expiry(Some(WallTime::from_unix_secs(1_800_000_100)), WALL, at);
+    session.handle_timeout(WallTime::from_unix_secs(1_800_000_060), now(60_000));
+    let (id, _) = registering(&requests(&mut session));
+    let response = Box::new(RegisterResponse { error: "no".to_owned(), ..RegisterResponse::default() });
+    session.handle_event(ControlEvent::Registered { id, response }, now(60_100));
+    session.set_net_info(NetInfo { preferred_derp: 2, ..NetInfo::default() }, now(60_200));
+    let (id, _) = updating(&requests(&mut session)).unwrap();
+    session.handle_event(ControlEvent::Updated { id }, now(60_300));
+    assert!(session.problem().unwrap().contains("a new key"));
+}
+
+#[test]
+fn the_servers_key_that_is_had_at_last_ends_its_problem() {
+    let mut session = Session::new(config(None));
+    session.set_goal(goal(), with_key("k"), now(0));
+    let Some(ControlRequest::FetchKey { id, .. }) = requests(&mut session).pop() else { panic!("no key is asked for") };
+    session.handle_event(ControlEvent::Failed { id, failure: failure(FailureKind::Unreachable) }, now(10));
+    assert!(session.problem().is_some());
+    session.handle_timeout(WALL, session.poll_timeout().unwrap().at);
+    let Some(ControlRequest::FetchKey { id, .. }) = requests(&mut session).pop() else { panic!("it is asked once") };
+    session.handle_event(ControlEvent::Key { id, key: server_key() }, now(100));
+    assert_eq!(session.problem(), None);
+}
+
+#[test]
+fn nothing_is_wrong_with_a_control_server_that_is_not_wanted() {
+    let (mut session, stream, _) = running();
+    session.handle_event(ControlEvent::Closed { id: stream }, now(10));
+    assert!(session.problem().is_some());
+    session.set_goal(Goal { want_running: false, ..goal() }, None, now(20));
+    assert_eq!(session.problem(), None);
+}
+
+#[test]
 fn a_silent_stream_is_dead_after_two_minutes() {
     let (mut session, stream, _) = running();
     let keep_alive = || Box::new(MapResponse { keep_alive: true, ..MapResponse::default() });
@@ -427,17 +474,44 @@ fn signing_out_tells_control_and_leaves_a_new_key() {
 #[test]
 fn signing_out_ends_also_when_control_is_away() {
     let (mut session, ..) = running();
-    session.note_network_change(now(10));
     session.log_out(now(100));
-    let (id, _) = registering(&requests(&mut session));
-    session.handle_event(ControlEvent::Failed { id, failure: failure(FailureKind::Unreachable) }, now(200));
-    assert!(matches!(outputs(&mut session).last(), Some(Output::LoggedOut(Some(_)))));
+    session.handle_timeout(WALL, now(5_100));
+    assert!(outputs(&mut session).iter().any(|output| matches!(output, Output::LoggedOut(Some(_)))));
 
     let (mut session, ..) = running();
     session.log_out(now(100));
-    outputs(&mut session);
-    session.handle_timeout(WALL, now(5_100));
-    assert!(outputs(&mut session).iter().any(|output| matches!(output, Output::LoggedOut(Some(_)))));
+    let (id, _) = registering(&requests(&mut session));
+    let broken = failure(FailureKind::Status { code: 500, retry_after: None });
+    session.handle_event(ControlEvent::Failed { id, failure: broken }, now(200));
+    assert!(matches!(outputs(&mut session).last(), Some(Output::LoggedOut(Some(_)))));
+}
+
+#[test]
+fn signing_out_is_tried_again_when_the_connection_was_dead() {
+    let (mut session, ..) = running();
+    session.log_out(now(100));
+    let (id, first) = registering(&requests(&mut session));
+    session.handle_event(ControlEvent::Failed { id, failure: failure(FailureKind::Unreachable) }, now(200));
+    session.handle_timeout(WALL, now(250));
+    let (id, again) = registering(&requests(&mut session));
+    assert_eq!(again, first);
+    session.handle_event(ControlEvent::Registered { id, response: welcome() }, now(260));
+    assert_eq!(outputs(&mut session).last(), Some(&Output::LoggedOut(None)));
+
+    // And no longer than the user waits.
+    let (mut session, ..) = running();
+    let mut at = now(100);
+    session.log_out(at);
+    let reason = loop {
+        if let Some(Output::LoggedOut(reason)) = outputs(&mut session).pop() {
+            break reason;
+        }
+        let id = session.login.as_ref().and_then(Login::pending).unwrap().id;
+        session.handle_event(ControlEvent::Failed { id, failure: failure(FailureKind::Unreachable) }, at);
+        at = session.poll_timeout().unwrap().at;
+        session.handle_timeout(WALL, at);
+    };
+    assert_eq!((at, reason), (now(5_100), Some("no".to_owned())));
 }
 
 #[test]

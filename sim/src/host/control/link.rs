@@ -13,6 +13,7 @@ use mesh_core::{
         Server,
         netmap::decode,
         noise::{EarlyReader, Initiator, Progress},
+        session::ANSWER_WITHIN,
     },
     key::MachinePublic,
     machine::Deadline,
@@ -27,12 +28,14 @@ use super::{
         links::Net,
         stack::{StackOutput, StreamId},
     },
-    dial::Dial,
+    dial::{DIAL, Dial},
     wire::{Channel, Greeting, MapMessages, ToControl, ToNode},
 };
 
 /// For a request, until its answer begins. The daemon has the same.
-const ANSWER: Duration = Duration::from_secs(30);
+const ANSWER: Duration = Duration::from_secs(15);
+// The node must not lose patience first: it would ask again over the same dead channel.
+const _: () = assert!(DIAL.as_secs() + ANSWER.as_secs() < ANSWER_WITHIN.as_secs());
 /// How often a quiet server with a request under way is asked whether it is there, and how long it may take to say so.
 const PING_EVERY: Duration = Duration::from_secs(60);
 const PONG: Duration = Duration::from_secs(20);

@@ -1,0 +1,72 @@
+//! Files that nobody else may read: keys, and what stands beside them.
+
+use std::{
+    fs::{DirBuilder, File, OpenOptions, remove_file, rename},
+    io::{self, ErrorKind, Write},
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    path::{Path, PathBuf},
+};
+
+/// Makes a directory, and those above it that are missing, for its owner alone. One that is there stays as it is.
+///
+/// # Errors
+/// When it cannot be made.
+pub fn make_directory(path: &Path) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(path)
+}
+
+/// Writes a file that only its owner may read: to a new one beside it that is synced and renamed, so that there is always
+/// a whole one.
+///
+/// # Errors
+/// When it cannot be written; the one before is still there then.
+pub fn write(path: &Path, text: &str) -> io::Result<()> {
+    let mut fresh = path.as_os_str().to_owned();
+    fresh.push(".new");
+    let fresh = PathBuf::from(fresh);
+    // What a crash left, or somebody put there: neither its mode nor where it leads is ours.
+    match remove_file(&fresh) {
+        Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+        Ok(()) | Err(_) => {}
+    }
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&fresh)?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()?;
+    rename(&fresh, path)?;
+    match path.parent() {
+        Some(directory) if !directory.as_os_str().is_empty() => File::open(directory)?.sync_all(),
+        Some(_) | None => File::open(".")?.sync_all(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        fs,
+        os::unix::fs::{PermissionsExt, symlink},
+    };
+
+    use super::*;
+
+    #[test]
+    fn what_stands_at_the_new_name_is_neither_followed_nor_kept() {
+        let directory = std::env::temp_dir().join(format!("mesh-private-{}", std::process::id()));
+        let _ = fs::remove_dir_all(&directory);
+        make_directory(&directory).unwrap();
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode(&directory), 0o700);
+        let (path, fresh, other) = (directory.join("key"), directory.join("key.new"), directory.join("other"));
+
+        fs::write(&other, "other").unwrap();
+        symlink(&other, &fresh).unwrap();
+        write(&path, "secret").unwrap();
+        assert_eq!((fs::read_to_string(&other).unwrap().as_str(), mode(&path)), ("other", 0o600));
+
+        fs::write(&fresh, "half").unwrap();
+        fs::set_permissions(&fresh, fs::Permissions::from_mode(0o644)).unwrap();
+        write(&path, "secret again").unwrap();
+        assert_eq!((fs::read_to_string(&path).unwrap().as_str(), mode(&path)), ("secret again", 0o600));
+        assert!(!fresh.exists());
+        fs::remove_dir_all(directory).unwrap();
+    }
+}
