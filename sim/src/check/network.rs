@@ -28,8 +28,9 @@ const STEADY: Duration = Duration::from_secs(60);
 /// N2: a way counts for so long after each message.
 const IN_USE: Duration = Duration::from_secs(10);
 
-/// N3: disco datagrams to each address in [`STEADY`] while only the relay works. Stock nodes ping every five seconds.
-const PROBES: usize = 12;
+/// N3: disco datagrams to each address in [`STEADY`] while only the relay works. Stock nodes ping every five seconds, and
+/// once more when the peer asks for it.
+const PROBES: usize = 14;
 
 /// L2: in this time before the end both must have heard of each other.
 const LATELY: Duration = Duration::from_secs(10);
