@@ -88,6 +88,7 @@ const SHELL_FILES: &[&str] = &[
     "relay/tests/stock.rs",
     "relay/tests/support/program.rs",
     "sim/src/bin/sim.rs",
+    "sim/src/bin/sim/swarm.rs",
     "sim/tests/determinism.rs",
     "sim/tests/errors.rs",
     "sim/tests/join.rs",
@@ -95,6 +96,7 @@ const SHELL_FILES: &[&str] = &[
     "sim/tests/paths.rs",
     "sim/tests/policy.rs",
     "sim/tests/scenarios.rs",
+    "sim/tests/swarm.rs",
     "sim/tests/support/mod.rs",
 ];
 const SHELL_ATTRIBUTE: &str = "#![allow(clippy::disallowed_types, clippy::disallowed_methods, reason = \"shell\")]";

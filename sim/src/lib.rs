@@ -11,6 +11,7 @@
 //! * [`host`]: simulated computers that run nodes and applications
 //! * [`scenario`]: what is simulated: files, and worlds written in Rust
 //! * [`check`]: invariants that always hold, and what a scenario expects
+//! * [`swarm`]: generated worlds, and failing ones made smaller
 //! * [`report`]: what is told of a run
 //!
 //! Relays and the coordination server take part through the pure halves of their crates. In worlds with control nodes join
@@ -40,6 +41,7 @@ pub mod kernel;
 pub mod net;
 pub mod report;
 pub mod scenario;
+pub mod swarm;
 
 use core::ops::Range;
 

@@ -22,6 +22,21 @@ fn every_scenario_passes_with_its_first_seeds() {
 }
 
 #[test]
+fn every_scenario_is_read_back_as_it_was_written() {
+    let unlined = |mut scenario: sim::Scenario| {
+        scenario.expects.iter_mut().for_each(|spec| spec.line = None);
+        format!("{scenario:?}")
+    };
+    for file in scenario_files() {
+        let scenario = sim::scenario::parse(&std::fs::read_to_string(&file).unwrap()).unwrap();
+        let text = sim::scenario::write(&scenario).unwrap();
+        let read = sim::scenario::parse(&text).unwrap_or_else(|error| panic!("{file}: {error}\n{text}"));
+        assert_eq!(read.canonical(), scenario.canonical(), "{file}");
+        assert_eq!(unlined(read), unlined(scenario), "{file}");
+    }
+}
+
+#[test]
 fn the_named_scenarios_exist() {
     for name in [
         "static-pair",

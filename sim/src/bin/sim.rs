@@ -26,6 +26,9 @@ use sim::{
     scenario,
 };
 
+#[path = "sim/swarm.rs"]
+mod swarm;
+
 /// Runs whole overlay networks in virtual time.
 #[derive(Parser)]
 #[command(name = "mesh-sim", version = env!("MESH_VERSION"), subcommand_required = true)]
@@ -45,10 +48,10 @@ enum Verb {
         /// For which shell.
         shell: Shell,
     },
-    /// Run generated worlds (not built yet).
-    Swarm(NotBuilt),
-    /// Make a failing scenario smaller (not built yet).
-    Shrink(NotBuilt),
+    /// Run generated worlds until one fails, and make that one smaller.
+    Swarm(swarm::Swarm),
+    /// Make a failing scenario smaller.
+    Shrink(swarm::Shrink),
     /// Run every pair of NAT profiles (not built yet).
     Matrix(NotBuilt),
     /// Show a part of a run (not built yet).
@@ -87,10 +90,14 @@ type SeedList = Vec<u64>;
 #[derive(clap::Args)]
 struct Replay {
     /// A scenario file.
-    file: String,
+    #[arg(required_unless_present = "swarm", conflicts_with = "swarm")]
+    file: Option<String>,
     /// Which seed.
-    #[arg(long)]
-    seed: u64,
+    #[arg(long, required_unless_present = "swarm")]
+    seed: Option<u64>,
+    /// The generated world of this seed.
+    #[arg(long, value_name = "SEED", conflicts_with = "seed")]
+    swarm: Option<u64>,
     /// Print errors as JSON as well.
     #[arg(long)]
     json: bool,
@@ -123,8 +130,10 @@ fn main() -> ExitCode {
             clap_complete::generate(shell, &mut Cli::command(), "mesh-sim", &mut io::stdout());
             (false, Ok(0))
         }
-        Verb::Swarm(rest) => (rest.wants_json(), Err(rest.failure("swarm"))),
-        Verb::Shrink(rest) => (rest.wants_json(), Err(rest.failure("shrink"))),
+        Verb::Swarm(options) => (options.json, swarm::run(&options)),
+        Verb::Shrink(options) => {
+            (options.json, read(&options.file).and_then(|scenario| swarm::shrink(&options, &scenario)))
+        }
         Verb::Matrix(rest) => (rest.wants_json(), Err(rest.failure("matrix"))),
         Verb::Show(rest) => (rest.wants_json(), Err(rest.failure("show"))),
         Verb::Diff(rest) => (rest.wants_json(), Err(rest.failure("diff"))),
@@ -146,7 +155,7 @@ impl NotBuilt {
             exit: 2,
             code: "not_built",
             message: format!("`mesh-sim {verb}` is not built yet"),
-            hint: Some("there are `run` and `replay`".to_owned()),
+            hint: Some("there are `run`, `replay`, `swarm` and `shrink`".to_owned()),
         }
     }
 }
@@ -283,21 +292,27 @@ fn compare_with_second_process(file: &str, runs: &[RunReport], options: &Run) ->
 }
 
 fn replay_seed(options: &Replay) -> Result<u8, Failure> {
-    let scenario = read(&options.file)?;
+    let (scenario, seed) = match (options.swarm, &options.file, options.seed) {
+        (None, Some(file), Some(seed)) => (read(file)?, seed),
+        (swarm, ..) => {
+            let seed = swarm.unwrap_or_default();
+            (sim::swarm::of_seed(seed), seed)
+        }
+    };
     let mut out = io::BufWriter::new(io::stdout().lock());
     let report = {
         let observer = Box::new(|record: &Record, names: &Names| {
             // A closed pipe ends the printing, not the run: the exit status still counts.
             let _ = writeln!(out, "{}", record.line(names));
         });
-        let mut simulation = Simulation::new(&scenario, options.seed).observed(observer);
+        let mut simulation = Simulation::new(&scenario, seed).observed(observer);
         let ended = simulation.run();
         RunReport::new(&scenario, &simulation, &ended)
     };
     let _ = writeln!(out, "digest {:032x}", report.digest);
     let _ = out.flush();
     if report.verdict != Verdict::Pass {
-        eprint!("{}", terminal::failure(&scenario, &report, Some(&options.file)));
+        eprint!("{}", terminal::failure(&scenario, &report, options.file.as_deref()));
     }
     Ok(match report.verdict {
         Verdict::Pass => 0,

@@ -8,6 +8,7 @@ pub(crate) mod network;
 mod paths;
 mod policy;
 mod policy_text;
+mod quiet;
 mod states;
 pub(crate) mod technique;
 mod traffic;
@@ -26,6 +27,7 @@ pub use traffic::{Flow, Flows, Sample};
 pub use wire::WireCheck;
 
 pub(crate) use expect::{View, evaluate, first_delivery};
+pub(crate) use quiet::QuietCheck;
 
 macro_rules! check_ids {
     ($($(#[doc = $doc:literal])+ $variant:ident = $name:literal,)+) => {
@@ -77,6 +79,8 @@ check_ids! {
     L1 = "L1",
     /// In a world with relays: those who send are heard at the end, both ways.
     L2 = "L2",
+    /// In a world that ends in silence: nodes that have nothing to say fall silent.
+    L3 = "L3",
     /// In a world with control: what control says that it did is stored.
     Stored = "stored",
     /// Every datagram is delivered, dropped for a cause, or on its way.
@@ -87,16 +91,20 @@ check_ids! {
 
 impl CheckId {
     /// The invariants that `pattern` names: one, or a class as `N*`; `S*` and `*` are those that every
-    /// world has something for.
+    /// world has something for, and `L*` those of every world with relays.
     /// The others are looked at too, where there is something to look at.
     #[must_use]
     pub fn matching(pattern: &str) -> Vec<Self> {
         let is_anywhere = |id: Self| {
-            !matches!(id, Self::S1 | Self::S6 | Self::N1 | Self::N2 | Self::N3 | Self::L1 | Self::L2 | Self::Stored)
+            !matches!(
+                id,
+                Self::S1 | Self::S6 | Self::N1 | Self::N2 | Self::N3 | Self::L1 | Self::L2 | Self::L3 | Self::Stored
+            )
         };
         let matches = |id: &&Self| match pattern.strip_suffix('*') {
             Some("") => is_anywhere(**id),
             Some(prefix @ "S") => id.name().starts_with(prefix) && is_anywhere(**id),
+            Some("L") => matches!(id, Self::L1 | Self::L2),
             Some(prefix) => id.name().starts_with(prefix),
             None => id.name() == pattern,
         };
@@ -167,8 +175,9 @@ mod tests {
     fn patterns_name_classes() {
         assert_eq!(CheckId::matching("S2"), [CheckId::S2]);
         assert_eq!(CheckId::matching("S*").len(), 6);
-        assert_eq!(CheckId::matching("*").len(), CheckId::ALL.len() - 8);
+        assert_eq!(CheckId::matching("*").len(), CheckId::ALL.len() - 9);
         assert_eq!(CheckId::matching("N*"), [CheckId::N1, CheckId::N2, CheckId::N3]);
+        assert_eq!(CheckId::matching("L*"), [CheckId::L1, CheckId::L2]);
         assert!(CheckId::matching("X*").is_empty());
     }
 

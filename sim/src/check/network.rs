@@ -25,8 +25,12 @@ const LOST: Duration = Duration::from_secs(3);
 const CHANGES: usize = 2;
 const STEADY: Duration = Duration::from_secs(60);
 
-/// N3: disco datagrams to each address in [`STEADY`] while only the relay works. Stock nodes ping every five seconds.
-const PROBES: usize = 12;
+/// N2: a way counts for so long after each message.
+const IN_USE: Duration = Duration::from_secs(10);
+
+/// N3: disco datagrams to each address in [`STEADY`] while only the relay works. Stock nodes ping every five seconds, and
+/// once more when the peer asks for it.
+const PROBES: usize = 14;
 
 /// L2: in this time before the end both must have heard of each other.
 const LATELY: Duration = Duration::from_secs(10);
@@ -43,8 +47,10 @@ pub(crate) struct Ended<'r> {
     pub(crate) probes: &'r [Vec<(Instant, SocketAddr)>],
     /// When the scenario did something, and when that was over, in order.
     pub(crate) disturbed: Vec<(Instant, Instant)>,
-    /// Pairs whose messages the scenario expects a policy to stop.
+    /// Pairs whose messages a policy may stop.
     pub(crate) denied: Vec<[HostId; 2]>,
+    /// By host: from when on it takes part.
+    pub(crate) since: &'r [Instant],
 }
 
 /// Looks at everything.
@@ -58,15 +64,25 @@ pub(crate) fn check(ended: &Ended<'_>, tally: &mut Tally) {
         }
         seen.push(pair);
         let ways = ways(ended.events, pair, Doubt::Ignored);
-        for (from, until) in &quiet {
-            check_loss(ended, pair, (*from, *until), tally);
-            check_flapping(&ways, pair, (*from, *until), tally);
+        let Some(met) = met(ended, pair) else { continue };
+        let both = quiet.iter().map(|(from, until)| ((*from).max(met), *until)).filter(|(from, until)| from < until);
+        let both: Vec<_> = both.collect();
+        for window in &both {
+            check_loss(ended, pair, *window, tally);
+            check_flapping(ended, &ways, pair, *window, tally);
         }
-        for window in &quiet {
+        for window in &both {
             check_probing(ended, pair, *window, tally);
         }
-        check_connected(ended, pair, quiet.last().copied(), tally);
+        check_connected(ended, pair, both.last().copied(), tally);
     }
+}
+
+/// From when on two hosts owe each other an answer: both take part, for long enough to have heard of each other.
+fn met(ended: &Ended<'_>, pair: [HostId; 2]) -> Option<Instant> {
+    let since = pair.map(|host| ended.since.get(host.index()).copied().unwrap_or(Instant::ZERO));
+    let since = since[0].max(since[1]);
+    (since != Instant::FAR_FUTURE).then(|| since + SETTLED_AFTER)
 }
 
 /// The times in which nothing that the scenario did is felt.
@@ -110,11 +126,22 @@ fn check_loss(ended: &Ended<'_>, pair: [HostId; 2], (from, until): (Instant, Ins
     }
 }
 
-fn check_flapping(ways: &[(Instant, PathIs)], pair: [HostId; 2], (from, until): (Instant, Instant), tally: &mut Tally) {
+fn check_flapping(
+    ended: &Ended<'_>,
+    ways: &[(Instant, PathIs)],
+    pair: [HostId; 2],
+    (from, until): (Instant, Instant),
+    tally: &mut Tally,
+) {
     if until.since(from) < STEADY {
         return;
     }
-    let changes: Vec<_> = ways.iter().map(|(at, _)| *at).filter(|at| (from..until).contains(at)).collect();
+    // A way that nobody uses comes to its end, and comes back.
+    let messages = ended.flows.between(pair[0], pair[1]).into_iter().chain(ended.flows.between(pair[1], pair[0]));
+    let sent: BTreeSet<_> = messages.map(|(sent, _)| sent).collect();
+    let is_used = |at: Instant| sent.range(at - IN_USE..=at).next().is_some();
+    let changes: Vec<_> =
+        ways.iter().map(|(at, _)| *at).filter(|at| (from..until).contains(at) && is_used(*at)).collect();
     let flapping = changes.windows(CHANGES + 1).find(|window| window[CHANGES].since(window[0]) <= STEADY);
     let text = flapping.map(|window| {
         format!("hosts {} and {} change their way again and again from {} on", pair[0].0, pair[1].0, window[0])
@@ -132,19 +159,36 @@ fn check_probing(ended: &Ended<'_>, pair: [HostId; 2], (from, until): (Instant, 
         first_not(&ways, PathIs::Relay, from, until).is_none()
     };
     for host in pair {
+        // Whoever begins to speak looks for a way, more often at first.
+        let spoke = ended.flows.iter().filter(|flow| flow.from == host || flow.to == host);
+        let spoke = spoke.filter_map(|flow| flow.samples.first()).map(|sample| sample.sent);
+        // So does whoever hears that a peer has another home, or is at its relay again.
+        let moved = ended
+            .events
+            .iter()
+            .filter(|(_, _, event)| matches!(event, NodeEvent::HomeChanged { .. } | NodeEvent::RelayConnected { .. }));
+        let searches = spoke.chain(moved.map(|(at, ..)| *at)).filter(|at| *at < until);
+        let from = searches.map(|at| at + SETTLED_AFTER).max().map_or(from, |at| at.max(from));
+        if until.since(from) < STEADY {
+            continue;
+        }
         let of_host = ended.flows.iter().filter(|flow| flow.from == host || flow.to == host);
         if !of_host.map(|flow| [flow.from, flow.to]).all(is_relayed) {
             continue;
         }
         let Some(probes) = ended.probes.get(host.index()) else { continue };
+        // One that learns something new, as another port of a peer's, searches once more; without an end is what goes on.
+        let mut went_on = false;
         let mut begin = from;
         while begin + STEADY <= until {
             let window = begin..begin + STEADY;
             let sent: Vec<_> = probes.iter().filter(|(at, _)| window.contains(at)).map(|(_, to)| *to).collect();
             let addresses: BTreeSet<_> = sent.iter().collect();
-            let text = (sent.len() > PROBES * addresses.len()).then(|| {
-                format!("host {} sent {} probes to {} addresses in a minute", host.0, sent.len(), addresses.len())
+            let is_many = sent.len() > PROBES * addresses.len();
+            let text = (is_many && went_on).then(|| {
+                format!("host {} again sent {} probes to {} addresses in a minute", host.0, sent.len(), addresses.len())
             });
+            went_on = is_many;
             tally.note(CheckId::N3, begin + STEADY, text);
             begin += STEADY;
         }
@@ -270,7 +314,7 @@ mod tests {
         events: &'r [(Instant, HostId, NodeEvent)],
         disturbed: Vec<(Instant, Instant)>,
     ) -> Ended<'r> {
-        Ended { end: secs(200), flows, events, probes: &[], disturbed, denied: Vec::new() }
+        Ended { end: secs(200), flows, events, probes: &[], disturbed, denied: Vec::new(), since: &[] }
     }
 
     /// A message and its answer every second, for 200 s.

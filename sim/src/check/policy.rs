@@ -86,6 +86,17 @@ impl PolicyCheck {
         self.versions.len() - 1
     }
 
+    /// Whether every policy so far allows a host to ask another for something. Nobody is allowed anything who has no
+    /// address yet.
+    #[must_use]
+    pub fn always_allows(&self, from: HostId, to: HostId, wants: Wants) -> bool {
+        let address =
+            |host: HostId| self.members.get(host.index()).and_then(|member| member.addresses.first().copied());
+        let (Some(source), Some(destination)) = (address(from), address(to)) else { return false };
+        let question = Question { source, destination, wants };
+        self.versions.iter().all(|(_, policy)| policy.allows(&question, &self.members))
+    }
+
     /// Whether a host is not known to have rules by the newest policy.
     #[must_use]
     pub fn is_behind(&self, host: HostId) -> bool {

@@ -3,7 +3,7 @@
 //! The checks know the layout of WireGuard's messages and nothing of the node's inside. A session shows on the
 //! wire as its receiver index; within one boot of the receiving host an index is not used again.
 
-use core::net::Ipv4Addr;
+use core::net::{IpAddr, Ipv4Addr};
 use std::collections::{BTreeMap, BTreeSet};
 
 use mesh_core::{time::Instant, wireguard::Kind};
@@ -21,6 +21,8 @@ pub struct WireCheck {
     marker: Marker,
     /// Overlay addresses in use.
     overlay: BTreeSet<[u8; 4]>,
+    /// Which of them each host has or had: packets that it sealed may be on their way.
+    held: BTreeSet<(HostId, [u8; 4])>,
     /// What each host sent, by receiver index.
     sent: Vec<BTreeMap<u32, Counters>>,
     /// Ephemeral keys that were sent.
@@ -32,11 +34,12 @@ pub struct WireCheck {
 impl WireCheck {
     /// Watches so many hosts, some of which have these overlay addresses.
     #[must_use]
-    pub fn new(marker: Marker, overlay: impl IntoIterator<Item = Ipv4Addr>, hosts: usize) -> Self {
-        let overlay: BTreeSet<_> = overlay.into_iter().map(|address| address.octets()).collect();
+    pub fn new(marker: Marker, overlay: impl IntoIterator<Item = (HostId, Ipv4Addr)>, hosts: usize) -> Self {
+        let held: BTreeSet<_> = overlay.into_iter().map(|(host, address)| (host, address.octets())).collect();
         Self {
             marker,
-            overlay,
+            overlay: held.iter().map(|(_, address)| *address).collect(),
+            held,
             sent: (0..hosts).map(|_| BTreeMap::new()).collect(),
             ephemerals: BTreeSet::new(),
             delivered: (0..hosts).map(|_| BTreeMap::new()).collect(),
@@ -44,8 +47,25 @@ impl WireCheck {
     }
 
     /// A host has this overlay address from now on.
-    pub fn note_overlay(&mut self, address: Ipv4Addr) {
+    pub fn note_overlay(&mut self, host: HostId, address: Ipv4Addr) {
         self.overlay.insert(address.octets());
+        self.held.insert((host, address.octets()));
+    }
+
+    /// A host delivered an inner packet from `source` that `sealer` had sealed.
+    pub fn handle_source(
+        &mut self,
+        host: HostId,
+        sealer: HostId,
+        source: Option<IpAddr>,
+        now: Instant,
+        tally: &mut Tally,
+    ) {
+        let is_own = matches!(source, Some(IpAddr::V4(source)) if self.held.contains(&(sealer, source.octets())));
+        let (host, sealer) = (host.0, sealer.0);
+        let forged =
+            (!is_own).then(|| format!("host {host} delivered a packet from {source:?} that host {sealer} sealed"));
+        tally.note(CheckId::S3, now, forged);
     }
 
     /// A host sends a packet.
@@ -219,9 +239,17 @@ mod tests {
         assert_eq!(deliver([1, 2]), []);
     }
 
+    #[test]
+    fn a_source_that_its_sealer_never_had_is_seen() {
+        let from = |source: Ipv4Addr| {
+            check(|wire, tally| wire.handle_source(HostId(1), HostId(0), Some(source.into()), Instant::ZERO, tally))
+        };
+        assert_eq!((from(A), from(B)), (vec![], vec![CheckId::S3]));
+    }
+
     fn check(act: impl FnOnce(&mut WireCheck, &mut Tally)) -> Vec<CheckId> {
         let mut tally = Tally::default();
-        act(&mut WireCheck::new(marker(), [A, B], 2), &mut tally);
+        act(&mut WireCheck::new(marker(), [(HostId(0), A), (HostId(1), B)], 2), &mut tally);
         tally.violation().map(|violation| violation.id).into_iter().collect()
     }
 

@@ -28,7 +28,7 @@ pub const MAX_BYTES: usize = 1280 - IP_BYTES - 8;
 const IP_BYTES: usize = 20;
 
 /// The port that answers requests.
-const SERVER_PORT: u16 = 7000;
+pub(crate) const SERVER_PORT: u16 = 7000;
 
 /// Ports that ask are these plus the number of the traffic.
 const CLIENT_PORTS: u16 = 20_000;

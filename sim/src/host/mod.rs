@@ -313,7 +313,7 @@ pub enum NodeEvent {
     },
     /// What the node does is this now.
     State(BackendState),
-    /// What the node was told to do was refused.
+    /// What the node, or control, was told to do was refused.
     OrderRefused,
     /// Somebody has to sign in.
     LoginUrl,

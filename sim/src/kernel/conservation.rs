@@ -2,12 +2,13 @@
 
 use core::time::Duration;
 
-use mesh_core::time::Instant;
+use control::coordinator::Command;
+use mesh_core::{ip::packet::protocol, node::BackendState, time::Instant};
 
 use crate::{
-    check::{CheckId, Expectation, PathCheck, Ruling, network},
-    host::{NodeOrder, RelayChange},
-    scenario::{Fault, LinkChange},
+    check::{CheckId, PathCheck, Wants, network},
+    host::{Host, NodeEvent, NodeOrder, RelayChange, message::SERVER_PORT},
+    scenario::{Fault, LinkChange, NodeSpec, Scenario, TrafficKind, TrafficSpec},
 };
 
 use super::{Event, Simulation};
@@ -28,24 +29,46 @@ impl Simulation<'_> {
             })
             .collect();
         disturbed.extend(self.scenario.nodes.iter().map(|node| (node.start, node.start)));
-        if self.scenario.policy.is_some() {
-            // Not everybody can be reached.
-            disturbed.push((Instant::ZERO, self.end));
-        }
         disturbed.sort_unstable();
+        let is_denied = |traffic: &&TrafficSpec| {
+            let wants = match traffic.kind {
+                TrafficKind::Ping => Wants::Echo,
+                TrafficKind::Request => Wants::Port(protocol::UDP, SERVER_PORT),
+            };
+            self.policy.as_ref().is_some_and(|check| !check.always_allows(traffic.from, traffic.to, wants))
+        };
         let denied: Vec<_> = self
             .scenario
-            .expects
+            .traffic
             .iter()
-            .filter_map(|spec| match spec.expectation {
-                Expectation::Acl { from, to, is: Ruling::Denied, .. } => Some([from.min(to), from.max(to)]),
-                _ => None,
-            })
+            .filter(is_denied)
+            .map(|traffic| [traffic.from.min(traffic.to), traffic.from.max(traffic.to)])
             .collect();
+        let since = self.met();
         let probes = self.paths.as_ref().map_or(&[][..], PathCheck::probes);
         let (end, flows, events) = (self.now, &self.flows, self.node_events.as_slice());
-        let ended = network::Ended { end, flows, events, probes, disturbed, denied };
+        let ended = network::Ended { end, flows, events, probes, disturbed, denied, since: &since };
         network::check(&ended, &mut self.tally);
+    }
+
+    /// Nodes that have nothing to say fall silent.
+    pub(super) fn check_quiet(&mut self) {
+        for node in self.hosts.iter().filter_map(Host::node).filter(|node| node.is_awake()) {
+            self.quiet.check(self.scenario, node.id(), self.now, &mut self.tally);
+        }
+    }
+
+    /// From when on each node takes part: from its start, or from when control has let it in.
+    fn met(&self) -> Vec<Instant> {
+        let began = |(spec, number): (&NodeSpec, u32)| {
+            if self.scenario.control.is_none() {
+                return spec.start;
+            }
+            let runs = |event: &NodeEvent| matches!(event, NodeEvent::State(BackendState::Running));
+            let mut events = self.node_events.iter();
+            events.find(|(_, host, event)| host.0 == number && runs(event)).map_or(Instant::FAR_FUTURE, |(at, ..)| *at)
+        };
+        self.scenario.nodes.iter().zip(0..).map(began).collect()
     }
 
     /// Counts what is on its way anew, from the agenda.
@@ -88,6 +111,20 @@ impl Simulation<'_> {
     }
 }
 
+/// When the last thing is over that a scenario does; never, when that lasts.
+pub(super) fn over(scenario: &Scenario) -> Instant {
+    let events = scenario.events.iter().map(|event| match &event.fault {
+        // What was told is told; what comes of it is said at once.
+        Fault::Admin(_) | Fault::Order { .. } => event.at,
+        fault => match length_of(fault, scenario.relays.len()) {
+            Some(length) => event.at + length,
+            None => Instant::FAR_FUTURE,
+        },
+    });
+    let starts = scenario.nodes.iter().map(|node| node.start);
+    events.chain(starts).max().unwrap_or(Instant::ZERO)
+}
+
 /// How long what an event does lasts; `None` when it does not end by itself and may keep two nodes apart.
 fn length_of(fault: &Fault, relays: usize) -> Option<Duration> {
     match fault {
@@ -106,8 +143,12 @@ fn length_of(fault: &Fault, relays: usize) -> Option<Duration> {
         Fault::Link { change: LinkChange::Set(_), .. } | Fault::Resolver(_) => Some(Duration::ZERO),
         // Nodes that know each other do without control.
         Fault::Control { .. } | Fault::Order { order: NodeOrder::Up { .. }, .. } => Some(Duration::ZERO),
-        Fault::Admin(_) | Fault::Order { .. } => None,
-        // It decides who may speak from then on.
-        Fault::Policy { .. } => None,
+        // Only those are looked at whom all policies let speak.
+        Fault::Policy { .. } => Some(Duration::ZERO),
+        Fault::Admin(command) => match **command {
+            Command::SetPolicy { .. } | Command::RenameNode { .. } => Some(Duration::ZERO),
+            _ => None,
+        },
+        Fault::Order { .. } => None,
     }
 }

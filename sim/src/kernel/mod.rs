@@ -15,13 +15,13 @@ mod maps;
 mod policy;
 pub mod trace;
 
-use core::{net::IpAddr, time::Duration};
+use core::time::Duration;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use mesh_core::{dataplane::DropCounts, ip::packet::IpPacket, time::Instant};
 
 use crate::{
-    check::{CheckId, Flows, PathCheck, PolicyCheck, Tally, WireCheck},
+    check::{CheckId, Flows, PathCheck, PolicyCheck, QuietCheck, Tally, WireCheck},
     host::{
         Delivery, Effects, Host, HostId, NodeEvent, NodeHost, Outgoing, Over,
         message::{Carrier, Marker, Message, Role},
@@ -68,6 +68,7 @@ pub struct Simulation<'s> {
     paths: Option<PathCheck>,
     /// Where a policy says who may reach whom.
     policy: Option<PolicyCheck>,
+    quiet: QuietCheck,
     tally: Tally,
     effects: Effects,
     /// Datagrams sent so far.
@@ -83,6 +84,8 @@ pub struct Simulation<'s> {
     faults: u64,
     /// The host that is being called: whose panic it is.
     inside: Option<HostId>,
+    /// Whether it is called because its timer is due.
+    is_woken: bool,
 }
 
 #[derive(Debug)]
@@ -161,11 +164,12 @@ impl<'s> Simulation<'s> {
             flows: Flows::new(&scenario.traffic),
             wire: WireCheck::new(
                 marker,
-                hosts.iter().filter_map(Host::node).filter_map(NodeHost::overlay),
+                hosts.iter().filter_map(Host::node).filter_map(|node| Some((node.id(), node.overlay()?))),
                 hosts.len(),
             ),
             paths: (maps.is_some() || has_control).then(|| build::path_check(&hosts, &dice)),
             policy: policy::check(scenario, &hosts),
+            quiet: QuietCheck::new(scenario, hosts.len(), conservation::over(scenario)),
             tally: Tally::default(),
             effects: Effects::default(),
             sent: 0,
@@ -179,6 +183,7 @@ impl<'s> Simulation<'s> {
             refused: DropCounts::default(),
             faults: 0,
             inside: None,
+            is_woken: false,
         };
         simulation.plan();
         simulation
@@ -220,6 +225,7 @@ impl<'s> Simulation<'s> {
         if ended == Ended::InTime {
             self.check_conservation();
             self.check_network();
+            self.check_quiet();
             self.check_maps();
             self.check_control();
         }
@@ -416,7 +422,10 @@ impl<'s> Simulation<'s> {
         match self.hosts[id.index()].poll_timeout() {
             Some(deadline) if deadline.at <= self.now => {
                 self.record(Some(id), What::Woken(deadline.why), 0);
+                self.quiet.handle_woken(id, self.now);
+                self.is_woken = true;
                 self.call(id, |host, now, effects| host.handle_timeout(now, effects));
+                self.is_woken = false;
             }
             Some(_) | None => self.arm(id),
         }
@@ -469,7 +478,9 @@ impl<'s> Simulation<'s> {
             self.check_delivery(id, &delivery);
         }
         for relayed in effects.relayed.drain(..) {
-            self.packets[id.index()][PacketKind::of(Proto::Udp, &relayed.payload) as usize] += 1;
+            let kind = PacketKind::of(Proto::Udp, &relayed.payload);
+            self.packets[id.index()][kind as usize] += 1;
+            self.quiet.handle_sent(id, kind, self.now);
             self.wire.handle_relayed(id, &relayed.payload, relayed.is_copy, self.now, &mut self.tally);
             if let Some(paths) = &mut self.paths {
                 paths.handle_relayed(id, &relayed.payload);
@@ -478,7 +489,7 @@ impl<'s> Simulation<'s> {
         self.derp_frames += core::mem::take(&mut effects.derp_frames);
         self.control_messages += core::mem::take(&mut effects.control_messages);
         if let Some(overlay) = effects.overlay.take() {
-            self.wire.note_overlay(overlay);
+            self.wire.note_overlay(id, overlay);
             self.note_address(id);
         }
         let was_told = core::mem::take(&mut effects.told);
@@ -518,6 +529,7 @@ impl<'s> Simulation<'s> {
         let Some(net) = host.net().filter(|_| host.addresses().contains(&source.ip())) else { return };
         let kind = PacketKind::of(proto, &payload);
         self.packets[id.index()][kind as usize] += 1;
+        self.quiet.handle_sent(id, kind, self.now);
         self.wire.handle_sent(id, proto, &payload, self.now, &mut self.tally);
         let (number, digest) = (self.sent, digest_of(&payload));
         if let Some(paths) = &mut self.paths {
@@ -536,11 +548,8 @@ impl<'s> Simulation<'s> {
         let packet = &delivery.packet;
         if let Some(sealed) = delivery.sealed {
             self.wire.handle_delivered(id, node.boots(), sealed.head, self.now, &mut self.tally);
-            let sealer = self.hosts[sealed.by.index()].node().and_then(NodeHost::overlay).map(IpAddr::V4);
             let inner = IpPacket::parse(packet).map(|ip| ip.source()).ok();
-            let forged = (inner != sealer)
-                .then(|| format!("host {} delivered a packet from {inner:?} sealed by {sealer:?}", id.0));
-            self.tally.note(CheckId::S3, self.now, forged);
+            self.wire.handle_source(id, sealed.by, inner, self.now, &mut self.tally);
         }
         self.check_policy(id, packet, delivery.message.as_ref());
         let Some(message) = &delivery.message else { return };
@@ -560,7 +569,9 @@ impl<'s> Simulation<'s> {
     fn arm(&mut self, id: HostId) {
         let deadline = self.hosts[id.index()].poll_timeout();
         let Some(deadline) = deadline else { return };
-        let late = deadline.at <= self.now;
+        // A packet that needs no decision leaves a timer alone that is due at the same instant: it is next.
+        let is_due = deadline.at == self.now && !self.is_woken;
+        let late = deadline.at <= self.now && !is_due;
         let late = late.then(|| format!("host {} wants to be woken at {} for {}", id.0, deadline.at, deadline.why));
         let is_late = late.is_some();
         self.tally.note(CheckId::S11, self.now, late);

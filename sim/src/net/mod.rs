@@ -275,7 +275,7 @@ impl Network {
                 let net = &mut self.nets[net.index()];
                 net.switch.note_delivered();
                 let host = net.host(packet.destination);
-                self.counts.strays += u64::from(host.is_err());
+                self.counts.strays += u64::from(host.is_err() && !net.has_lost_a_host());
                 host
             }
             Hop::Core(from) => self.cross(from, packet, now),
@@ -472,8 +472,7 @@ impl Network {
         let host = net.host(packet.destination);
         if host.is_err() && net.nat.is_some() && packet.destination.is_ipv4() {
             // A NAT behind this one may have got another address since, and a host may have left.
-            let is_gone = net.leases as usize > net.hosts.len();
-            if !is_gone && self.nets.iter().all(|net| net.behind != Some(id)) {
+            if !net.has_lost_a_host() && self.nets.iter().all(|net| net.behind != Some(id)) {
                 self.counts.strays += 1;
             }
         }
@@ -488,6 +487,11 @@ impl Default for Network {
 }
 
 impl Net {
+    /// Whether a host that was in it has left.
+    fn has_lost_a_host(&self) -> bool {
+        self.leases as usize > self.hosts.keys().filter(|address| address.is_ipv4()).count()
+    }
+
     fn host(&self, destination: SocketAddr) -> Result<Forwarded, DropCause> {
         let host = self.hosts.get(&destination.ip()).ok_or(DropCause::NoHost)?;
         Ok(Forwarded::Delivered(*host))

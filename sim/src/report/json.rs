@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use mesh_core::time::Instant;
 
-use crate::scenario::Scenario;
+use crate::{scenario::Scenario, swarm::Totals};
 
 use super::{RunReport, Verdict};
 
@@ -56,6 +56,26 @@ struct Pair<'r> {
 }
 
 #[derive(Serialize)]
+struct Swarm<'r> {
+    schema: u32,
+    seeds: String,
+    violations: u64,
+    faults: u64,
+    events: u64,
+    digest: String,
+    invariants: Vec<Invariant>,
+    expectations: Vec<Invariant>,
+    failure: Option<Found<'r>>,
+}
+
+#[derive(Serialize)]
+struct Found<'r> {
+    seed: u64,
+    replay: String,
+    scenario: &'r str,
+}
+
+#[derive(Serialize)]
 struct Failure<'e> {
     error: Error<'e>,
 }
@@ -75,6 +95,33 @@ struct Error<'e> {
 pub fn line(scenario: &Scenario, runs: &[RunReport], failed: &[String]) -> Result<String, serde_json::Error> {
     let runs = runs.iter().map(run).collect();
     serde_json::to_string(&File { schema: 1, scenario: &scenario.name, runs, failed })
+}
+
+/// The line of many generated worlds; `failure` is the seed of the first that failed, the command that repeats it, and the
+/// text of a scenario file.
+///
+/// # Errors
+/// When JSON cannot be written, which these values do not bring about.
+pub fn swarm(
+    (from, to): (u64, u64),
+    totals: &Totals,
+    failure: Option<(u64, String, &str)>,
+) -> Result<String, serde_json::Error> {
+    let of = |expected: bool| {
+        let checked = totals.checked.iter().filter(|((is_expected, _), _)| *is_expected == expected);
+        checked.map(|((_, id), checked)| Invariant { id, checked: *checked }).collect()
+    };
+    serde_json::to_string(&Swarm {
+        schema: 1,
+        seeds: format!("{from}..{to}"),
+        violations: totals.violations,
+        faults: totals.faults,
+        events: totals.events,
+        digest: format!("{:032x}", totals.digest),
+        invariants: of(false),
+        expectations: of(true),
+        failure: failure.map(|(seed, replay, scenario)| Found { seed, replay, scenario }),
+    })
 }
 
 /// The line of an error.

@@ -41,6 +41,8 @@ pub struct RunReport {
     pub checkpoints: Vec<u128>,
     /// How it went. An expectation that need not hold in every seed does not count here.
     pub verdict: Verdict,
+    /// The first invariant that did not hold.
+    pub violated: Option<CheckId>,
     /// What did not hold, in words; first the invariants.
     pub failed: Vec<String>,
     /// Of every expectation, in order: why it did not come true.
@@ -151,6 +153,7 @@ impl RunReport {
             digest: simulation.trace().digest(),
             checkpoints: simulation.trace().checkpoints().to_vec(),
             verdict,
+            violated: simulation.tally().violation().map(|violation| violation.id),
             failed,
             complaints,
             pairs: pairs(scenario, simulation, &view),

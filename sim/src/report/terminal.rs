@@ -1,6 +1,6 @@
 //! For people: one line a scenario, and when something did not hold, all that is needed to look into it.
 
-use crate::scenario::Scenario;
+use crate::{scenario::Scenario, swarm::Totals};
 
 use super::{RunReport, Verdict};
 
@@ -44,4 +44,18 @@ pub fn failure(scenario: &Scenario, run: &RunReport, file: Option<&str>) -> Stri
 #[must_use]
 pub fn replay(file: &str, seed: u64) -> String {
     format!("mesh-sim replay {file} --seed {seed}")
+}
+
+/// What many generated worlds came to: a line, and one for each check with how often it had something to look at.
+#[must_use]
+pub fn swarm((from, to): (u64, u64), totals: &Totals) -> String {
+    let word = if totals.violations == 0 { "pass" } else { "FAIL" };
+    let Totals { worlds, violations, faults, events, digest, checked } = totals;
+    let mut text = format!(
+        "{word:<5} seeds {from}..{to}: {worlds} worlds, {violations} failed, {faults} faults, {events} events, digest {digest:032x}\n"
+    );
+    for ((_, id), checked) in checked {
+        text.push_str(&format!("  {id:<14} {checked}\n"));
+    }
+    text
 }

@@ -9,6 +9,9 @@ mod toml_expect;
 mod toml_nat;
 mod toml_world;
 mod value;
+mod write;
+mod write_event;
+mod write_net;
 
 use core::{fmt, time::Duration};
 
@@ -27,6 +30,7 @@ use crate::{
 pub use builder::{DeliveryRef, NetRef, NodeRef, RelayRef, TrafficRef, World, star};
 pub use toml::{parse, parse_with};
 pub use value::parse_seeds;
+pub use write::write;
 
 /// The UDP port of nodes that are not given another.
 pub const DEFAULT_PORT: u16 = 41641;

@@ -14,7 +14,7 @@ use mesh_core::{
 
 use super::{
     super::{
-        Effects,
+        Effects, NodeEvent,
         http::{Head, Read},
         stack::StackOutput,
     },
@@ -178,11 +178,20 @@ impl ControlHost {
             Output::Admin { id, result } => {
                 let Some(command) = self.commands.remove(&id) else { return };
                 if let Err(error) = result {
-                    panic!("control refuses {command:?}: {error}");
+                    // The checks count on policies; everything else may be about something that is gone by then.
+                    assert!(!matches!(command, Command::SetPolicy { .. }), "control refuses {command:?}: {error}");
+                    effects.events.push(NodeEvent::OrderRefused);
+                    return;
                 }
                 if let Command::SetPolicy { text } = &command {
                     self.policies += 1;
-                    let is_stored = self.rows.policy.as_ref().is_some_and(|policy| policy.text == *text);
+                    // One that came right after it may have been stored with it.
+                    let is_newer = |stored: &str| {
+                        let mut unanswered = self.commands.values();
+                        unanswered.any(|command| matches!(command, Command::SetPolicy { text } if text == stored))
+                    };
+                    let stored = self.rows.policy.as_ref().map(|policy| policy.text.as_str());
+                    let is_stored = stored.is_some_and(|stored| stored == text || is_newer(stored));
                     effects.stored.push((!is_stored).then(|| "a policy is in force and not stored".to_owned()));
                 }
             }
