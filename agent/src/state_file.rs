@@ -16,7 +16,12 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use mesh_core::{control::types::MapResponse, key::DiscoPrivate, node::SavedState, rng::Seed};
+use mesh_core::{
+    control::{self, ControlEvent, ControlRequest, FailureKind, types::MapResponse},
+    key::{DiscoPrivate, NodePrivate},
+    node::SavedState,
+    rng::Seed,
+};
 use serde::Serialize;
 use tracing::error;
 use transports::private;
@@ -110,6 +115,8 @@ impl State {
 #[derive(Debug)]
 pub struct Keeper {
     state: State,
+    /// What could not be written, and is tried again.
+    unkept: Option<SavedState>,
     desk: Arc<Desk>,
     writer: Option<JoinHandle<()>>,
 }
@@ -144,7 +151,7 @@ impl Keeper {
             move || desk.work()
         });
         let writer = writer.map_err(|error| cannot("write", &state.directory.join(NAME), &error))?;
-        Ok(Self { state, desk, writer: Some(writer) })
+        Ok(Self { state, unkept: None, desk, writer: Some(writer) })
     }
 
     /// Keeps what the node says is to be kept. It is on disk on return, but for a network map: that is soon.
@@ -152,6 +159,7 @@ impl Keeper {
     /// # Errors
     /// When the file cannot be written; the one before is still there then.
     pub fn keep(&mut self, saved: SavedState) -> Result<(), Failure> {
+        self.unkept = None;
         let before = core::mem::replace(&mut self.state.saved, saved);
         let saved = &self.state.saved;
         if before == *saved {
@@ -168,9 +176,24 @@ impl Keeper {
         let written = self.state.write();
         if written.is_err() {
             // So that the next time is none for which the keys are there already.
-            self.state.saved = before;
+            self.unkept = Some(core::mem::replace(&mut self.state.saved, before));
         }
         written
+    }
+
+    /// The end of a registration that must not begin: of a key that is not on disk, which control would know and the next
+    /// run would not. What could not be written is tried again before.
+    pub fn hold_back(&mut self, request: &ControlRequest) -> Option<ControlEvent> {
+        let ControlRequest::Register { id, request } = request else { return None };
+        let unkept = self.unkept.take()?;
+        let failure = self.keep(unkept).err()?;
+        let saved = &self.state.saved;
+        let is_kept = |key: &NodePrivate| key.public() == request.node_key;
+        if is_kept(&saved.node_key) || saved.next_node_key.as_ref().is_some_and(is_kept) {
+            return None;
+        }
+        let text = format!("what the next run needs is not kept: {failure}");
+        Some(ControlEvent::Failed { id: *id, failure: control::Failure { kind: FailureKind::Unreachable, text } })
     }
 
     /// Keeps this network map beside the rest. A node says a while after it changed that it is to be kept; when the program
@@ -253,7 +276,7 @@ fn cannot(what: &str, path: &Path, error: &io::Error) -> Failure {
 mod tests {
     use std::{os::unix::fs::PermissionsExt, sync::Arc};
 
-    use mesh_core::derp::DerpMap;
+    use mesh_core::{control::types::RegisterRequest, derp::DerpMap};
 
     use super::*;
 
@@ -299,6 +322,32 @@ mod tests {
         keeper.keep_map(Some(MapResponse::default())).unwrap();
         drop(keeper);
         assert_eq!(State::open(&directory, &Seed::from_number(2)).unwrap().saved, saved);
+        fs::remove_dir_all(directory).unwrap();
+    }
+
+    #[test]
+    fn control_hears_of_no_key_that_is_not_on_disk() {
+        let directory = scratch("full");
+        let state = State::open(&directory, &Seed::from_number(1)).unwrap();
+        let (known, mut keeper) = (state.saved.clone(), Keeper::new(state).unwrap());
+        let register = |key: &NodePrivate| ControlRequest::Register {
+            id: control::RequestId(7),
+            request: Box::new(RegisterRequest { node_key: key.public(), ..RegisterRequest::default() }),
+        };
+        let fresh = NodePrivate::from_bytes([9; 32]);
+        // Nothing can be renamed to what is a directory.
+        let file = directory.join(NAME);
+        fs::rename(&file, directory.join("aside")).unwrap();
+        fs::create_dir_all(file.join("full")).unwrap();
+        keeper.keep(SavedState { node_key: fresh.clone(), ..known.clone() }).unwrap_err();
+        let Some(ControlEvent::Failed { id, failure }) = keeper.hold_back(&register(&fresh)) else { panic!("it went") };
+        assert_eq!(id, control::RequestId(7));
+        assert!(failure.text.starts_with("what the next run needs is not kept: "), "{}", failure.text);
+        assert_eq!(keeper.hold_back(&register(&known.node_key)), None, "this one is on disk");
+        assert_eq!(keeper.hold_back(&ControlRequest::Disconnect), None);
+        fs::remove_dir_all(&file).unwrap();
+        assert_eq!(keeper.hold_back(&register(&fresh)), None, "there is room again");
+        assert_eq!(State::open(&directory, &Seed::from_number(2)).unwrap().saved.node_key.public(), fresh.public());
         fs::remove_dir_all(directory).unwrap();
     }
 

@@ -328,11 +328,14 @@ impl<T: Tun> Basic<T> {
                     network.handle_relay_command(command);
                 }
             }
-            Output::Control(request) => {
-                if let Some(network) = &mut self.network {
-                    network.handle_control_request(request);
+            Output::Control(request) => match self.state.as_mut().and_then(|state| state.hold_back(&request)) {
+                Some(failed) => self.node.handle_input(Input::Control(failed), self.clock.now()),
+                None => {
+                    if let Some(network) = &mut self.network {
+                        network.handle_control_request(request);
+                    }
                 }
-            }
+            },
             // Before anything that follows is done: a key that control knows must not be lost.
             Output::Save(saved) => {
                 if let Some(Err(failure)) = self.state.as_mut().map(|state| state.keep(*saved)) {
