@@ -1,10 +1,10 @@
 //! The shell: what touches the operating system. Not part of the pure half, so the bans on clocks, sockets and the
 //! environment do not hold here.
 //!
-//! One task owns the coordinator ([`desk`]); everybody else asks it. A connection is accepted ([`listen`]), asks for a page
-//! or for the way into Noise ([`pages`]), and then speaks HTTP/2 inside Noise ([`machine_api`]). An open map is rendered
-//! and written apart from the owner ([`map_stream`], [`render_pool`]). What is decided is stored before it is told
-//! ([`sql`]). Those who run the server talk to it through a socket ([`socket`], [`cli`]).
+//! One task owns the coordinator (`desk`); everybody else asks it. A connection is accepted (`listen`), asks for a page
+//! or for the way into Noise (`pages`), and then speaks HTTP/2 inside Noise (`machine_api`). An open map is rendered
+//! and written apart from the owner (`map_stream`, `render_pool`). What is decided is stored before it is told
+//! (`sql`). Those who run the server talk to it through a socket (`socket`, `cli`).
 #![allow(clippy::disallowed_types, clippy::disallowed_methods, reason = "shell")]
 
 mod cli;

@@ -11,7 +11,7 @@
 //! * control is *updated* when something changed that peers must know: at most one update is under way, and what changes
 //!   meanwhile goes with the next
 //!
-//! Every failure has its pause ([`Backoff`]), by activity: a server that refuses updates is not asked for maps less
+//! Every failure has its pause (`Backoff`), by activity: a server that refuses updates is not asked for maps less
 //! often. The session never gives up what it was told to want, but for two things: a refused sign-in waits for the user,
 //! and signing out ends after a few seconds, whether control has heard it or not.
 //!
