@@ -47,6 +47,8 @@ pub(super) struct Watch {
     pub(super) retries: usize,
     /// An initiation that is unanswered then is taken as lost: the peer could have answered it.
     pub(super) lost_at: Option<Instant>,
+    /// Initiations that were taken as lost since there was a session.
+    pub(super) losses: u32,
     /// The peer was heard while a handshake was under way, and that was heeded.
     pub(super) is_heard: bool,
     /// The paths are dropped when they have not been used until then.

@@ -5,7 +5,8 @@
 //! [`PAUSES`] says, until there is a session.
 //!
 //! Two others say that the peer could have answered by now: it was heard, so it has us in its map, which it may not have
-//! had when our initiation came; or a better way to it was found than the initiation took. Then it is tried once more.
+//! had when our initiation came; or a better way to it was found than the initiation took. Then it is tried again, and
+//! where that stays without an answer, up to [`LOSSES_MAX`] times: links lose packets.
 //!
 //! And a peer that does not know that we have restarted, because control is away, goes on with a session that ended with our
 //! last run. WireGuard would begin anew after fifteen seconds; here what it sends is a reason to offer it another session,
@@ -29,6 +30,8 @@ const SPACING: Duration = Duration::from_millis(100);
 const ROUND_TRIPS: u32 = 3;
 /// And after this at the latest.
 const LOST_AFTER: Duration = Duration::from_millis(500);
+/// So many initiations are taken as lost until there is a session; from then on WireGuard's own pace is enough.
+const LOSSES_MAX: u32 = 3;
 /// Between two searches for the peer with an address: they go through all peers, and strangers can ask for them.
 const SEARCH_SPACING: Duration = Duration::from_millis(50);
 
@@ -104,8 +107,10 @@ impl Node {
     /// Tries handshakes again whose time has come.
     pub(super) fn handle_retries_due(&mut self, id: PeerId, now: Instant) {
         let Some(peer) = self.peers.get_mut(id) else { return };
-        if peer.watch.lost_at.take_if(|at| *at <= now).is_some() {
+        if peer.watch.lost_at.take_if(|at| *at <= now).is_some() && peer.watch.losses < LOSSES_MAX {
+            peer.watch.losses += 1;
             self.with_tunnel_if_any(id, now, |tunnel, local| tunnel.retry(SPACING, local, now));
+            self.expect_answer(id, LOST_AFTER);
         }
         let Some(peer) = self.peers.get_mut(id) else { return };
         if peer.watch.retry_at.take_if(|at| *at <= now).is_some() {
