@@ -31,8 +31,13 @@ pub struct LocalSocket {
 #[derive(Debug, thiserror::Error)]
 pub enum ClaimError {
     /// Somebody listens on it.
-    #[error("somebody listens on {}", .0.display())]
-    Taken(PathBuf),
+    #[error("another {program} listens on {}", path.display())]
+    Taken {
+        /// Who would.
+        program: &'static str,
+        /// Which.
+        path: PathBuf,
+    },
     /// The path cannot be used.
     #[error("cannot open the socket {}: {source}", path.display())]
     Io {
@@ -43,14 +48,40 @@ pub enum ClaimError {
     },
 }
 
+impl ClaimError {
+    /// The name of the problem in the programs' JSON.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Taken { .. } => "already-running",
+            Self::Io { .. } => "socket",
+        }
+    }
+
+    /// What the user may do.
+    #[must_use]
+    pub fn hint(&self) -> &'static str {
+        match self {
+            Self::Taken { .. } => "stop it, or choose another with --socket",
+            Self::Io { .. } => "choose another with --socket",
+        }
+    }
+
+    /// Whether another user could.
+    #[must_use]
+    pub fn is_denied(&self) -> bool {
+        matches!(self, Self::Io { source, .. } if source.kind() == io::ErrorKind::PermissionDenied)
+    }
+}
+
 impl LocalSocket {
-    /// Claims `path`, for whom `mode` lets in. A socket that nobody listens on is what a killed daemon left, and is replaced.
+    /// Claims `path` for `program`, and for whom `mode` lets in. A socket that nobody listens on is what a killed daemon left, and is replaced.
     ///
     /// # Errors
     /// When somebody listens there, or the path cannot be used.
-    pub async fn claim(path: &Path, mode: u32) -> Result<Self, ClaimError> {
+    pub async fn claim(program: &'static str, path: &Path, mode: u32) -> Result<Self, ClaimError> {
         if UnixStream::connect(path).await.is_ok() {
-            return Err(ClaimError::Taken(path.to_owned()));
+            return Err(ClaimError::Taken { program, path: path.to_owned() });
         }
         Self::replace(path, mode).map_err(|source| ClaimError::Io { path: path.to_owned(), source })
     }

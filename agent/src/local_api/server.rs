@@ -1,6 +1,6 @@
 //! The daemon's end of the local API.
 
-use std::{convert::Infallible, io, net::IpAddr, path::Path, time::Duration};
+use std::{convert::Infallible, net::IpAddr, path::Path, time::Duration};
 
 use http_body_util::Full;
 use hyper::{
@@ -20,7 +20,7 @@ use tokio::{
     sync::{mpsc, oneshot},
 };
 use tracing::debug;
-use transports::local::{self, ClaimError, LocalSocket};
+use transports::local::{self, LocalSocket};
 
 use super::{
     PREFIX, joining, metrics,
@@ -59,19 +59,9 @@ impl LocalApi {
     /// # Errors
     /// When another daemon listens there, or the path cannot be used.
     pub async fn bind(path: &Path) -> Result<Self, Failure> {
-        LocalSocket::claim(path, 0o666).await.map(Self).map_err(|error| {
-            let (exit, code, message, hint) = match &error {
-                ClaimError::Taken(path) => {
-                    let message = format!("another meshd listens on {}", path.display());
-                    (Exit::Refused, "already-running", message, "stop it, or choose another with --socket")
-                }
-                ClaimError::Io { source, .. } => {
-                    let is_denied = source.kind() == io::ErrorKind::PermissionDenied;
-                    let exit = if is_denied { Exit::NotPermitted } else { Exit::Refused };
-                    (exit, "socket", error.to_string(), "choose another with --socket")
-                }
-            };
-            Failure::new(exit, code, message).hint(hint)
+        LocalSocket::claim("meshd", path, 0o666).await.map(Self).map_err(|error| {
+            let exit = if error.is_denied() { Exit::NotPermitted } else { Exit::Refused };
+            Failure::new(exit, error.code(), error.to_string()).hint(error.hint())
         })
     }
 

@@ -21,7 +21,7 @@ use relay::serve::failure::{Exit, Failure};
 use serde_json::{Value, json};
 use tokio::{net::UnixStream, time::timeout};
 use tracing::debug;
-use transports::local::{self, ClaimError, LocalSocket};
+use transports::local::{self, LocalSocket};
 
 use super::{desk::Desk, limits, objects};
 use crate::{
@@ -46,19 +46,9 @@ impl AdminSocket {
     /// # Errors
     /// When another server listens there, or the path cannot be used.
     pub(super) async fn bind(path: &Path) -> Result<Self, Failure> {
-        LocalSocket::claim(path, 0o600).await.map(Self).map_err(|error| {
-            let (exit, code, message, hint) = match &error {
-                ClaimError::Taken(path) => {
-                    let message = format!("another mesh-control listens on {}", path.display());
-                    (Exit::Refused, "already-running", message, "stop it, or choose another with --socket")
-                }
-                ClaimError::Io { source, .. } => {
-                    let is_denied = source.kind() == io::ErrorKind::PermissionDenied;
-                    let exit = if is_denied { Exit::NotPermitted } else { Exit::Refused };
-                    (exit, "socket", error.to_string(), "choose another with --socket")
-                }
-            };
-            Failure::new(exit, code, message).hint(hint)
+        LocalSocket::claim("mesh-control", path, 0o600).await.map(Self).map_err(|error| {
+            let exit = if error.is_denied() { Exit::NotPermitted } else { Exit::Refused };
+            Failure::new(exit, error.code(), error.to_string()).hint(error.hint())
         })
     }
 
