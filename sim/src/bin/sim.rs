@@ -241,12 +241,7 @@ fn tell_results(
     options: &Run,
 ) -> Result<(), Failure> {
     if options.json {
-        say(&json::line(scenario, runs, failed).map_err(|error| Failure {
-            exit: 4,
-            code: "internal",
-            message: format!("the result cannot be written as JSON: {error}"),
-            hint: None,
-        })?);
+        say_json(json::line(scenario, runs, failed))?;
     } else {
         say(&terminal::line(scenario, verdict, runs));
     }
@@ -339,4 +334,15 @@ fn unusable(file: &str, what: &str, error: &io::Error) -> Failure {
 /// A line on stdout; a reader who went away is no error.
 fn say(line: &str) {
     let _ = writeln!(io::stdout(), "{line}");
+}
+
+fn say_json(line: Result<String, serde_json::Error>) -> Result<(), Failure> {
+    let line = line.map_err(|error| Failure {
+        exit: 4,
+        code: "internal",
+        message: format!("the result cannot be written as JSON: {error}"),
+        hint: None,
+    })?;
+    say(&line);
+    Ok(())
 }

@@ -17,7 +17,7 @@ use sim::{
     swarm::{self, EVENTS_MAX, Failure, Totals},
 };
 
-use super::{Failure as Refusal, say};
+use super::{Failure as Refusal, say, say_json};
 
 /// Seeds unless others are asked for.
 const SEEDS: (u64, u64) = (0, 100);
@@ -101,12 +101,7 @@ pub(super) fn run(options: &Swarm) -> Result<u8, Refusal> {
     let seeds = (from, seed.max(from));
     if options.json {
         let failure = found.as_ref().map(|(seed, text)| (*seed, replay(*seed), text.as_str()));
-        say(&json::swarm(seeds, &totals, failure).map_err(|error| Refusal {
-            exit: 4,
-            code: "internal",
-            message: format!("the result cannot be written as JSON: {error}"),
-            hint: None,
-        })?);
+        say_json(json::swarm(seeds, &totals, failure))?;
     } else {
         say(terminal::swarm(seeds, &totals).trim_end());
     }
