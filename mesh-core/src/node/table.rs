@@ -49,8 +49,6 @@ pub(super) struct Watch {
     pub(super) lost_at: Option<Instant>,
     /// Initiations that were taken as lost since there was a session.
     pub(super) losses: u32,
-    /// The peer was heard while a handshake was under way, and that was heeded.
-    pub(super) is_heard: bool,
     /// The paths are dropped when they have not been used until then.
     pub(super) idle_at: Option<Instant>,
 }

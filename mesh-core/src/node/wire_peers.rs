@@ -144,11 +144,11 @@ impl Node {
                 tunnel::Output::Established => {
                     peer.last_handshake = Some(now);
                     has_come |= core::mem::take(&mut peer.watch.retries) > 0;
-                    (peer.watch.is_rekeyed, peer.watch.is_heard, peer.watch.losses) = (false, false, 0);
+                    (peer.watch.is_rekeyed, peer.watch.losses, peer.watch.lost_at) = (false, 0, None);
                     self.outbox.push_back(Output::Event(Event::SessionEstablished { peer: peer.config.key }));
                 }
                 tunnel::Output::GaveUp { packets } => {
-                    (peer.watch.is_heard, peer.watch.losses) = (false, 0);
+                    peer.watch.losses = 0;
                     self.drops.add_many(DropReason::NoHandshake, packets);
                     self.outbox.push_back(Output::Event(Event::HandshakeGivenUp { peer: peer.config.key }));
                 }

@@ -51,10 +51,7 @@ impl Node {
 
     /// The peer has us in its map: it spoke.
     pub(super) fn note_heard(&mut self, id: PeerId) {
-        let Some(peer) = self.peers.get_mut(id) else { return };
-        if peer.initiated_at().is_some() && !core::mem::replace(&mut peer.watch.is_heard, true) {
-            self.expect_answer(id, LOST_AFTER);
-        }
+        self.expect_answer(id, LOST_AFTER);
     }
 
     /// There is a better way to the peer than there was; `is_first` when there was none.
@@ -72,7 +69,7 @@ impl Node {
     /// for the connection to the peer's relay, of when there was one.
     fn expect_answer(&mut self, id: PeerId, wait: Duration) {
         let Some(peer) = self.peers.get_mut(id) else { return };
-        let Some(initiated_at) = peer.initiated_at() else { return };
+        let Some(initiated_at) = peer.initiated_at().filter(|_| peer.watch.losses < LOSSES_MAX) else { return };
         let home = peer.config.addressing.whereabouts().and_then(|whereabouts| whereabouts.home);
         let connected_at = home.and_then(|home| self.relays.connected_since(home));
         let at = connected_at.map_or(initiated_at, |connected_at| connected_at.max(initiated_at)) + wait;
@@ -107,7 +104,7 @@ impl Node {
     /// Tries handshakes again whose time has come.
     pub(super) fn handle_retries_due(&mut self, id: PeerId, now: Instant) {
         let Some(peer) = self.peers.get_mut(id) else { return };
-        if peer.watch.lost_at.take_if(|at| *at <= now).is_some() && peer.watch.losses < LOSSES_MAX {
+        if peer.watch.lost_at.take_if(|at| *at <= now).is_some() {
             peer.watch.losses += 1;
             self.with_tunnel_if_any(id, now, |tunnel, local| tunnel.retry(SPACING, local, now));
             self.expect_answer(id, LOST_AFTER);
