@@ -7,6 +7,7 @@
 use std::{
     fs,
     path::PathBuf,
+    process::Output,
     time::{Duration, Instant},
 };
 
@@ -97,6 +98,31 @@ impl Joined {
     }
 }
 
+/// A host for a control server on a cable of its own to the segment, and its address; `number` is 0 or 1.
+pub(crate) fn on_segment(homes: &mut Homes, number: u8) -> Result<(Node, String)> {
+    let node = homes.lab.node(&format!("control{number}"))?;
+    let (ours, address) = (format!("203.0.113.{}", 241 + 4 * number), format!("203.0.113.{}", 242 + 4 * number));
+    let device = format!("control{number}");
+    homes
+        .lab
+        .cable((&homes.segment, &device, &[&format!("{ours}/30")]), (&node, "eth0", &[&format!("{address}/30")]))?;
+    node.route(&format!("default via {ours}"))?;
+    Ok((node, address))
+}
+
+/// A certificate for control.lab that nobody trusts who is not told to, chain and key, for the server on `node`; every
+/// member knows the name.
+pub(crate) fn certificate(node: &Node, homes: &Homes, address: &str) -> Result<(PathBuf, PathBuf)> {
+    let (chain, file) = (node.path("tls.crt"), node.path("tls.key"));
+    let key = KeyPair::generate()?;
+    let certificate = CertificateParams::new(["control.lab".to_owned()])?.self_signed(&key)?;
+    fs::write(&chain, certificate.pem())?;
+    fs::write(&file, key.serialize_pem())?;
+    let line = format!("echo {address} control.lab >> /etc/hosts");
+    homes.members.iter().try_for_each(|member| member.node.run(&["sh", "-c", &line]).map(drop))?;
+    Ok((chain, file))
+}
+
 impl Control {
     /// A server that runs, with a user, on a cable of its own to the segment; `number` is 0 or 1.
     pub(crate) fn new(homes: &mut Homes, number: u8) -> Result<Self> {
@@ -109,27 +135,15 @@ impl Control {
     /// as well: there stock clients ask first.
     pub(crate) fn with_certificate(homes: &mut Homes) -> Result<Self> {
         let mut control = Self::place(homes, 0)?;
-        let (chain, file) = (control.node.path("tls.crt"), control.node.path("tls.key"));
-        let key = KeyPair::generate()?;
-        let certificate = CertificateParams::new(["control.lab".to_owned()])?.self_signed(&key)?;
-        fs::write(&chain, certificate.pem())?;
-        fs::write(&file, key.serialize_pem())?;
-        let line = format!("echo {} control.lab >> /etc/hosts", control.address);
-        homes.members.iter().try_for_each(|member| member.node.run(&["sh", "-c", &line]).map(drop))?;
-        control.certificate = Some((chain, file));
+        let certificate = certificate(&control.node, homes, &control.address)?;
+        control.certificate = Some(certificate);
         control.begin()?;
         Ok(control)
     }
 
     /// One that does not run yet.
     pub(crate) fn place(homes: &mut Homes, number: u8) -> Result<Self> {
-        let node = homes.lab.node(&format!("control{number}"))?;
-        let (ours, address) = (format!("203.0.113.{}", 241 + 4 * number), format!("203.0.113.{}", 242 + 4 * number));
-        let device = format!("control{number}");
-        homes
-            .lab
-            .cable((&homes.segment, &device, &[&format!("{ours}/30")]), (&node, "eth0", &[&format!("{address}/30")]))?;
-        node.route(&format!("default via {ours}"))?;
+        let (node, address) = on_segment(homes, number)?;
         let (state, socket, derp_map) = (node.path("state"), node.path("control.sock"), node.path("derp-map.json"));
         fs::write(&derp_map, serde_json::to_string_pretty(&homes.relay.derp_map()?)?)?;
         Ok(Self { node, process: None, address, state, socket, derp_map, prefix: Vec::new(), certificate: None })
@@ -185,12 +199,12 @@ impl Control {
     /// Runs a command of the operator, which must succeed.
     pub(crate) fn run(&self, words: &[&str]) -> Result<String> {
         let output = self.try_run(words)?;
-        ensure!(output.status.success(), "mesh-control {words:?}: {}", text(&output));
+        ensure!(output.status.success(), "mesh-control {words:?}: {}: {}", output.status, text(&output));
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }
 
     /// Runs a command of the operator, whatever comes of it.
-    pub(crate) fn try_run(&self, words: &[&str]) -> Result<std::process::Output> {
+    pub(crate) fn try_run(&self, words: &[&str]) -> Result<Output> {
         let (program, socket) =
             (built("mesh-control")?, self.socket.to_str().context("a path that is not text")?.to_owned());
         let program = program.to_str().context("a path that is not text")?;
@@ -284,7 +298,7 @@ impl Agent {
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }
 
-    pub(crate) fn try_mesh(&self, words: &[&str]) -> Result<std::process::Output> {
+    pub(crate) fn try_mesh(&self, words: &[&str]) -> Result<Output> {
         agents::mesh(&self.node, &self.socket, words)
     }
 
