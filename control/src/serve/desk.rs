@@ -10,6 +10,7 @@ use std::{
     collections::{BTreeMap, VecDeque},
     future::{Future, pending},
     mem,
+    net::IpAddr,
     pin::Pin,
     sync::{
         Arc,
@@ -38,9 +39,20 @@ use crate::{
 
 /// What the owner is told.
 enum Event {
-    Request { conn: ConnId, machine: MachinePublic, id: RequestId, request: Request, answer: oneshot::Sender<Answer> },
+    Request {
+        conn: ConnId,
+        machine: MachinePublic,
+        from: IpAddr,
+        id: RequestId,
+        request: Request,
+        answer: oneshot::Sender<Answer>,
+    },
     Input(Input),
-    Admin { by: Principal, command: Command, answer: oneshot::Sender<Result<Reply, AdminError>> },
+    Admin {
+        by: Principal,
+        command: Command,
+        answer: oneshot::Sender<Result<Reply, AdminError>>,
+    },
     Look(oneshot::Sender<Look>),
 }
 
@@ -97,11 +109,12 @@ impl Desk {
         &self,
         conn: ConnId,
         machine: MachinePublic,
+        from: IpAddr,
         id: RequestId,
         request: Request,
     ) -> Result<Answer, Ending> {
         let (answer, answered) = oneshot::channel();
-        self.events.send(Event::Request { conn, machine, id, request, answer }).await.map_err(|_| Ending)?;
+        self.events.send(Event::Request { conn, machine, from, id, request, answer }).await.map_err(|_| Ending)?;
         answered.await.map_err(|_| Ending)
     }
 
@@ -255,9 +268,9 @@ impl<S: Store> Owner<S> {
     fn handle_event(&mut self, event: Event) {
         let now = self.clock.now();
         let input = match event {
-            Event::Request { conn, machine, id, request, answer } => {
+            Event::Request { conn, machine, from, id, request, answer } => {
                 self.requests.insert((conn, id), Open::Asked(answer));
-                Input::Request { conn, machine, id, request }
+                Input::Request { conn, machine, from, id, request }
             }
             Event::Input(input) => {
                 match &input {
