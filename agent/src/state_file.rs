@@ -26,7 +26,7 @@ use serde::Serialize;
 use tracing::error;
 use transports::private;
 
-use crate::failure::{Exit, Failure};
+use transports::program::{Exit, Failure};
 
 /// The file's name.
 const NAME: &str = "state.json";
@@ -299,8 +299,8 @@ mod tests {
         for text in ["", "{", "{\"Version\":2,\"NodeKey\":\"\",\"DiscoKey\":\"\"}", "{\"Version\":1}"] {
             fs::write(directory.join(NAME), text).unwrap();
             let failure = State::open(&directory, &Seed::from_number(1)).unwrap_err();
-            assert_eq!((failure.exit, failure.code), (Exit::Refused, "bad-state"));
-            assert!(failure.hint.contains("state.json.bad-"), "{}", failure.hint);
+            assert_eq!((failure.exit(), failure.code()), (Exit::Refused, "bad-state"));
+            assert!(failure.what_to_do().contains("state.json.bad-"), "{failure}");
             assert!(!directory.join(NAME).exists());
         }
         fs::remove_dir_all(directory).unwrap();

@@ -78,7 +78,6 @@ const SHELL_FILES: &[&str] = &[
     "relay/src/serve/link.rs",
     "relay/src/serve/listen.rs",
     "relay/src/serve/mod.rs",
-    "relay/src/serve/source.rs",
     "relay/src/serve/stream.rs",
     "relay/src/serve/verify.rs",
     "relay/tests/hostile.rs",

@@ -18,6 +18,7 @@
 //! * [`private`]: files that nobody else may read
 //! * [`entropy`]: the seed of everything random
 //! * [`host`]: makes addresses, routes and rules look as [`mesh_core::node::HostConfig`] says, and watches the underlay
+//! * `program` (a feature): what all programs have in common: exit codes, settings, logs, signals
 //! * [`notify`]: tells systemd when a daemon is ready and when it ends
 //!
 //! Left to the caller: threads, loops, budgets, and what to do about errors. Unsafe code lives here only, each
@@ -34,6 +35,8 @@ pub mod local;
 pub mod net;
 pub mod notify;
 pub mod private;
+#[cfg(feature = "program")]
+pub mod program;
 pub mod resolve;
 pub mod roots;
 mod stream;

@@ -6,15 +6,13 @@ use std::{fs, path::Path};
 use hyper::Method;
 use mesh_core::{control::ControlUrl, ip::prefix::Prefix, node::Prefs, printable};
 use serde_json::{Value, json};
+use transports::program::{Exit, Failure};
 
 use super::{duration, print, print_object};
-use crate::{
-    failure::{Exit, Failure},
-    local_api::{
-        client::Client,
-        joining::{UpRequest, UpResult},
-        status::Status,
-    },
+use crate::local_api::{
+    client::Client,
+    joining::{UpRequest, UpResult},
+    status::Status,
 };
 
 /// How often it is looked whether somebody has to sign in.
@@ -300,10 +298,10 @@ mod tests {
         assert_eq!(parse(&["--timeout", "30s"]).prefs(&current), Ok(wanted.clone()));
 
         let failure = parse(&["--hostname=bob"]).prefs(&current).unwrap_err();
-        assert_eq!((failure.exit, failure.code), (Exit::Usage, "flags-missing"));
+        assert_eq!((failure.exit(), failure.code()), (Exit::Usage, "flags-missing"));
         let command = "mesh up --hostname=bob --login-server=https://control.example.com --accept-routes \
              --advertise-routes=10.0.0.0/8,fd00::/8 --advertise-tags=tag:a;";
-        assert!(failure.hint.contains(command), "{}", failure.hint);
+        assert!(failure.what_to_do().contains(command), "{failure}");
         // Neither is one of these alone enough.
         for words in [["--force-reauth"], ["--auth-key=k"]] {
             assert!(parse(&words).prefs(&current).is_err(), "{words:?}");
@@ -338,7 +336,7 @@ mod tests {
     #[test]
     fn keys_come_from_files_too() {
         assert_eq!(auth_key("tskey-auth-1-2").as_deref(), Ok("tskey-auth-1-2"));
-        assert_eq!(auth_key("file:/does/not/exist").unwrap_err().code, "auth-key");
+        assert_eq!(auth_key("file:/does/not/exist").unwrap_err().code(), "auth-key");
         let path = std::env::temp_dir().join(format!("mesh-auth-key-{}", std::process::id()));
         fs::write(&path, "tskey-auth-1-2\n").unwrap();
         assert_eq!(auth_key(&format!("file:{}", path.display())).as_deref(), Ok("tskey-auth-1-2"));

@@ -1,12 +1,10 @@
 //! `mesh whois`.
 
 use core::net::{IpAddr, SocketAddr};
+use transports::program::{Exit, Failure};
 
 use super::{print, print_object};
-use crate::{
-    failure::{Exit, Failure},
-    local_api::{client::Client, joining::Whois},
-};
+use crate::local_api::{client::Client, joining::Whois};
 
 pub(super) async fn run(client: &Client, json: bool, address: &str) -> Result<(), Failure> {
     let parsed: Option<IpAddr> =

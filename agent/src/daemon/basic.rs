@@ -28,6 +28,7 @@ use tracing::{debug, error, info, trace};
 use transports::{
     batch::{RecvBatch, SendBatch},
     clock::{Clock, Timer},
+    program::{Exit, Failure},
     tun::{AsyncTun, PacketBatch, Tun},
     udp::{Family, UdpSockets},
 };
@@ -36,10 +37,7 @@ use super::{
     HostGuard, Snapshot, events,
     network::{Happening, Network},
 };
-use crate::{
-    failure::{Exit, Failure},
-    state_file::Keeper,
-};
+use crate::state_file::Keeper;
 
 /// Packets taken from the TUN in one round: one train of full-sized packets and a half.
 const TUN_BUDGET: usize = 64;

@@ -28,12 +28,12 @@ use transports::{
     entropy,
     host::{HostError, HostLink, LinkMonitor},
     notify,
+    program::{Exit, Failure},
     tun::{LinuxTun, OpenError},
     udp::SendCounts,
 };
 
 use crate::{
-    failure::{Exit, Failure},
     local_api::server::LocalApi,
     state_file::{Keeper, State},
 };

@@ -14,7 +14,7 @@ use mesh_core::{
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::server::{Answer, Answered, Context, command, json, snapshot, stopping, value};
-use crate::failure::{Exit, Failure};
+use transports::program::{Exit, Failure};
 
 /// A request's body. Prefixes and tags of a large network fit many times.
 const BODY_BYTES: usize = 256 << 10;

@@ -20,17 +20,17 @@ use tokio::{
     sync::{mpsc, oneshot},
 };
 use tracing::debug;
-use transports::local::{self, LocalSocket};
+use transports::{
+    local::{self, LocalSocket},
+    program::{Exit, Failure},
+};
 
 use super::{
     PREFIX, joining, metrics,
     status::Status,
-    types::{ErrorBody, ErrorText, NetcheckReport, PeerPaths, PingResult},
+    types::{NetcheckReport, PeerPaths, PingResult},
 };
-use crate::{
-    daemon::{Snapshot, basic, source::Source},
-    failure::{Exit, Failure},
-};
+use crate::daemon::{Snapshot, basic, source::Source};
 
 /// Connections at once; what happens at the bound says [`LocalSocket::serve`].
 const CONNECTIONS: usize = 64;
@@ -98,11 +98,7 @@ async fn respond(request: Request<Incoming>, may_change: bool, context: &Context
     let (status, kind, body) = match result {
         Ok(Answer::Json(body)) => (StatusCode::OK, "application/json", body),
         Ok(Answer::Text(body)) => (StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", body),
-        Err((status, failure)) => {
-            let text = ErrorText { code: failure.code.to_owned(), message: failure.message, hint: failure.hint };
-            let body = serde_json::to_string(&ErrorBody { error: text }).unwrap_or_default();
-            (status, "application/json", body)
-        }
+        Err((status, failure)) => (status, "application/json", failure.to_json()),
     };
     let mut response = Response::new(Full::new(Bytes::from(body)));
     *response.status_mut() = status;
@@ -338,7 +334,7 @@ mod tests {
         assert!(path.exists());
         let api = LocalApi::bind(&path).await.unwrap();
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o666);
-        assert_eq!(LocalApi::bind(&path).await.unwrap_err().code, "already-running");
+        assert_eq!(LocalApi::bind(&path).await.unwrap_err().code(), "already-running");
         drop(api);
         assert!(!path.exists());
     }
