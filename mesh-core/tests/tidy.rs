@@ -54,7 +54,6 @@ const SHELL_FILES: &[&str] = &[
     "control/src/serve/map_stream.rs",
     "control/src/serve/metrics.rs",
     "control/src/serve/mod.rs",
-    "control/src/serve/noise.rs",
     "control/src/serve/objects.rs",
     "control/src/serve/pages.rs",
     "control/src/serve/pass.rs",

@@ -18,7 +18,6 @@ mod listen;
 mod machine_api;
 mod map_stream;
 mod metrics;
-pub mod noise;
 mod objects;
 mod pages;
 mod pass;
