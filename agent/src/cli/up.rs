@@ -4,7 +4,12 @@ use core::{fmt::Write, time::Duration};
 use std::{fs, path::Path};
 
 use hyper::Method;
-use mesh_core::{control::ControlUrl, ip::prefix::Prefix, node::Prefs, printable};
+use mesh_core::{
+    control::{ControlUrl, types::is_tag},
+    ip::prefix::Prefix,
+    node::Prefs,
+    printable,
+};
 use serde_json::{Value, json};
 use transports::program::{Exit, Failure};
 
@@ -262,10 +267,7 @@ fn routes(text: &str) -> Result<Routes, String> {
 
 fn tags(text: &str) -> Result<Tags, String> {
     let one = |tag: &str| {
-        let name = tag.strip_prefix("tag:").unwrap_or_default();
-        let is_good = name.starts_with(|c: char| c.is_ascii_alphabetic())
-            && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '-');
-        if is_good { Ok(tag.to_owned()) } else { Err(format!("\"{tag}\" is no tag; tags look like tag:server")) }
+        if is_tag(tag) { Ok(tag.to_owned()) } else { Err(format!("\"{tag}\" is no tag; tags look like tag:server")) }
     };
     list(text).map(one).collect::<Result<_, _>>().map(Tags)
 }

@@ -315,7 +315,7 @@ async fn serve_metrics(listener: HostListener, hub: Arc<Hub>) {
                 }
             }
             let response = if head.starts_with(b"GET /metrics ") {
-                http::response("200 OK", "", &metrics(&hub))
+                http::response("200 OK", "", &(metrics(&hub) + &broken_invariants()))
             } else {
                 http::response("404 Not Found", "", "metrics are at /metrics\n")
             };
@@ -325,6 +325,12 @@ async fn serve_metrics(listener: HostListener, hub: Arc<Hub>) {
         // Whoever asked has gone, or will ask again.
         let _ = timeout(limits::GREETING, answer).await;
     }
+}
+
+/// Of the whole process, so an embedded relay leaves it to the program it is in.
+fn broken_invariants() -> String {
+    let total = mesh_core::invariant::broken_total();
+    format!("# TYPE mesh_broken_invariants_total counter\nmesh_broken_invariants_total {total}\n")
 }
 
 /// Counters, and what is the case now.
