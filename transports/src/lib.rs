@@ -11,6 +11,7 @@
 //! * [`udp`]: sockets of both families behind one port; sends a `SendBatch`, fills a `RecvBatch`
 //! * [`derp`]: [`derp::RelayLinks`], connections to relays
 //! * [`control`]: [`control::ControlLink`], the connection to the control server
+//! * [`MaybeTls`]: what both ends of a stream with or without TLS write through
 //! * [`fetch`]: small requests over HTTPS, to probe relays
 //! * [`resolve`]: host names to addresses
 //! * [`roots`]: the certificates that this host trusts
@@ -43,3 +44,5 @@ mod stream;
 pub mod tun;
 pub mod udp;
 mod watched;
+
+pub use stream::MaybeTls;

@@ -274,7 +274,7 @@ impl Connection<'_> {
             self.stream.push(&self.write)?;
             self.write.clear();
         }
-        self.stream.flush()
+        self.stream.flush().map(drop)
     }
 
     fn tell_home(&mut self) {

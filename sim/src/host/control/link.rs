@@ -181,13 +181,7 @@ impl ControlLink {
 
     /// Something happened to a stream. `false` when it is none of ours.
     pub fn handle_stack(&mut self, output: &StackOutput, host: &mut Net<'_>, now: Instant) -> bool {
-        let of = match output {
-            StackOutput::Connected(stream)
-            | StackOutput::Writable(stream)
-            | StackOutput::Received { stream, .. }
-            | StackOutput::Ended { stream, .. } => *stream,
-            StackOutput::Send { .. } | StackOutput::Accepted { .. } => return false,
-        };
+        let Some(of) = output.own() else { return false };
         if self.channel.stream() == Some(of) {
             self.handle_channel(output, host, now);
             return true;
