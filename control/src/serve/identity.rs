@@ -48,7 +48,11 @@ impl KeyFile {
             }
             Err(TryLockError::Error(error)) => return Err(cannot(&error)),
         }
-        let text = fs::read_to_string(&path).map_err(|error| cannot(&error))?;
+        let text = match fs::read_to_string(&path) {
+            // Bytes that are no text are damage like any other.
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => String::new(),
+            read => read.map_err(|error| cannot(&error))?,
+        };
         // What is wrong in it is not printed: it is a secret.
         let key = MachinePrivate::from_secret_text(text.trim()).map_err(|_| {
             Failure::new(Exit::Usage, "bad-key-file", format!("{} holds no key", path.display()))

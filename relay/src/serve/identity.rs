@@ -50,6 +50,7 @@ impl Certificate {
     fn read_files(chain: &Path, key: &Path) -> Result<Self, Failure> {
         let wrong = |path: &Path, error: &dyn std::fmt::Display| {
             Failure::new(Exit::Usage, "bad-certificate", format!("cannot read {}: {error}", path.display()))
+                .hint("restore it: clients may pin this certificate, and believe no other")
         };
         let certificates = CertificateDer::pem_file_iter(chain)
             .and_then(Iterator::collect::<Result<Vec<_>, _>>)
@@ -139,6 +140,8 @@ pub(super) fn load_or_make_key(state_dir: &Path) -> Result<NodePrivate, Failure>
             write_secret(&path, &text)?;
             return Ok(key);
         }
+        // Bytes that are no text are damage like any other.
+        Err(error) if error.kind() == io::ErrorKind::InvalidData => String::new(),
         Err(error) => return Err(cannot_use(&path, &error)),
     };
     // What is wrong in it is not printed: it is a secret.

@@ -25,6 +25,12 @@ pub fn write_secret(path: &Path, text: &str) -> Result<(), Failure> {
 #[must_use]
 pub fn cannot_use(path: &Path, error: &io::Error) -> Failure {
     let exit = if error.kind() == io::ErrorKind::PermissionDenied { Exit::NotPermitted } else { Exit::Usage };
-    Failure::new(exit, "state-dir", format!("cannot use {}: {error}", path.display()))
-        .hint("give a directory that can be written with --state-dir")
+    let hint = match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            "make room there, or give another directory with --state-dir"
+        }
+        io::ErrorKind::IsADirectory => "move that directory away and restore the file",
+        _ => "give a directory that can be written with --state-dir",
+    };
+    Failure::new(exit, "state-dir", format!("cannot use {}: {error}", path.display())).hint(hint)
 }
