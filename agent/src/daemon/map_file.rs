@@ -17,7 +17,7 @@ use tokio::{
 };
 use tracing::{info, warn};
 
-use super::basic::Request;
+use super::driver::Request;
 use transports::program::{Exit, Failure};
 
 /// Largest map file that is read.

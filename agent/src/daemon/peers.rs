@@ -16,7 +16,7 @@ use transports::{
     program::{Exit, Failure},
 };
 
-use super::basic::Request;
+use super::driver::Request;
 use crate::static_file::{self, Endpoint, StaticFile, StaticPeer};
 
 /// Largest static file that is read: many times what the largest number of peers needs.

@@ -4,7 +4,7 @@ use tokio::{sync::mpsc, task::JoinHandle};
 use tracing::{info, warn};
 use transports::program::{Failure, Signalled, Signals};
 
-use super::{basic::Request, source::Source};
+use super::{driver::Request, source::Source};
 
 /// Listens until aborted.
 ///

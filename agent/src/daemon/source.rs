@@ -4,7 +4,7 @@ use std::fmt::Display;
 
 use tokio::sync::mpsc;
 
-use super::{basic::Request, map_file::MapFile, peers::Reload};
+use super::{driver::Request, map_file::MapFile, peers::Reload};
 use transports::program::{Exit, Failure};
 
 /// Where the network comes from.

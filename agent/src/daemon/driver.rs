@@ -76,7 +76,7 @@ pub struct TunCounts {
 
 /// A node with its TUN and sockets.
 #[derive(Debug)]
-pub struct Basic<T: Tun> {
+pub struct Driver<T: Tun> {
     node: Node,
     plane: DataPlane,
     clock: Clock,
@@ -97,7 +97,7 @@ pub struct Basic<T: Tun> {
     last_command: CommandId,
 }
 
-impl<T: Tun> Basic<T> {
+impl<T: Tun> Driver<T> {
     /// A driver for a fresh `node`, whose first outputs are carried out: sockets are bound and the host is configured.
     /// Without `host` the host stays as it is.
     ///
@@ -554,7 +554,7 @@ mod tests {
     }
 
     /// Two drivers with a host each; the first knows where the second is.
-    fn two_drivers() -> (Basic<MemoryTun>, MemoryTun, Basic<MemoryTun>, MemoryTun) {
+    fn two_drivers() -> (Driver<MemoryTun>, MemoryTun, Driver<MemoryTun>, MemoryTun) {
         let key = |index| NodePrivate::from_bytes([index; 32]);
         let start = |index: u8, endpoint| {
             let other = 3 - index;
@@ -579,7 +579,7 @@ mod tests {
             };
             let node = Node::new(config, clock.now()).unwrap();
             let (tun, host) = MemoryTun::pair().unwrap();
-            (Basic::start(node, clock, tun, None, None, None, 1420).unwrap(), host)
+            (Driver::start(node, clock, tun, None, None, None, 1420).unwrap(), host)
         };
         let (b, host_b) = start(2, None);
         let (a, host_a) = start(1, Some(SocketAddr::from(([127, 0, 0, 1], b.port()))));
