@@ -447,7 +447,12 @@ mod tests {
             let state = State::open(&directory, &Seed::from_number(1)).unwrap();
             let saved = &state.saved;
             assert_eq!(saved.node_key.public().to_string(), LAPTOP, "{}", form.display());
-            assert_eq!((saved.prefs.hostname.as_str(), saved.prefs.route_all), ("laptop", true), "{}", form.display());
+            assert_eq!(
+                (saved.prefs.hostname.as_str(), saved.prefs.accept_routes),
+                ("laptop", true),
+                "{}",
+                form.display()
+            );
             let registration = saved.registration.as_ref().unwrap();
             assert_eq!(registration.server_key.to_string(), SERVER, "{}", form.display());
             let map = saved.map.as_ref().unwrap();

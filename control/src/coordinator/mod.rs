@@ -7,7 +7,7 @@
 //!
 //! * `register`, `sign_in`, `expiry`: who is let in, and for how long
 //! * `clone`: two machines with the keys of one node
-//! * `map`, `streams`, `push`: what nodes say of themselves, their open maps, and when those are told what
+//! * `map`, `pace`, `streams`, `push`: what nodes say of themselves, how often, their open maps, and when those are told what
 //! * `admin`, `admin_nodes`, `admin_policy`: commands
 //!
 //! Nothing is known here of sockets, of HTTP or of how messages are compressed, and nothing waits.
@@ -27,6 +27,7 @@ mod hostinfo;
 pub mod input;
 mod map;
 pub mod output;
+mod pace;
 mod push;
 mod register;
 mod sign_in;
@@ -34,7 +35,7 @@ mod signins;
 mod streams;
 mod timers;
 
-use core::time::Duration;
+use core::{net::IpAddr, time::Duration};
 use std::{
     collections::{BTreeMap, VecDeque},
     sync::Arc,
@@ -64,6 +65,7 @@ use crate::{
     store::{AuditRow, Mutation, Principal, Rows, State, node::Member},
 };
 use clone::Displaced;
+use pace::Pace;
 use signins::SignIns;
 use streams::Streams;
 use timers::{Timer, Timers};
@@ -100,6 +102,7 @@ pub struct Coordinator {
     state: State,
     streams: Streams,
     sign_ins: SignIns,
+    pace: Pace,
     timers: Timers,
     /// Answers and messages that follow what has to be stored first.
     pending: Vec<Output>,
@@ -122,6 +125,7 @@ struct Caller {
     conn: ConnId,
     id: RequestId,
     machine: MachinePublic,
+    from: IpAddr,
 }
 
 impl Coordinator {
@@ -153,6 +157,7 @@ impl Coordinator {
             state,
             streams: Streams::default(),
             sign_ins: SignIns::default(),
+            pace: Pace::default(),
             timers: Timers::default(),
             pending: Vec::new(),
             outputs: VecDeque::new(),
@@ -326,6 +331,7 @@ impl Coordinator {
         let served = self.state.served_subnets(id).collect();
         self.state.remove_node(id);
         self.elect(id, served);
+        self.forget_pace(id);
     }
 }
 
@@ -336,7 +342,9 @@ impl Machine for Coordinator {
     fn handle_input(&mut self, input: Input, now: Instant) {
         self.now = self.now.max(now);
         match input {
-            Input::Request { conn, machine, id, request } => self.request(Caller { conn, id, machine }, request),
+            Input::Request { conn, machine, from, id, request } => {
+                self.request(Caller { conn, id, machine, from }, request);
+            }
             Input::Writable { stream } => self.note_written(stream),
             Input::Aborted { conn, id } => self.abort(conn, id),
             Input::Closed { conn } => self.close(conn),
@@ -367,6 +375,7 @@ impl Machine for Coordinator {
                 Timer::Offline(node) => self.note_gone(node),
                 Timer::Forget(node) => self.forget_ephemeral(node),
                 Timer::Expire(node) => self.expire_due(node),
+                Timer::Turn(node) => self.take_turn(node),
                 Timer::SignIn(number) => self.expire_sign_in(number),
                 // From now on what it reports is written down again.
                 Timer::Quiet(_) => {}

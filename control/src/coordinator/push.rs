@@ -85,6 +85,9 @@ impl Coordinator {
     }
 
     fn has_peers(&self, node: NodeId) -> bool {
+        if self.state.member(node).is_some_and(|member| member.live.expired) {
+            return false;
+        }
         let is_told = |id: &NodeId| self.state.member(*id).is_some_and(|member| member.row.announced);
         self.state.rulebook().peers(node).iter().any(is_told)
     }
@@ -110,6 +113,21 @@ impl Coordinator {
         let id = self.streams.open(Stream { node, conn, request, cursor, writing: None, keep_alive, jitter });
         self.set_keep_alive(id);
         id
+    }
+
+    /// A node's key has expired, or is good again. Until it has signed in it is told of nobody: its stream ends with the
+    /// word that it has to, and the next begins without peers. Once it has, it is told everything.
+    pub(super) fn note_expiry(&mut self, node: NodeId, expired: bool) {
+        let Some(stream) = self.streams.of_node(node) else { return };
+        if !expired {
+            self.streams.begin_again(stream);
+            return self.gather();
+        }
+        if let Some(member) = self.state.member(node).cloned() {
+            let (snapshot, _) = self.state.snapshot();
+            self.pending.push(Output::Push(MapUpdate::farewell(stream, member, snapshot, self.wall())));
+        }
+        self.close_stream(stream);
     }
 
     /// A stream is ended from here, and its node may come back.
@@ -146,6 +164,7 @@ impl Coordinator {
 
     pub(super) fn abort(&mut self, conn: ConnId, request: RequestId) {
         self.sign_ins.note_aborted(conn, request);
+        self.pace.note_aborted(conn, request);
         if let Some(stream) = self.streams.of_request(conn, request) {
             self.lose_stream(stream);
         }
@@ -153,6 +172,7 @@ impl Coordinator {
 
     pub(super) fn close(&mut self, conn: ConnId) {
         self.sign_ins.note_closed(conn);
+        self.pace.note_closed(conn);
         for stream in self.streams.of_conn(conn) {
             self.lose_stream(stream);
         }

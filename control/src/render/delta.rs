@@ -132,8 +132,9 @@ impl Snapshot {
         message
     }
 
-    /// A peer, when a viewer may see it.
+    /// A peer, when a viewer may see it. One whose key has expired sees nobody.
     fn seen(&self, viewer: NodeId, peer: NodeId) -> Option<&Arc<Member>> {
+        self.members.get(&viewer).filter(|own| !own.live.expired)?;
         let member = self.members.get(&peer).filter(|member| member.row.announced)?;
         self.rulebook.sees(viewer, peer).then_some(member)
     }

@@ -1,6 +1,9 @@
 //! Full maps: the first message of a stream, and what a stream gets that was left too far behind.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use mesh_core::{
     control::types::{DnsConfig, FilterRule, MapResponse, NodeId},
@@ -22,7 +25,9 @@ impl Snapshot {
             profiles.insert(profile.id, profile);
         };
         add_profile(own);
-        for id in self.rulebook.peers(viewer) {
+        // Who has to sign in again learns that, and nothing of others.
+        let peers = if own.live.expired { BTreeSet::new() } else { self.rulebook.peers(viewer) };
+        for id in peers {
             let Some(peer) = self.members.get(&id).filter(|peer| peer.row.announced) else { continue };
             add_profile(peer);
             message.peers.push(self.peer(viewer, peer, Kind::Full));
@@ -42,7 +47,7 @@ impl Snapshot {
         message
     }
 
-    /// The last words to a node that was deleted.
+    /// The last words on a stream whose node was deleted, or whose key has expired.
     pub(super) fn farewell(&self, member: &Arc<Member>, now: WallTime) -> Message {
         let own = node::expired_since(self.own_node(member), now);
         let response = MapResponse { node: Some(Arc::new(own)), ..MapResponse::default() };
@@ -59,10 +64,11 @@ impl Snapshot {
         }
     }
 
-    /// The packet filter, by name.
+    /// The packet filter, by name. One whose key has expired lets nobody in, and its rules would name others.
     pub(super) fn filters(&self, viewer: NodeId) -> BTreeMap<String, Option<Vec<FilterRule>>> {
+        let is_expired = self.members.get(&viewer).is_some_and(|own| own.live.expired);
         let filters = self.rulebook.packet_filters(viewer);
-        filters.into_iter().map(|(name, rules)| (name, Some(rules))).collect()
+        filters.into_iter().map(|(name, rules)| (name, Some(if is_expired { Vec::new() } else { rules }))).collect()
     }
 
     /// What is wrong, in words.

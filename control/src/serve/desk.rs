@@ -14,6 +14,7 @@ use std::{
     collections::{BTreeMap, VecDeque},
     future::{Future, pending},
     mem,
+    net::IpAddr,
     pin::Pin,
     time::Duration,
 };
@@ -38,9 +39,20 @@ use crate::{
 
 /// What the owner is told.
 enum Event {
-    Request { conn: ConnId, machine: MachinePublic, id: RequestId, request: Request, answer: oneshot::Sender<Answer> },
+    Request {
+        conn: ConnId,
+        machine: MachinePublic,
+        from: IpAddr,
+        id: RequestId,
+        request: Request,
+        answer: oneshot::Sender<Answer>,
+    },
     Input(Input),
-    Admin { by: Principal, command: Command, answer: oneshot::Sender<Result<Reply, No>> },
+    Admin {
+        by: Principal,
+        command: Command,
+        answer: oneshot::Sender<Result<Reply, No>>,
+    },
     Look(oneshot::Sender<Look>),
 }
 
@@ -114,11 +126,12 @@ impl Desk {
         &self,
         conn: ConnId,
         machine: MachinePublic,
+        from: IpAddr,
         id: RequestId,
         request: Request,
     ) -> Result<Answer, Ending> {
         let (answer, answered) = oneshot::channel();
-        self.events.send(Event::Request { conn, machine, id, request, answer }).await.map_err(|_| Ending)?;
+        self.events.send(Event::Request { conn, machine, from, id, request, answer }).await.map_err(|_| Ending)?;
         answered.await.map_err(|_| Ending)
     }
 
@@ -292,9 +305,9 @@ impl<S: Store> Owner<S> {
                 let _ = answer.send(Answer::Refused(not_stored()));
                 return;
             }
-            Event::Request { conn, machine, id, request, answer } => {
+            Event::Request { conn, machine, from, id, request, answer } => {
                 self.requests.insert((conn, id), Open::Asked(answer));
-                Input::Request { conn, machine, id, request }
+                Input::Request { conn, machine, from, id, request }
             }
             Event::Input(input) => {
                 match &input {

@@ -657,7 +657,7 @@ mod tests {
         assert!(SqlStore::open(&folder.file()).await.is_ok());
     }
 
-    struct Folder(std::path::PathBuf);
+    struct Folder(PathBuf);
 
     impl Folder {
         fn new(name: &str) -> Self {
@@ -666,7 +666,7 @@ mod tests {
             Self(path)
         }
 
-        fn file(&self) -> std::path::PathBuf {
+        fn file(&self) -> PathBuf {
             self.0.join("control.db")
         }
     }
