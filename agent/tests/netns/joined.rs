@@ -47,11 +47,13 @@ pub(crate) struct Joined {
 /// A control server on a host of its own.
 pub(crate) struct Control {
     pub(crate) node: Node,
-    process: Option<Process>,
+    pub(crate) process: Option<Process>,
     address: String,
-    state: PathBuf,
-    socket: PathBuf,
+    pub(crate) state: PathBuf,
+    pub(crate) socket: PathBuf,
     derp_map: PathBuf,
+    /// What it is started with: words before the program's name.
+    pub(crate) prefix: Vec<String>,
     /// Chain and key, when it is reached over https.
     certificate: Option<(PathBuf, PathBuf)>,
 }
@@ -60,8 +62,10 @@ pub(crate) struct Control {
 pub(crate) struct Agent {
     pub(crate) node: Node,
     pub(crate) process: Option<Process>,
-    socket: PathBuf,
-    state: PathBuf,
+    pub(crate) socket: PathBuf,
+    pub(crate) state: PathBuf,
+    /// What it is started with: words before the program's name.
+    pub(crate) prefix: Vec<String>,
     /// Whom it trusts beside the host's roots.
     trust: Option<PathBuf>,
 }
@@ -137,14 +141,16 @@ impl Control {
         Ok(control)
     }
 
-    fn place(homes: &mut Homes, number: u8) -> Result<Self> {
+    /// One that does not run yet.
+    pub(crate) fn place(homes: &mut Homes, number: u8) -> Result<Self> {
         let (node, address) = on_segment(homes, number)?;
         let (state, socket, derp_map) = (node.path("state"), node.path("control.sock"), node.path("derp-map.json"));
         fs::write(&derp_map, serde_json::to_string_pretty(&homes.relay.derp_map()?)?)?;
-        Ok(Self { node, process: None, address, state, socket, derp_map, certificate: None })
+        Ok(Self { node, process: None, address, state, socket, derp_map, prefix: Vec::new(), certificate: None })
     }
 
-    fn begin(&mut self) -> Result<()> {
+    /// Starts it, and makes its first user.
+    pub(crate) fn begin(&mut self) -> Result<()> {
         self.start()?;
         self.run(&["users", "create", "lab"]).map(drop)
     }
@@ -178,7 +184,8 @@ impl Control {
             }
             None => line.extend(["--listen".to_owned(), listen]),
         }
-        let process = self.node.spawn(&line.iter().map(String::as_str).collect::<Vec<_>>())?;
+        let line: Vec<_> = self.prefix.iter().chain(&line).map(String::as_str).collect();
+        let process = self.node.spawn(&line)?;
         process.wait_for("ready", PATIENCE)?;
         self.process = Some(process);
         Ok(())
@@ -204,6 +211,11 @@ impl Control {
         self.node.try_run(&[&[program, "--socket", &socket], words].concat())
     }
 
+    /// What it has logged since its start.
+    pub(crate) fn output(&self) -> String {
+        self.process.as_ref().map(Process::output).unwrap_or_default()
+    }
+
     /// A key to join with.
     pub(crate) fn key(&self, flags: &[&str]) -> Result<String> {
         Ok(self.run(&[&["keys", "create", "--user", "lab"], flags].concat())?.trim().to_owned())
@@ -221,7 +233,7 @@ impl Agent {
     pub(crate) fn new(node: &Node, control: &Control) -> Result<Self> {
         let (socket, state) = (node.path("meshd.sock"), node.path("joined"));
         let trust = control.certificate().cloned();
-        let mut agent = Self { node: node.clone(), process: None, socket, state, trust };
+        let mut agent = Self { node: node.clone(), process: None, socket, state, prefix: Vec::new(), trust };
         agent.start()?;
         Ok(agent)
     }
@@ -233,7 +245,8 @@ impl Agent {
         let line = [&*program, "--socket", &socket, "--state-dir", &state, "--log", "debug,mesh_core=trace"];
         let trust = self.trust.as_ref().map(|file| format!("SSL_CERT_FILE={}", file.display()));
         let trust = trust.as_ref().map(|trust| ["env", trust]);
-        let line = [trust.as_ref().map(<[&str; 2]>::as_slice).unwrap_or_default(), &line].concat();
+        let prefix: Vec<_> = self.prefix.iter().map(String::as_str).collect();
+        let line = [&prefix, trust.as_ref().map(<[&str; 2]>::as_slice).unwrap_or_default(), &line].concat();
         let process = self.node.spawn(&line)?;
         process.wait_for("ready", PATIENCE)?;
         self.process = Some(process);
@@ -251,7 +264,7 @@ impl Agent {
     }
 
     /// The end of what it has logged.
-    fn log(&self) -> String {
+    pub(crate) fn log(&self) -> String {
         let all = self.output();
         let lines: Vec<_> = all.lines().filter(|line| !line.contains(" TRACE ")).collect();
         lines.get(lines.len().saturating_sub(30)..).unwrap_or_default().join("\n")
@@ -260,7 +273,10 @@ impl Agent {
     /// Waits until what it needs to start alone is on disk.
     pub(crate) fn wait_for_kept_map(&self) -> Result<()> {
         until("the map is kept", PATIENCE, || {
-            let kept: Value = serde_json::from_str(&fs::read_to_string(self.state.join("state.json"))?)?;
+            // Its disk may be seen from its host alone.
+            let file = self.state.join("state.json");
+            let text = self.node.run(&["cat", file.to_str().context("a path that is not text")?])?;
+            let kept: Value = serde_json::from_str(&text)?;
             let others = kept["Map"]["Peers"].as_array();
             Ok(others.is_some_and(|peers| !peers.is_empty()).then_some(()))
         })

@@ -110,6 +110,10 @@ impl Coordinator {
                 return Err(Refusal::new(401, "the node key is that of another machine"));
             }
         }
+        let member = known.as_ref().or(old.as_ref()).or_else(|| self.state.by_machine(&caller.machine).next());
+        if let Some(id) = member.map(|member| member.id()) {
+            self.may_register(id)?;
+        }
         if self.state.was_of_another(&request.node_key, &caller.machine) {
             // It makes another.
             return Ok(Some(RegisterResponse { node_key_expired: true, ..RegisterResponse::default() }));
@@ -315,13 +319,13 @@ impl Coordinator {
     }
 
     /// A node as it is once it has registered again.
-    fn renewed(&self, row: &NodeRow, request: &RegisterRequest, owner: Owner) -> NodeRow {
+    fn renewed(&mut self, row: &NodeRow, request: &RegisterRequest, owner: Owner) -> NodeRow {
         let (user, tags) = match owner {
             Owner::User(user) => (Some(user), BTreeSet::new()),
             Owner::Tags(tags) => (None, tags),
         };
         let said = request.hostinfo.as_deref().cloned().unwrap_or_else(|| (*row.hostinfo).clone());
-        NodeRow {
+        let mut renewed = NodeRow {
             key: request.node_key,
             nl_key: request.nl_key.clone(),
             user,
@@ -329,7 +333,11 @@ impl Coordinator {
             hostinfo: Box::new(merged(said, &row.hostinfo)),
             cap: request.version,
             ..row.clone()
-        }
+        };
+        let said = renewed.hostinfo.clone();
+        self.note_name(&mut renewed, &said, &row.hostinfo);
+        self.note_routes(&mut renewed, &row.hostinfo);
+        renewed
     }
 
     /// A node has another key, or the same for longer. A stream that was opened with another key ends: the node opens one

@@ -100,6 +100,8 @@ fn figures(Look { counters, status, commits, failed_commits, mutations, stuck }:
         registrations_refused_total,
         requests_refused_total,
         streams_replaced_total,
+        clones_total,
+        requests_delayed_total,
         sign_ins_evicted_total,
     } = *counters;
     vec![
@@ -115,6 +117,8 @@ fn figures(Look { counters, status, commits, failed_commits, mutations, stuck }:
         ("registrations_refused_total", registrations_refused_total),
         ("requests_refused_total", requests_refused_total),
         ("streams_replaced_total", streams_replaced_total),
+        ("clones_total", clones_total),
+        ("requests_delayed_total", requests_delayed_total),
         ("sign_ins_evicted_total", sign_ins_evicted_total),
         ("nodes", status.nodes as u64),
         ("online", status.online as u64),

@@ -1,6 +1,6 @@
 //! What nodes and the server say to each other, over the streams of the host.
 
-use core::time::Duration;
+use core::{net::IpAddr, time::Duration};
 
 use control::coordinator::{Command, ConnId, Input, Output, Request, RequestId, Response};
 use mesh_core::{
@@ -26,11 +26,11 @@ use super::{
 impl ControlHost {
     pub(super) fn handle_stack(&mut self, output: StackOutput, now: Instant, effects: &mut Effects) {
         match output {
-            StackOutput::Accepted { stream, .. } => {
+            StackOutput::Accepted { stream, from } => {
                 let id = ConnId(self.next_conn);
                 self.next_conn += 1;
                 let state = ConnState::Greeting(Head::default());
-                self.conns.insert(id, Conn { stream, state, unsent: Vec::new(), owed: Vec::new() });
+                self.conns.insert(id, Conn { stream, from: from.ip(), state, unsent: Vec::new(), owed: Vec::new() });
                 self.by_stream.insert(stream, id);
             }
             StackOutput::Received { stream, bytes } => {
@@ -103,22 +103,29 @@ impl ControlHost {
     /// What a node said.
     fn hear(&mut self, id: ConnId, now: Instant, effects: &mut Effects) {
         loop {
-            let Some(Conn { state: ConnState::Open { channel, machine }, .. }) = self.conns.get_mut(&id) else {
+            let Some(Conn { from, state: ConnState::Open { channel, machine }, .. }) = self.conns.get_mut(&id) else {
                 return;
             };
-            let machine = *machine;
+            let (machine, from) = (*machine, *from);
             match channel.next_from_node() {
                 Ok(None) => return,
                 Ok(Some(said)) => {
                     effects.control_messages += 1;
-                    self.take(id, machine, said, now, effects);
+                    self.take(id, (machine, from), said, now, effects);
                 }
                 Err(_) => return self.close(id, now),
             }
         }
     }
 
-    fn take(&mut self, conn: ConnId, machine: MachinePublic, said: ToControl, now: Instant, effects: &mut Effects) {
+    fn take(
+        &mut self,
+        conn: ConnId,
+        (machine, from): (MachinePublic, IpAddr),
+        said: ToControl,
+        now: Instant,
+        effects: &mut Effects,
+    ) {
         match said {
             ToControl::Ping => self.say(conn, &ToNode::Pong, now, effects),
             ToControl::Cancel { id } => {
@@ -140,7 +147,7 @@ impl ControlHost {
                         if let Request::Register(request) = &request {
                             self.registering.insert((conn, id), request.node_key);
                         }
-                        self.tell(Input::Request { conn, machine, id, request }, now);
+                        self.tell(Input::Request { conn, machine, from, id, request }, now);
                     }
                     Err(error) => self.answer(conn, id, 400, error.to_string().into_bytes(), now, effects),
                 }
