@@ -22,9 +22,6 @@ const ENDPOINTS: usize = 2 * limits::STUN_ADDRESSES + 3;
 /// their tunnel, and a stream whose other end is gone is given up after a quarter of an hour.
 const LONG: Duration = Duration::from_secs(960);
 
-/// Streams of an idle node to control.
-const CONTROL_STREAMS: usize = 1;
-
 /// S9: a node holds this now.
 pub(crate) fn check_bounds(host: HostId, sizes: &Sizes, now: Instant, tally: &mut Tally) {
     let bounds = [
@@ -43,16 +40,8 @@ pub(crate) fn check_bounds(host: HostId, sizes: &Sizes, now: Instant, tally: &mu
     note(CheckId::S9, host, &bounds, now, tally);
 }
 
-/// L4: a node holds this, and so many streams, after such a silence; `kept` of its peers it keeps alive, and it may be
-/// connected to so many relays.
-pub(crate) fn check_idle(
-    host: HostId,
-    (sizes, streams): (&Sizes, usize),
-    silence: Duration,
-    (kept, relays): (usize, usize),
-    now: Instant,
-    tally: &mut Tally,
-) {
+/// L4: a node holds this after such a silence; `kept` of its peers it keeps alive.
+pub(crate) fn check_idle(host: HostId, sizes: &Sizes, silence: Duration, kept: usize, now: Instant, tally: &mut Tally) {
     let is_long = silence >= LONG;
     let bounds = [
         ("peers with paths", sizes.paths, if is_long { 0 } else { sizes.peers }),
@@ -60,7 +49,6 @@ pub(crate) fn check_idle(
         ("receiver indices", sizes.indices, sizes.tunnels * INDICES_PER_TUNNEL),
         ("packets that wait for a session", sizes.queued, usize::from(kept > 0)),
         ("pings", sizes.pings, 0),
-        ("streams", streams, if is_long { relays + CONTROL_STREAMS } else { usize::MAX }),
     ];
     note(CheckId::L4, host, &bounds, now, tally);
 }
@@ -125,11 +113,11 @@ mod tests {
 
     #[test]
     fn what_stays_when_nobody_speaks_is_seen() {
-        let after = |secs, sizes: Sizes, streams| {
+        let after = |secs, sizes: Sizes| {
             let silence = Duration::from_secs(secs);
-            seen(|tally| check_idle(HostId(0), (&sizes, streams), silence, (0, 2), Instant::ZERO, tally))
+            seen(|tally| check_idle(HostId(0), &sizes, silence, 0, Instant::ZERO, tally))
         };
-        let of = |sizes| after(220, sizes, 9);
+        let of = |sizes| after(220, sizes);
         assert_eq!(of(FINE), None);
         for wrong in [
             Sizes { paths: 4, ..FINE },
@@ -140,9 +128,8 @@ mod tests {
             assert_eq!(of(wrong), Some(CheckId::L4), "{wrong:?}");
         }
         let gone = Sizes { tunnels: 0, indices: 0, ..FINE };
-        assert_eq!((after(1000, gone, 3), after(1000, FINE, 3)), (None, Some(CheckId::L4)));
-        assert_eq!(after(1000, gone, 4), Some(CheckId::L4));
-        assert_eq!(after(1000, Sizes { paths: 1, ..gone }, 3), Some(CheckId::L4));
+        assert_eq!((after(1000, gone), after(1000, FINE)), (None, Some(CheckId::L4)));
+        assert_eq!(after(1000, Sizes { paths: 1, ..gone }), Some(CheckId::L4));
         let region = RegionId::new(1).unwrap();
         let connections = |secs, count| {
             seen(|tally| check_connections(region, count, Duration::from_secs(secs), 2, Instant::ZERO, tally))

@@ -92,7 +92,7 @@ impl Simulation<'_> {
     /// L4: what nodes and relays hold at the end of a world that ends in silence.
     pub(super) fn check_idle(&mut self) {
         let Some(silence) = self.quiet.silence(self.now) else { return };
-        let (nodes, relays) = (self.scenario.nodes.len(), self.scenario.relays.len());
+        let nodes = self.scenario.nodes.len();
         for host in &self.hosts {
             match host {
                 Host::Node(host) if host.is_awake() => {
@@ -100,8 +100,7 @@ impl Simulation<'_> {
                     let (id, peers) = (host.id(), &self.scenario.peers);
                     let kept = peers.iter().filter(|peer| peer.keepalive.is_some());
                     let kept = kept.filter(|peer| peer.of == id || peer.is == id).count();
-                    let held = (&node.sizes(), host.streams());
-                    sizes::check_idle(id, held, silence, (kept, relays), self.now, &mut self.tally);
+                    sizes::check_idle(id, &node.sizes(), silence, kept, self.now, &mut self.tally);
                 }
                 Host::Relay(relay) => {
                     let (region, count) = (relay.region(), relay.connections());
