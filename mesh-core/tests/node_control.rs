@@ -330,6 +330,37 @@ fn the_servers_clock_counts_for_the_map_it_comes_with() {
 }
 
 #[test]
+fn a_node_that_boots_with_an_expired_map_says_so_and_carries_nothing_until_the_time_is_known() {
+    let (mut lab, stream) = Lab::joined();
+    // Our clock is a year ahead; as long as the server is heard, that does no harm.
+    let year = 365 * 24 * 3_600;
+    let mut map = first_map(lab.own_key(), lab.wall() - year + 3_600);
+    map["ControlTime"] = time(lab.wall() - year);
+    lab.event(map_event(stream, &map));
+    lab.pass(Duration::from_secs(6));
+    assert_eq!(lab.state(), BackendState::Running);
+
+    let mut lab = lab.restarted();
+    let (id, _) = lab.registering();
+    assert_eq!(lab.state(), BackendState::NeedsLogin);
+    assert!(!has_peer_route(&lab) && lab.host().addresses.is_empty());
+    let status = lab.node.status(lab.now);
+    assert!(status.health.iter().any(|line| line.contains("the sign-in has expired")), "{:?}", status.health);
+    let target = PingTarget::Name("Bob".to_owned());
+    lab.command(9, Command::Ping { target, kind: PingKind::Icmp, timeout: Duration::from_secs(5) });
+    assert!(!lab.said.iter().any(|output| matches!(output, Output::Transmit(_))), "{:?}", lab.said);
+
+    // Control knows us and says the time: nobody has to sign in, and the key is rotated before it expires.
+    lab.event(ControlEvent::Registered { id, response: welcome() });
+    let (stream, _) = lab.streaming().unwrap();
+    map["ControlTime"] = time(lab.wall() - year);
+    lab.event(map_event(stream, &map));
+    assert_eq!((lab.state(), has_peer_route(&lab)), (BackendState::Running, true));
+    lab.pass(Duration::from_secs(1_800));
+    assert_eq!(lab.registering().1.old_node_key, Some(lab.own_key()));
+}
+
+#[test]
 fn a_node_whose_own_key_expires_needs_a_sign_in_and_gets_a_new_key() {
     let (mut lab, stream) = Lab::joined();
     let old = lab.own_key();

@@ -14,14 +14,14 @@ use crate::{
     key::NodePublic,
     machine::Deadline,
     rng::Rng,
-    time::{Instant, earliest},
+    time::{Budget, Instant, earliest},
 };
 
 use super::{
     CandidateReport, Opening, Output, PathsConfig, PathsStats, Reach, Selection, Via,
     candidate::{Added, Candidates, Keep, List},
     direct::Direct,
-    probe::{Budget, DISCOVERY_SPACING, Discovery, Outstanding, ROUND_GAPS, Sent},
+    probe::{DISCOVERY_SPACING, Discovery, Outstanding, ROUND_GAPS, Sent},
     score::{self, Measured},
 };
 
