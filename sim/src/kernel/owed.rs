@@ -64,7 +64,7 @@ impl Simulation<'_> {
     pub(super) fn best(&self, pair: [HostId; 2]) -> Option<Best> {
         let net = |id: HostId| self.hosts[id.index()].node().and_then(NodeHost::net);
         let [a, b] = [net(pair[0])?, net(pair[1])?];
-        let way = |from, to| self.network.propagation(from, to);
+        let way = |from, to| self.network.passage(from, to);
         let is_there = |event: &EventSpec| match &event.fault {
             Fault::Relay { change: RelayChange::Kill | RelayChange::BlackHole, length, .. } => length.is_some(),
             _ => true,

@@ -190,10 +190,16 @@ impl Link {
     }
 
     /// How long a packet takes that need not wait, without jitter.
-    #[must_use]
-    pub fn propagation(&self) -> Duration {
+    fn propagation(&self) -> Duration {
         let (low, high) = self.params.delay;
         low + high.saturating_sub(low) * self.delay_at / (1 << 16)
+    }
+
+    /// How long a small packet takes behind one full packet, without jitter.
+    #[must_use]
+    pub fn passage(&self) -> Duration {
+        let full = (self.params.mtu_bytes as u64 + L2_BYTES) * 8_000_000_000;
+        self.propagation() + self.params.rate.map_or(Duration::ZERO, |rate| Duration::from_nanos(full / rate.max(1)))
     }
 
     /// What the link did.

@@ -357,20 +357,21 @@ impl Network {
         core::iter::successors(Some(net), behind).map(wall).collect()
     }
 
-    /// How long a packet takes from a host of one net to one of another at least, without jitter and queues.
+    /// How long a small packet takes from a host of one net to one of another, behind a full one on each link and without
+    /// jitter.
     #[must_use]
-    pub fn propagation(&self, from: NetId, to: NetId) -> Duration {
+    pub fn passage(&self, from: NetId, to: NetId) -> Duration {
         if from == to {
-            return self.nets[from.index()].switch.propagation();
+            return self.nets[from.index()].switch.passage();
         }
         let (up, down) = (self.walls(from), self.walls(to));
         // Up to the first net that both are in, or to the core, and down again.
         let is_shared = |wall: &Wall<'_>| down.iter().any(|other| other.net == wall.net);
         let is_above = |wall: &Wall<'_>| up.iter().any(|other| other.net == wall.net);
         let leaves =
-            up.iter().take_while(|wall| !is_shared(wall)).map(|wall| self.nets[wall.net.index()].out.propagation());
+            up.iter().take_while(|wall| !is_shared(wall)).map(|wall| self.nets[wall.net.index()].out.passage());
         let enters =
-            down.iter().take_while(|wall| !is_above(wall)).map(|wall| self.nets[wall.net.index()].back.propagation());
+            down.iter().take_while(|wall| !is_above(wall)).map(|wall| self.nets[wall.net.index()].back.passage());
         let edge = |walls: &[Wall<'_>]| walls.last().map_or(0, |wall| self.nets[wall.net.index()].region);
         let (one, other) = (edge(&up), edge(&down));
         let crosses = !up.iter().any(is_shared);
