@@ -43,8 +43,11 @@ pub(super) fn check(
     let of_pair = flows.iter().filter(|flow| pair.contains(&flow.from) && pair.contains(&flow.to));
     let samples: Vec<_> = of_pair.flat_map(|flow| &flow.samples).collect();
     for change in changes {
-        let concerns = change.hosts.iter().any(|host| pair.contains(host));
-        if !concerns && !(change.hosts.is_empty() && is_relayed(change.begin)) {
+        let is_felt = match &change.hosts[..] {
+            [] => is_relayed(change.begin),
+            hosts => hosts.iter().any(|host| pair.contains(host)),
+        };
+        if !is_felt {
             continue;
         }
         let (begin, over, until) = (change.begin, change.over, change.over + change.budget);
