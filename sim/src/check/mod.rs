@@ -119,7 +119,7 @@ check_ids! {
     L2 = "L2",
     /// In a world that ends in silence: nodes that have nothing to say fall silent.
     L3 = "L3",
-    /// In a world that ends in silence: nodes and relays hold no more than idle ones do.
+    /// In a world that ends in silence: nodes hold no more than idle ones do.
     L4 = "L4",
     /// In a world with control: what control says that it did is stored.
     Stored = "stored",

@@ -6,7 +6,7 @@
 
 use core::time::Duration;
 
-use mesh_core::{derp::RegionId, limits, node::Sizes, time::Instant};
+use mesh_core::{limits, node::Sizes, time::Instant};
 
 use crate::host::HostId;
 
@@ -18,8 +18,8 @@ const INDICES_PER_TUNNEL: usize = 5;
 /// Own addresses that peers are told of: what STUN saw, a guess for each of those, two of the host and a mapped one.
 const ENDPOINTS: usize = 2 * limits::STUN_ADDRESSES + 3;
 
-/// After this nothing is left of a conversation: WireGuard erases sessions after 540 s, paths go at most 240 s after
-/// their tunnel, and a stream whose other end is gone is given up after a quarter of an hour.
+/// After this nothing is left of a conversation: WireGuard erases sessions after 540 s, and paths go at most 240 s after
+/// their tunnel.
 const LONG: Duration = Duration::from_secs(960);
 
 /// S9: a node holds this now.
@@ -51,23 +51,6 @@ pub(crate) fn check_idle(host: HostId, sizes: &Sizes, silence: Duration, kept: u
         ("pings", sizes.pings, 0),
     ];
     note(CheckId::L4, host, &bounds, now, tally);
-}
-
-/// L4: so many connections a relay has after such a silence: one of each node at most, and as long as they are not given
-/// up, those that died without a word.
-pub(crate) fn check_connections(
-    region: RegionId,
-    count: usize,
-    silence: Duration,
-    nodes: usize,
-    now: Instant,
-    tally: &mut Tally,
-) {
-    if silence >= LONG {
-        let text =
-            (count > nodes).then(|| format!("the relay of region {region} has {count} connections of {nodes} nodes"));
-        tally.note(CheckId::L4, now, text);
-    }
 }
 
 fn note(id: CheckId, host: HostId, bounds: &[(&str, usize, usize)], now: Instant, tally: &mut Tally) {
@@ -130,12 +113,6 @@ mod tests {
         let gone = Sizes { tunnels: 0, indices: 0, ..FINE };
         assert_eq!((after(1000, gone), after(1000, FINE)), (None, Some(CheckId::L4)));
         assert_eq!(after(1000, Sizes { paths: 1, ..gone }), Some(CheckId::L4));
-        let region = RegionId::new(1).unwrap();
-        let connections = |secs, count| {
-            seen(|tally| check_connections(region, count, Duration::from_secs(secs), 2, Instant::ZERO, tally))
-        };
-        assert_eq!((connections(1000, 2), connections(1000, 3)), (None, Some(CheckId::L4)));
-        assert_eq!(connections(220, 3), None);
     }
 
     fn seen(look: impl FnOnce(&mut Tally)) -> Option<CheckId> {

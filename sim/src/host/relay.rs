@@ -215,12 +215,6 @@ impl RelayHost {
         self.setup.key.public()
     }
 
-    /// How many connections there are to it.
-    #[must_use]
-    pub fn connections(&self) -> usize {
-        self.conns.len()
-    }
-
     /// What the program that runs now has counted; `None` while none does.
     #[must_use]
     pub fn stats(&self) -> Option<&Stats> {

@@ -89,25 +89,15 @@ impl Simulation<'_> {
         }
     }
 
-    /// L4: what nodes and relays hold at the end of a world that ends in silence.
+    /// L4: what nodes hold at the end of a world that ends in silence.
     pub(super) fn check_idle(&mut self) {
         let Some(silence) = self.quiet.silence(self.now) else { return };
-        let nodes = self.scenario.nodes.len();
-        for host in &self.hosts {
-            match host {
-                Host::Node(host) if host.is_awake() => {
-                    let Some(node) = host.running() else { continue };
-                    let (id, peers) = (host.id(), &self.scenario.peers);
-                    let kept = peers.iter().filter(|peer| peer.keepalive.is_some());
-                    let kept = kept.filter(|peer| peer.of == id || peer.is == id).count();
-                    sizes::check_idle(id, &node.sizes(), silence, kept, self.now, &mut self.tally);
-                }
-                Host::Relay(relay) => {
-                    let (region, count) = (relay.region(), relay.connections());
-                    sizes::check_connections(region, count, silence, nodes, self.now, &mut self.tally);
-                }
-                Host::Node(_) | Host::Resolver(_) | Host::Control(_) => {}
-            }
+        for host in self.hosts.iter().filter_map(Host::node).filter(|node| node.is_awake()) {
+            let Some(node) = host.running() else { continue };
+            let (id, peers) = (host.id(), &self.scenario.peers);
+            let kept = peers.iter().filter(|peer| peer.keepalive.is_some());
+            let kept = kept.filter(|peer| peer.of == id || peer.is == id).count();
+            sizes::check_idle(id, &node.sizes(), silence, kept, self.now, &mut self.tally);
         }
     }
 
