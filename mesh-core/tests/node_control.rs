@@ -303,6 +303,20 @@ fn expiries_go_by_our_clock_while_the_servers_is_unknown() {
 }
 
 #[test]
+fn of_a_peer_whose_key_has_expired_nothing_is_left_but_what_the_map_says_of_it() {
+    let (mut lab, stream) = Lab::joined();
+    lab.event(map_event(stream, &json!({"PeersChanged": [peer(Some(lab.wall() + 60))]})));
+    let held = |lab: &Lab| (lab.node.sizes().peers, lab.node.status(lab.now).peers.len());
+    assert_eq!(held(&lab), (1, 1));
+    lab.pass(Duration::from_secs(61));
+    assert_eq!(held(&lab), (0, 1));
+    let status = lab.node.status(lab.now);
+    assert!(status.peers[0].node.is_some() && status.peers[0].allowed_ips.is_empty() && !status.peers[0].has_session);
+    lab.event(map_event(stream, &json!({"PeersChanged": [peer(Some(lab.wall() + 600))]})));
+    assert_eq!(held(&lab), (1, 1));
+}
+
+#[test]
 fn the_servers_clock_counts_for_the_map_it_comes_with() {
     let (mut lab, stream) = Lab::joined();
     // Our clock is ahead: by it, all of this has expired.
