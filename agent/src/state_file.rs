@@ -6,24 +6,29 @@
 //! [`Keeper`] keeps what the node says is to be kept. Keys, preferences and the registration are rare, and what follows
 //! hangs on them: control must not hear of a key that a crash could lose. They are on disk when [`Keeper::keep`] returns.
 //! Network maps are large and many, and nothing hangs on them but how new the map of the next start is: a thread writes
-//! them, the newest only, and packets go on meanwhile.
+//! them, the newest only, and packets go on meanwhile. What could not be written, as on a full disk, the thread tries
+//! again until it is.
+//!
+//! A [`Claim`] keeps a second daemon from the same directory: two with one node key would take each other's packets.
 
 use std::{
-    fs, io,
+    fs::{self, File, TryLockError},
+    io::{self, ErrorKind},
     path::{Path, PathBuf},
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     thread::{self, JoinHandle},
-    time::{SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use mesh_core::{
     control::{self, ControlEvent, ControlRequest, FailureKind, types::MapResponse},
+    crypto::hash::blake2s,
     key::{DiscoPrivate, NodePrivate},
     node::SavedState,
     rng::Seed,
 };
 use serde::Serialize;
-use tracing::error;
+use tracing::{error, info, warn};
 use transports::private;
 
 use crate::failure::{Exit, Failure};
@@ -36,6 +41,40 @@ const FILE_BYTES: u64 = 256 << 20;
 
 /// The version of the form on disk.
 const VERSION: u32 = 1;
+
+/// After a write that failed, until the thread tries again.
+const AGAIN: Duration = Duration::from_secs(1);
+
+/// A state directory that is ours alone, as long as this is there.
+#[derive(Debug)]
+pub struct Claim(#[expect(dead_code, reason = "the lock goes when it is closed")] File);
+
+impl Claim {
+    /// Claims a directory, which is made where there is none, and finds out whether it can be written.
+    ///
+    /// # Errors
+    /// When another daemon has it, or nothing can be written there. A full disk is none: a node with a state comes up
+    /// from it, and says what it cannot keep.
+    pub fn new(directory: &Path) -> Result<Self, Failure> {
+        private::make_directory(directory).map_err(|error| cannot("make", directory, &error))?;
+        let file = File::open(directory).map_err(|error| cannot("open", directory, &error))?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                let message = format!("another meshd uses {}", directory.display());
+                return Err(Failure::new(Exit::Refused, "already-running", message)
+                    .hint("stop it, or choose another directory with --state-dir"));
+            }
+            Err(TryLockError::Error(error)) => return Err(cannot("lock", directory, &error)),
+        }
+        let path = directory.join(NAME);
+        match private::try_out(&path) {
+            Err(error) if is_full(&error) => warn!(%error, path = %path.display(), "what changes will not be kept"),
+            result => result.map_err(|error| cannot("write", &path, &error))?,
+        }
+        Ok(Self(file))
+    }
+}
 
 /// What survives a restart, and where it is kept.
 #[derive(Clone, Debug)]
@@ -68,7 +107,9 @@ impl State {
         let path = directory.join(NAME);
         match read(&path) {
             Ok(text) => Self::parse(&text, directory, seed).map_err(|problem| set_aside(&path, &problem)),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            // Bytes that are no text are damage like any other.
+            Err(error) if error.kind() == ErrorKind::InvalidData => Err(set_aside(&path, &error.to_string())),
+            Err(error) if error.kind() == ErrorKind::NotFound => {
                 let state = Self {
                     saved: SavedState::new(&mut seed.stream("saved-keys", 0)),
                     disco_key: DiscoPrivate::generate(&mut seed.stream("disco-key", 0)),
@@ -84,13 +125,17 @@ impl State {
     fn write(&self) -> Result<(), Failure> {
         let path = self.directory.join(NAME);
         let stored = Stored { version: VERSION, disco_key: self.disco_key.to_secret_text(), saved: &self.saved };
-        let text = serde_json::to_string(&stored).map_err(|error| cannot("write", &path, &error.into()))? + "\n";
+        let text = serde_json::to_string(&stored).map_err(|error| cannot("write", &path, &error.into()))?;
+        let text = with_checksum(&text) + "\n";
         private::make_directory(&self.directory)
             .and_then(|()| private::write(&path, &text))
             .map_err(|error| cannot("write", &path, &error))
     }
 
     fn parse(text: &str, directory: &Path, seed: &Seed) -> Result<Self, String> {
+        if !is_whole(text.trim_end()) {
+            return Err("its checksum is wrong: it was damaged, or changed by hand".to_owned());
+        }
         let mut stored: serde_json::Value = serde_json::from_str(text).map_err(|error| error.to_string())?;
         match stored.get("Version").and_then(serde_json::Value::as_u64) {
             Some(version) if version == u64::from(VERSION) => {}
@@ -135,6 +180,8 @@ struct Desk {
 struct Waiting {
     /// To be written. A newer one takes its place.
     state: Option<State>,
+    /// Why the last write failed.
+    problem: Option<Failure>,
     /// The thread ends when nothing waits.
     is_over: bool,
 }
@@ -159,6 +206,7 @@ impl Keeper {
     /// # Errors
     /// When the file cannot be written; the one before is still there then.
     pub fn keep(&mut self, saved: SavedState) -> Result<(), Failure> {
+        self.take_in();
         self.unkept = None;
         let before = core::mem::replace(&mut self.state.saved, saved);
         let saved = &self.state.saved;
@@ -171,20 +219,45 @@ impl Keeper {
             return Ok(());
         }
         let _file = lock(&self.desk.file);
-        // It is older.
-        lock(&self.desk.waiting).state = None;
         let written = self.state.write();
+        let mut waiting = lock(&self.desk.waiting);
+        // What waits is older.
+        waiting.state = written.is_err().then(|| self.state.clone());
+        waiting.note(&written);
         if written.is_err() {
             // So that the next time is none for which the keys are there already.
             self.unkept = Some(core::mem::replace(&mut self.state.saved, before));
+            self.desk.changed.notify_one();
         }
         written
+    }
+
+    /// What could not be written may be by now.
+    fn take_in(&mut self) {
+        if lock(&self.desk.waiting).problem.is_none()
+            && let Some(kept) = self.unkept.take()
+        {
+            self.state.saved = kept;
+        }
+    }
+
+    /// Why the next run would not know what this one does.
+    #[must_use]
+    pub fn problem(&self) -> Option<Failure> {
+        lock(&self.desk.waiting).problem.clone()
+    }
+
+    /// The same, but for network maps.
+    pub fn lost(&mut self) -> Option<Failure> {
+        self.take_in();
+        self.unkept.as_ref().and_then(|_| self.problem())
     }
 
     /// The end of a registration that must not begin: of a key that is not on disk, which control would know and the next
     /// run would not. What could not be written is tried again before.
     pub fn hold_back(&mut self, request: &ControlRequest) -> Option<ControlEvent> {
         let ControlRequest::Register { id, request } = request else { return None };
+        self.take_in();
         let unkept = self.unkept.take()?;
         let failure = self.keep(unkept).err()?;
         let saved = &self.state.saved;
@@ -228,17 +301,40 @@ impl Desk {
             let waiting = lock(&self.waiting);
             let is_idle = |waiting: &mut Waiting| waiting.state.is_none() && !waiting.is_over;
             let waiting = self.changed.wait_while(waiting, is_idle).unwrap_or_else(PoisonError::into_inner);
-            if waiting.state.is_none() {
-                return;
-            }
+            let is_early = |waiting: &mut Waiting| waiting.problem.is_some() && !waiting.is_over;
+            let (waiting, _) =
+                self.changed.wait_timeout_while(waiting, AGAIN, is_early).unwrap_or_else(PoisonError::into_inner);
+            let is_over = waiting.is_over;
             drop(waiting);
-            let _file = lock(&self.file);
+            let file = lock(&self.file);
             // Nothing, if a whole state came in between.
             let state = lock(&self.waiting).state.take();
-            if let Some(Err(failure)) = state.map(|state| state.write()) {
-                error!(%failure, "the network map is not kept");
+            if let Some(state) = state {
+                let written = state.write();
+                let mut waiting = lock(&self.waiting);
+                waiting.note(&written);
+                if written.is_err() && !is_over {
+                    // The newest one: newer ones wait for the file.
+                    waiting.state.get_or_insert(state);
+                }
+            }
+            drop(file);
+            if is_over && lock(&self.waiting).state.is_none() {
+                return;
             }
         }
+    }
+}
+
+impl Waiting {
+    /// How a write ended. A disk that stays full is told once.
+    fn note(&mut self, written: &Result<(), Failure>) {
+        match (written, &self.problem) {
+            (Ok(()), Some(_)) => info!("what the next run needs is kept again"),
+            (Err(failure), None) => error!(%failure, "what the next run needs is not kept; it is tried again"),
+            (Ok(()), None) | (Err(_), Some(_)) => {}
+        }
+        self.problem = written.as_ref().err().cloned();
     }
 }
 
@@ -248,9 +344,29 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 fn read(path: &Path) -> io::Result<String> {
     if fs::metadata(path)?.len() > FILE_BYTES {
-        return Err(io::ErrorKind::FileTooLarge.into());
+        return Err(ErrorKind::FileTooLarge.into());
     }
     fs::read_to_string(path)
+}
+
+/// How a state begins that has a checksum. Those of earlier programs have none.
+const CHECKSUM: &str = "{\"Checksum\":\"";
+
+/// An object with a checksum of the rest as its first field: a key in which one letter is another would be a key, too.
+fn with_checksum(object: &str) -> String {
+    let rest = object.strip_prefix('{').unwrap_or(object);
+    format!("{CHECKSUM}{}\",{rest}", checksum(rest))
+}
+
+fn is_whole(text: &str) -> bool {
+    let Some((said, rest)) = text.strip_prefix(CHECKSUM).and_then(|text| text.split_once("\",")) else { return true };
+    said == checksum(rest)
+}
+
+/// It is to find damage, not forgery: half of a hash is plenty.
+fn checksum(text: &str) -> String {
+    let hash = blake2s(&[text.as_bytes()]);
+    hash[..16].iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Keeps a file that is no state of ours under another name.
@@ -267,9 +383,19 @@ fn set_aside(path: &Path, problem: &str) -> Failure {
 }
 
 fn cannot(what: &str, path: &Path, error: &io::Error) -> Failure {
-    let exit = if error.kind() == io::ErrorKind::PermissionDenied { Exit::NotPermitted } else { Exit::Refused };
-    Failure::new(exit, "state", format!("cannot {what} {}: {error}", path.display()))
-        .hint("choose another directory with --state-dir")
+    let exit = if error.kind() == ErrorKind::PermissionDenied { Exit::NotPermitted } else { Exit::Refused };
+    let hint = match error.kind() {
+        _ if is_full(error) => "make room there, or choose another directory with --state-dir",
+        ErrorKind::IsADirectory => "move that directory away: the state is a file",
+        ErrorKind::ReadOnlyFilesystem => "make it writable, or choose another directory with --state-dir",
+        ErrorKind::FileTooLarge => "it is none that meshd wrote: move it away",
+        _ => "choose another directory with --state-dir",
+    };
+    Failure::new(exit, "state", format!("cannot {what} {}: {error}", path.display())).hint(hint)
+}
+
+fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded)
 }
 
 #[cfg(test)]
@@ -303,6 +429,87 @@ mod tests {
             assert!(failure.hint.contains("state.json.bad-"), "{}", failure.hint);
             assert!(!directory.join(NAME).exists());
         }
+        fs::remove_dir_all(directory).unwrap();
+    }
+
+    #[test]
+    fn states_of_earlier_programs_are_read() {
+        // Each form that was ever in use has a file here, written by the program of its time. A change of form adds one
+        // and edits none.
+        let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
+        let mut forms: Vec<_> = fs::read_dir(fixtures).unwrap().map(|entry| entry.unwrap().path()).collect();
+        forms.sort();
+        assert!(!forms.is_empty());
+        for form in forms {
+            let directory = scratch("form");
+            fs::create_dir_all(&directory).unwrap();
+            fs::copy(&form, directory.join(NAME)).unwrap();
+            let state = State::open(&directory, &Seed::from_number(1)).unwrap();
+            let saved = &state.saved;
+            assert_eq!(saved.node_key.public().to_string(), LAPTOP, "{}", form.display());
+            assert_eq!((saved.prefs.hostname.as_str(), saved.prefs.route_all), ("laptop", true), "{}", form.display());
+            let registration = saved.registration.as_ref().unwrap();
+            assert_eq!(registration.server_key.to_string(), SERVER, "{}", form.display());
+            let map = saved.map.as_ref().unwrap();
+            assert_eq!(map.node.as_ref().unwrap().name, "laptop.example.com.", "{}", form.display());
+            assert_eq!(map.peers[0].name, "www.example.com.", "{}", form.display());
+            // And written in today's form.
+            state.write().unwrap();
+            assert_eq!(State::open(&directory, &Seed::from_number(2)).unwrap().saved, *saved, "{}", form.display());
+            fs::remove_dir_all(directory).unwrap();
+        }
+    }
+
+    const LAPTOP: &str = "nodekey:89e19c8fcef811d91241e731e1e65744a56884a6fdfcb2f3bda64790c1e10b22";
+    const SERVER: &str = "mkey:721aeda35aeddc3f60e8b1abe898f9a7e3686dc5f65485d6651e1b6ec93f5f29";
+
+    #[test]
+    fn every_bit_that_is_another_is_found() {
+        let directory = scratch("bits");
+        State::open(&directory, &Seed::from_number(1)).unwrap();
+        let good = fs::read(directory.join(NAME)).unwrap();
+        let first = CHECKSUM.len();
+        for place in first..good.len() - 1 {
+            let mut bytes = good.clone();
+            bytes[place] ^= 1;
+            fs::write(directory.join(NAME), bytes).unwrap();
+            let failure = State::open(&directory, &Seed::from_number(1)).unwrap_err();
+            assert_eq!(failure.code, "bad-state", "byte {place}");
+        }
+        fs::remove_dir_all(directory).unwrap();
+    }
+
+    #[test]
+    fn one_daemon_alone_has_a_directory() {
+        let directory = scratch("claim");
+        let first = Claim::new(&directory).unwrap();
+        let failure = Claim::new(&directory).unwrap_err();
+        assert_eq!((failure.exit, failure.code), (Exit::Refused, "already-running"));
+        drop(first);
+        drop(Claim::new(&directory).unwrap());
+        assert_eq!(fs::read_dir(&directory).unwrap().count(), 0, "it leaves nothing");
+        fs::remove_dir_all(directory).unwrap();
+    }
+
+    #[test]
+    fn what_could_not_be_kept_is_kept_by_itself_later() {
+        let directory = scratch("later");
+        let state = State::open(&directory, &Seed::from_number(1)).unwrap();
+        let mut saved = state.saved.clone();
+        let mut keeper = Keeper::new(state).unwrap();
+        let (file, aside) = (directory.join(NAME), directory.join("aside"));
+        // Nothing can be renamed to what is a directory.
+        fs::rename(&file, &aside).unwrap();
+        fs::create_dir_all(file.join("full")).unwrap();
+        saved.prefs.hostname = "alice".to_owned();
+        keeper.keep(saved.clone()).unwrap_err();
+        assert!(keeper.lost().is_some() && keeper.problem().is_some());
+        fs::remove_dir_all(&file).unwrap();
+        while keeper.problem().is_some() {
+            thread::sleep(Duration::from_millis(5));
+        }
+        assert_eq!(keeper.lost(), None);
+        assert_eq!(State::open(&directory, &Seed::from_number(2)).unwrap().saved, saved);
         fs::remove_dir_all(directory).unwrap();
     }
 

@@ -15,21 +15,24 @@ pub fn make_directory(path: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(path)
 }
 
+/// Finds out whether [`write`] could write this file, and leaves nothing behind.
+///
+/// # Errors
+/// When it could not.
+pub fn try_out(path: &Path) -> io::Result<()> {
+    let fresh = fresh(path);
+    make(&fresh).map(drop)?;
+    remove_file(&fresh)
+}
+
 /// Writes a file that only its owner may read: to a new one beside it that is synced and renamed, so that there is always
 /// a whole one.
 ///
 /// # Errors
 /// When it cannot be written; the one before is still there then.
 pub fn write(path: &Path, text: &str) -> io::Result<()> {
-    let mut fresh = path.as_os_str().to_owned();
-    fresh.push(".new");
-    let fresh = PathBuf::from(fresh);
-    // What a crash left, or somebody put there: neither its mode nor where it leads is ours.
-    match remove_file(&fresh) {
-        Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
-        Ok(()) | Err(_) => {}
-    }
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&fresh)?;
+    let fresh = fresh(path);
+    let mut file = make(&fresh)?;
     file.write_all(text.as_bytes())?;
     file.sync_all()?;
     rename(&fresh, path)?;
@@ -37,6 +40,21 @@ pub fn write(path: &Path, text: &str) -> io::Result<()> {
         Some(directory) if !directory.as_os_str().is_empty() => File::open(directory)?.sync_all(),
         Some(_) | None => File::open(".")?.sync_all(),
     }
+}
+
+fn fresh(path: &Path) -> PathBuf {
+    let mut fresh = path.as_os_str().to_owned();
+    fresh.push(".new");
+    PathBuf::from(fresh)
+}
+
+fn make(fresh: &Path) -> io::Result<File> {
+    // What a crash left, or somebody put there: neither its mode nor where it leads is ours.
+    match remove_file(fresh) {
+        Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+        Ok(()) | Err(_) => {}
+    }
+    OpenOptions::new().write(true).create_new(true).mode(0o600).open(fresh)
 }
 
 #[cfg(test)]
@@ -64,6 +82,9 @@ mod tests {
 
         fs::write(&fresh, "half").unwrap();
         fs::set_permissions(&fresh, fs::Permissions::from_mode(0o644)).unwrap();
+        try_out(&path).unwrap();
+        assert!(!fresh.exists());
+        fs::write(&fresh, "half").unwrap();
         write(&path, "secret again").unwrap();
         assert_eq!((fs::read_to_string(&path).unwrap().as_str(), mode(&path)), ("secret again", 0o600));
         assert!(!fresh.exists());

@@ -338,8 +338,9 @@ impl<T: Tun> Basic<T> {
             },
             // Before anything that follows is done: a key that control knows must not be lost.
             Output::Save(saved) => {
-                if let Some(Err(failure)) = self.state.as_mut().map(|state| state.keep(*saved)) {
-                    error!(%failure, "what the next run needs is not kept");
+                if let Some(state) = &mut self.state {
+                    // What could not be kept it remembers, says, and tries again.
+                    let _ = state.keep(*saved);
                 }
             }
             Output::Fetch(id, request) => {
@@ -365,6 +366,7 @@ impl<T: Tun> Basic<T> {
                 }
             }
             Output::Reply(id, result) => {
+                let result = result.and_then(|done| self.unless_lost(done));
                 if let Some(reply) = self.waiting.remove(&id) {
                     // Whoever asked may have gone.
                     let _ = reply.send(result);
@@ -372,6 +374,13 @@ impl<T: Tun> Basic<T> {
             }
             Output::Event(event) => events::log(&event),
         }
+    }
+
+    /// What a restart would undo is not done.
+    fn unless_lost(&mut self, done: Reply) -> Result<Reply, CommandError> {
+        let lasts = matches!(done, Reply::Up(_) | Reply::Down | Reply::PrefsSet | Reply::LoggedOut);
+        let lost = self.state.as_mut().filter(|_| lasts).and_then(Keeper::lost);
+        lost.map_or(Ok(done), |failure| Err(CommandError::NotKept(failure.to_string())))
     }
 
     /// Sends what is waiting; false when a socket has no room for all of it.
@@ -408,8 +417,9 @@ impl<T: Tun> Basic<T> {
         match request {
             Request::Stop => {
                 let map = self.node.netmap().snapshot();
-                if let Some(Err(failure)) = self.state.as_mut().map(|state| state.keep_map(map)) {
-                    error!(%failure, "the network map is not kept");
+                if let Some(state) = &mut self.state {
+                    // It has said so where it could not.
+                    let _ = state.keep_map(map);
                 }
                 return false;
             }
@@ -457,6 +467,7 @@ impl<T: Tun> Basic<T> {
             udp: *self.udp.counts(),
             relays: self.network.as_ref().map(Network::relay_counts).unwrap_or_default(),
             tun: self.tun_counts,
+            unkept: self.state.as_ref().and_then(Keeper::problem).map(|failure| failure.to_string()),
             status,
         }
     }

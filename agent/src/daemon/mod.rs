@@ -35,7 +35,7 @@ use transports::{
 use crate::{
     failure::{Exit, Failure},
     local_api::server::LocalApi,
-    state_file::{Keeper, State},
+    state_file::{Claim, Keeper, State},
 };
 
 use basic::{Basic, TunCounts};
@@ -74,6 +74,8 @@ pub struct Snapshot {
     pub relays: RelayCounts,
     /// What went through the TUN.
     pub tun: TunCounts,
+    /// Why the next run would not know what this one does.
+    pub unkept: Option<String>,
 }
 
 /// Takes back what was done to the host, however the program ends short of being killed.
@@ -104,6 +106,8 @@ impl Drop for HostGuard {
 /// When it cannot start, or cannot go on.
 pub async fn run(config: Config) -> Result<(), Failure> {
     let clock = Clock::new();
+    // Static peers need no state.
+    let _claim = config.static_file.is_none().then(|| Claim::new(&config.state_dir)).transpose()?;
     let (node, source, state) = prepare(&config, &clock).await?;
     let mtu_bytes = node.mtu_bytes;
     // Static peers are not found over others.

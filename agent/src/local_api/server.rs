@@ -288,6 +288,7 @@ fn refused(error: &CommandError) -> (StatusCode, Failure) {
         CommandError::Refused(_) => (StatusCode::UNAUTHORIZED, "sign-in-refused"),
         CommandError::Superseded(_) => (StatusCode::CONFLICT, "superseded"),
         CommandError::LogoutUntold(_) => (StatusCode::BAD_GATEWAY, "logout-untold"),
+        CommandError::NotKept(_) => (StatusCode::INSUFFICIENT_STORAGE, "not-kept"),
         CommandError::TooManyLogouts => (StatusCode::TOO_MANY_REQUESTS, "too-many-logouts"),
         CommandError::NoAddress(_) => (StatusCode::BAD_REQUEST, "no-address"),
         CommandError::NoWay(_) => (StatusCode::BAD_GATEWAY, "no-way"),

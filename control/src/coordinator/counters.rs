@@ -29,6 +29,8 @@ pub struct Counters {
     pub requests_delayed_total: u64,
     /// Streams that were replaced by a newer one of the same node.
     pub streams_replaced_total: u64,
+    /// Nodes that were found on two machines.
+    pub clones_total: u64,
     /// Sign-ins that were given up because too many waited.
     pub sign_ins_evicted_total: u64,
 }

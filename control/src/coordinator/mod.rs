@@ -6,6 +6,7 @@
 //! message that tells how things are, made of the log from where the stream was left.
 //!
 //! * `register`, `sign_in`, `expiry`: who is let in, and for how long
+//! * `clone`: two machines with the keys of one node
 //! * `map`, `pace`, `streams`, `push`: what nodes say of themselves, how often, their open maps, and when those are told what
 //! * `admin`, `admin_nodes`, `admin_policy`: commands
 //!
@@ -18,6 +19,7 @@
 mod admin;
 mod admin_nodes;
 mod admin_policy;
+mod clone;
 pub mod command;
 pub mod counters;
 mod expiry;
@@ -34,7 +36,10 @@ mod streams;
 mod timers;
 
 use core::{net::IpAddr, time::Duration};
-use std::{collections::VecDeque, sync::Arc};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+};
 
 use mesh_core::{
     control::types::NodeId,
@@ -59,6 +64,7 @@ use crate::{
     render::MapUpdate,
     store::{AuditRow, Mutation, Principal, Rows, State, node::Member},
 };
+use clone::Displaced;
 use pace::Pace;
 use signins::SignIns;
 use streams::Streams;
@@ -105,6 +111,8 @@ pub struct Coordinator {
     rng: Rng,
     clock: WallAnchor,
     now: Instant,
+    /// By whose stream the one before was ended.
+    displaced: BTreeMap<NodeId, Displaced>,
     /// Since when changes are gathered.
     gathering: Option<Instant>,
     /// When first maps were made last.
@@ -157,6 +165,7 @@ impl Coordinator {
             rng: seed.stream("coordinator", 0),
             clock,
             now,
+            displaced: BTreeMap::new(),
             gathering: None,
             opened: None,
         };
@@ -318,6 +327,7 @@ impl Coordinator {
         for timer in [Timer::Offline(id), Timer::Forget(id), Timer::Expire(id), Timer::Quiet(id)] {
             self.timers.clear(timer);
         }
+        self.displaced.remove(&id);
         let served = self.state.served_subnets(id).collect();
         self.state.remove_node(id);
         self.elect(id, served);

@@ -94,9 +94,17 @@ impl Coordinator {
 
     /// A node opens its map; the one that it had open ends.
     pub(super) fn open_stream(&mut self, node: NodeId, conn: ConnId, request: RequestId, keep_alive: bool) -> StreamId {
-        if let Some(before) = self.streams.of_node(node) {
-            self.counters.streams_replaced_total += 1;
-            self.drop_stream(before);
+        match self.streams.of_node(node) {
+            Some(before) => {
+                self.counters.streams_replaced_total += 1;
+                if let Some(displaced) =
+                    self.streams.get(before).map(|stream| stream.conn).filter(|other| *other != conn)
+                {
+                    self.displace(node, displaced);
+                }
+                self.drop_stream(before);
+            }
+            None => self.note_single(node),
         }
         self.timers.clear(Timer::Offline(node));
         self.timers.clear(Timer::Forget(node));
@@ -168,6 +176,9 @@ impl Coordinator {
         for stream in self.streams.of_conn(conn) {
             self.lose_stream(stream);
         }
+        let gone: Vec<_> =
+            self.displaced.iter().filter(|(_, displaced)| displaced.conn == conn).map(|(node, _)| *node).collect();
+        gone.into_iter().for_each(|node| self.note_single(node));
     }
 
     fn set_keep_alive(&mut self, id: StreamId) {

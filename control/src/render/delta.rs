@@ -126,7 +126,7 @@ impl Snapshot {
         }
         response.user_profiles = profiles.into_values().collect();
         response.packet_filters = touched.filters.then(|| self.filters(viewer));
-        response.health = touched.policy.then(|| self.health());
+        response.health = (touched.policy || touched.own).then(|| self.health(own));
         response.derp_map = touched.relays.then(|| self.derp_map.as_ref().clone());
         message.peers_changed = whole.values().map(|member| self.peer(viewer, member, Kind::Change)).collect();
         message

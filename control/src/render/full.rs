@@ -40,7 +40,7 @@ impl Snapshot {
             collect_services: Some(false),
             packet_filters: Some(self.filters(viewer)),
             user_profiles: profiles.into_values().collect(),
-            health: Some(self.health()),
+            health: Some(self.health(own)),
             ssh_policy: Some(json!({ "rules": [] })),
             ..MapResponse::default()
         };
@@ -72,10 +72,13 @@ impl Snapshot {
     }
 
     /// What is wrong, in words.
-    pub(super) fn health(&self) -> Vec<String> {
-        if self.has_policy {
-            return Vec::new();
-        }
-        vec!["no policy is stored on the server: nodes do not see each other (mesh-control policy set FILE)".to_owned()]
+    pub(super) fn health(&self, own: &Member) -> Vec<String> {
+        let cloned = own.live.cloned.then_some(
+            "another machine has the keys of this node, as when its state was copied, and is refused while this one is \
+             connected: sign one of them in anew (meshd with an empty state directory)",
+        );
+        let bare = (!self.has_policy)
+            .then_some("no policy is stored on the server: nodes do not see each other (mesh-control policy set FILE)");
+        cloned.into_iter().chain(bare).map(str::to_owned).collect()
     }
 }

@@ -35,8 +35,11 @@ impl KeyFile {
         let path = state_dir.join("noise.key");
         let cannot = |error: &io::Error| {
             let exit = if error.kind() == io::ErrorKind::PermissionDenied { Exit::NotPermitted } else { Exit::Usage };
-            Failure::new(exit, "state-dir", format!("cannot use {}: {error}", path.display()))
-                .hint("give a directory that can be written with --state-dir")
+            let hint = match error.kind() {
+                io::ErrorKind::IsADirectory => "move that directory away and restore the file",
+                _ => "give a directory that can be written with --state-dir",
+            };
+            Failure::new(exit, "state-dir", format!("cannot use {}: {error}", path.display())).hint(hint)
         };
         private::make_directory(state_dir).map_err(|error| cannot(&error))?;
         if !path.exists() {
@@ -53,7 +56,11 @@ impl KeyFile {
             }
             Err(TryLockError::Error(error)) => return Err(cannot(&error)),
         }
-        let text = fs::read_to_string(&path).map_err(|error| cannot(&error))?;
+        let text = match fs::read_to_string(&path) {
+            // Bytes that are no text are damage like any other.
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => String::new(),
+            read => read.map_err(|error| cannot(&error))?,
+        };
         // What is wrong in it is not printed: it is a secret.
         let key = MachinePrivate::from_secret_text(text.trim()).map_err(|_| {
             Failure::new(Exit::Usage, "bad-key-file", format!("{} holds no key", path.display()))

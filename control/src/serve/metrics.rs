@@ -101,6 +101,7 @@ fn figures(Look { counters, status, commits, failed_commits, mutations, stuck }:
         requests_refused_total,
         streams_replaced_total,
         requests_delayed_total,
+        clones_total,
         sign_ins_evicted_total,
     } = *counters;
     vec![
@@ -117,6 +118,7 @@ fn figures(Look { counters, status, commits, failed_commits, mutations, stuck }:
         ("requests_refused_total", requests_refused_total),
         ("streams_replaced_total", streams_replaced_total),
         ("requests_delayed_total", requests_delayed_total),
+        ("clones_total", clones_total),
         ("sign_ins_evicted_total", sign_ins_evicted_total),
         ("nodes", status.nodes as u64),
         ("online", status.online as u64),

@@ -4,7 +4,13 @@
 //! and PostgreSQL both understand. What one commit holds is there wholly or not at all, on disk when it returns.
 #![allow(clippy::disallowed_types, clippy::disallowed_methods, reason = "shell")]
 
-use std::{collections::BTreeMap, fs, io, os::unix::fs::OpenOptionsExt, path::Path, sync::LazyLock};
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    os::unix::fs::OpenOptionsExt,
+    path::{Path, PathBuf},
+    sync::LazyLock,
+};
 
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Map, Value};
@@ -39,9 +45,26 @@ pub(super) enum StoreError {
         /// What is wrong.
         why: serde_json::Error,
     },
+    /// Pages of it are damaged, or there is nothing in it.
+    #[error("it is damaged: {0}")]
+    Damaged(String),
     /// It was written by a later program.
     #[error("the store has layout {0}, and this program knows layouts up to {SCHEMA}")]
     Newer(i64),
+}
+
+impl StoreError {
+    /// Whether there would be none with more room.
+    pub(super) fn is_full(&self) -> bool {
+        match self {
+            Self::File(error) => matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded),
+            // SQLITE_FULL.
+            Self::Sql(error) => {
+                error.as_database_error().and_then(|error| error.code()).is_some_and(|code| code == "13")
+            }
+            Self::Row { .. } | Self::Damaged(_) | Self::Newer(_) => false,
+        }
+    }
 }
 
 /// An open store.
@@ -52,27 +75,29 @@ pub(super) struct SqlStore {
 impl SqlStore {
     /// Opens the database, or makes one that only its owner may read.
     pub(super) async fn open(path: &Path) -> Result<Self, StoreError> {
-        // SQLite gives the files beside it the rights of this one.
-        drop(fs::OpenOptions::new().append(true).create(true).mode(0o600).open(path)?);
-        let mut connection = SqliteConnectOptions::new()
-            .filename(path)
+        match fs::metadata(path) {
+            // Made elsewhere and renamed, so that an empty file is never one of ours.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => make(path).await?,
+            Err(error) => return Err(error.into()),
+            Ok(found) if found.is_dir() => return Err(io::Error::from(io::ErrorKind::IsADirectory).into()),
+            Ok(found) if found.len() == 0 => return Err(StoreError::Damaged("it is empty".to_owned())),
+            // Whether it can be written is known before anybody is answered.
+            Ok(_) => drop(fs::OpenOptions::new().append(true).open(path)?),
+        }
+        let mut connection = options(path)
             .journal_mode(SqliteJournalMode::Wal)
             // What was answered survives a power cut too.
             .synchronous(SqliteSynchronous::Full)
-            .disable_statement_logging()
             .connect()
             .await?;
-        let mut transaction = connection.begin().await?;
-        for table in TABLES {
-            run(&mut transaction, query(&table.create())).await?;
+        // Of damage the first is enough.
+        let check: String = query("PRAGMA quick_check(1)").fetch_one(&mut connection).await?.try_get(0)?;
+        if check != "ok" {
+            return Err(StoreError::Damaged(check.replace('\n', " ")));
         }
-        transaction.commit().await?;
         let mut store = Self { connection };
         match store.schema().await? {
-            None => {
-                let row = serde_json::json!({ "name": SCHEMA_ROW, "next": SCHEMA });
-                run(&mut store.connection, SEQUENCES.put(&row)).await?;
-            }
+            None => return Err(StoreError::Damaged("its layout is not said".to_owned())),
             Some(newer) if newer > SCHEMA => return Err(StoreError::Newer(newer)),
             Some(_) => {}
         }
@@ -122,6 +147,17 @@ impl SqlStore {
 
     /// Carries out mutations: all of them are on disk when this returns, or none is.
     pub(super) async fn commit(&mut self, mutations: &[Mutation]) -> Result<(), StoreError> {
+        match self.try_commit(mutations).await {
+            // The log beside the file may be what fills the disk. Where it cannot be emptied, the first error says more.
+            Err(error) if error.is_full() => {
+                let emptied = run(&mut self.connection, query("PRAGMA wal_checkpoint(TRUNCATE)")).await;
+                if emptied.is_ok() { self.try_commit(mutations).await } else { Err(error) }
+            }
+            ended => ended,
+        }
+    }
+
+    async fn try_commit(&mut self, mutations: &[Mutation]) -> Result<(), StoreError> {
         let mut transaction = self.connection.begin().await?;
         for mutation in mutations {
             let query = match mutation {
@@ -149,6 +185,33 @@ impl SqlStore {
     pub(super) async fn close(self) -> Result<(), StoreError> {
         Ok(self.connection.close().await?)
     }
+}
+
+/// Makes a database with empty tables.
+async fn make(path: &Path) -> Result<(), StoreError> {
+    let mut fresh = path.as_os_str().to_owned();
+    fresh.push(".new");
+    let fresh = PathBuf::from(fresh);
+    match fs::remove_file(&fresh) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
+        Ok(()) | Err(_) => {}
+    }
+    // SQLite gives the files beside it the rights of this one.
+    drop(fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&fresh)?);
+    let mut connection = options(&fresh).connect().await?;
+    let mut transaction = connection.begin().await?;
+    for table in TABLES {
+        run(&mut transaction, query(&table.create())).await?;
+    }
+    let row = serde_json::json!({ "name": SCHEMA_ROW, "next": SCHEMA });
+    run(&mut transaction, SEQUENCES.put(&row)).await?;
+    transaction.commit().await?;
+    connection.close().await?;
+    Ok(fs::rename(&fresh, path)?)
+}
+
+fn options(path: &Path) -> SqliteConnectOptions {
+    SqliteConnectOptions::new().filename(path).disable_statement_logging()
 }
 
 fn value(table: Table, row: &impl Serialize) -> Result<Value, StoreError> {
@@ -571,6 +634,27 @@ mod tests {
             before: Value::Null,
             after: serde_json::json!({ "a": [1, "two"] }),
         }
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn an_empty_or_damaged_file_is_refused_and_stays() {
+        let folder = Folder::new("damage");
+        fs::write(folder.file(), "").unwrap();
+        assert!(matches!(SqlStore::open(&folder.file()).await, Err(StoreError::Damaged(_))));
+        fs::remove_file(folder.file()).unwrap();
+        SqlStore::open(&folder.file()).await.unwrap().close().await.unwrap();
+        let good = fs::read(folder.file()).unwrap();
+        for page in 0..good.len() / 4096 {
+            let mut bytes = good.clone();
+            // The kind of a page of a tree; before it, on the first, the header.
+            bytes[4096 * page + if page == 0 { 100 } else { 0 }] ^= 0x40;
+            fs::write(folder.file(), bytes).unwrap();
+            assert!(SqlStore::open(&folder.file()).await.is_err(), "page {page}");
+        }
+        fs::write(folder.file(), &good[..good.len() / 2]).unwrap();
+        assert!(SqlStore::open(&folder.file()).await.is_err());
+        fs::write(folder.file(), &good).unwrap();
+        assert!(SqlStore::open(&folder.file()).await.is_ok());
     }
 
     struct Folder(std::path::PathBuf);

@@ -578,3 +578,36 @@ fn a_machine_keeps_its_promises_to_its_driver() {
     // Keepalives go to both, about once a minute, and are drawn apart.
     assert_eq!(world.clients.values().map(|client| client.keep_alives).collect::<Vec<_>>(), [3, 3]);
 }
+
+#[test]
+fn two_machines_with_the_keys_of_one_node_do_not_end_each_others_streams() {
+    let (mut world, a, b) = pair();
+    let first = world.clients[&b].conn;
+    let number = world.number();
+    world.reconnect(b, number);
+    world.stream(b);
+    let copy = world.clients[&b].conn;
+    assert_eq!(world.clients[&b].map.health(), [] as [String; 0], "a network that is another looks like this");
+    // The first machine is there, and comes back on its own connection.
+    let back = |world: &mut World| {
+        world.clients.get_mut(&b).unwrap().conn = first;
+        let request = MapRequest { stream: true, ..world.clients[&b].map_request() };
+        let response = world.ask(b, Request::Map(Box::new(request)));
+        world.clients.get_mut(&b).unwrap().conn = copy;
+        response
+    };
+    for _ in 0..5 {
+        let Some(Response::Refused(refusal)) = back(&mut world) else { panic!("it is served") };
+        assert_eq!((refusal.status, refusal.retry_after.is_some()), (409, true));
+        world.settle();
+    }
+    assert!(world.clients[&b].stream.is_some() && world.clients[&b].conn == copy);
+    assert_eq!(world.clients[&b].map.health().len(), 1);
+    assert_eq!(world.coordinator.counters().clones_total, 1);
+    assert_eq!(world.rows.audit.iter().filter(|row| row.action == "node.clone").count(), 1);
+    assert_eq!(world.peer(a, b).unwrap().online, Some(true));
+    // One of them goes.
+    world.input(Input::Closed { conn: first });
+    world.settle();
+    assert_eq!(world.clients[&b].map.health(), [] as [String; 0]);
+}

@@ -49,6 +49,7 @@ impl Certificate {
     fn read_files(chain: &Path, key: &Path) -> Result<Self, Failure> {
         let wrong = |path: &Path, error: &dyn std::fmt::Display| {
             Failure::new(Exit::Usage, "bad-certificate", format!("cannot read {}: {error}", path.display()))
+                .hint("restore it: clients may pin this certificate, and believe no other")
         };
         let certificates = CertificateDer::pem_file_iter(chain)
             .and_then(Iterator::collect::<Result<Vec<_>, _>>)
@@ -138,6 +139,8 @@ pub(super) fn load_or_make_key(state_dir: &Path) -> Result<NodePrivate, Failure>
             write_secret(&path, &text)?;
             return Ok(key);
         }
+        // Bytes that are no text are damage like any other.
+        Err(error) if error.kind() == io::ErrorKind::InvalidData => String::new(),
         Err(error) => return Err(cannot(&path, &error)),
     };
     // What is wrong in it is not printed: it is a secret.
@@ -180,6 +183,12 @@ pub fn write_secret(path: &Path, text: &str) -> Result<(), Failure> {
 
 fn cannot(path: &Path, error: &io::Error) -> Failure {
     let exit = if error.kind() == io::ErrorKind::PermissionDenied { Exit::NotPermitted } else { Exit::Usage };
-    Failure::new(exit, "state-dir", format!("cannot use {}: {error}", path.display()))
-        .hint("give a directory that can be written with --state-dir")
+    let hint = match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            "make room there, or give another directory with --state-dir"
+        }
+        io::ErrorKind::IsADirectory => "move that directory away and restore the file",
+        _ => "give a directory that can be written with --state-dir",
+    };
+    Failure::new(exit, "state-dir", format!("cannot use {}: {error}", path.display())).hint(hint)
 }
