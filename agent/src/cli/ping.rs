@@ -3,11 +3,10 @@
 use core::time::Duration;
 use std::time::Instant;
 
+use transports::program::{Exit, Failure};
+
 use super::{duration, peer_parameter, print, print_object};
-use crate::{
-    failure::{Exit, Failure},
-    local_api::{client::Client, types::PingResult},
-};
+use crate::local_api::{client::Client, types::PingResult};
 
 /// From one request to the next.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -68,7 +67,7 @@ pub(super) async fn run(client: &Client, json: bool, arguments: &Arguments) -> R
                     return Ok(());
                 }
             }
-            Err(failure) if failure.code == "timeout" || failure.code == "no-way" => {
+            Err(failure) if matches!(failure.code(), "timeout" | "no-way") => {
                 if !json {
                     print(format_args!("ping \"{}\" {}", arguments.peer, what(&failure)));
                 }
@@ -100,7 +99,7 @@ async fn once_known<T>(patience: Duration, ask: impl AsyncFn() -> Result<T, Fail
 }
 
 fn what(failure: &Failure) -> &str {
-    if failure.code == "timeout" { "timed out" } else { &failure.message }
+    if failure.code() == "timeout" { "timed out" } else { failure.message() }
 }
 
 /// The line of the stock client.

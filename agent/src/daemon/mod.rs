@@ -3,8 +3,8 @@
 //! Start goes from what cannot hurt to what changes the host: read the file, claim the socket, create the TUN, bind
 //! ports, set addresses and routes. Whatever fails, what was done before is undone by drops: nothing is left behind.
 
-pub mod basic;
 pub mod config;
+pub mod driver;
 mod events;
 mod hostinfo;
 pub(crate) mod map_file;
@@ -28,18 +28,18 @@ use transports::{
     entropy,
     host::{HostError, HostLink, LinkMonitor},
     notify, private,
+    program::{Exit, Failure},
     tun::{LinuxTun, OpenError},
     udp::SendCounts,
 };
 
 use crate::{
-    failure::{Exit, Failure},
     local_api::server::LocalApi,
     state_file::{Claim, Keeper, State},
 };
 
-use basic::{Basic, TunCounts};
 use config::Config;
+use driver::{Driver, TunCounts};
 use map_file::MapFile;
 use network::Network;
 use source::Source;
@@ -132,7 +132,7 @@ pub async fn run(config: Config) -> Result<(), Failure> {
         None => None,
     };
     let state = state.map(Keeper::new).transpose()?;
-    let mut driver = Basic::start(node, clock, tun, network, state, Some(HostGuard(link)), mtu_bytes)?;
+    let mut driver = Driver::start(node, clock, tun, network, state, Some(HostGuard(link)), mtu_bytes)?;
 
     let server = tokio::spawn(api.serve(sender.clone(), source.clone()));
     let watch = match &source {

@@ -108,16 +108,23 @@ impl Client {
         [&words, more].concat()
     }
 
-    /// `up`, whatever comes of it.
-    pub(crate) fn try_up(&self, url: &str, more: &[&str]) -> Result<Output> {
-        self.try_run(&self.up_words(url, more))
+    /// `up`, whatever comes of it, and how long it took. The list does in a minute what others do in a year, and a
+    /// server may say that it is too much at once: then again.
+    pub(crate) fn try_up(&self, url: &str, more: &[&str]) -> Result<(Duration, Output)> {
+        until(&format!("{} may register", self.name()), PATIENCE, || {
+            let began = Instant::now();
+            let output = self.try_run(&self.up_words(url, more))?;
+            let (took, said) = (began.elapsed(), text(&output));
+            let comes_too_often = said.contains("rate limited") || said.contains("too often");
+            Ok((!comes_too_often).then_some((took, output)))
+        })
     }
 
     /// `up`, which must succeed; returns how long it took.
     pub(crate) fn up(&self, url: &str, more: &[&str]) -> Result<Duration> {
-        let began = Instant::now();
-        self.run(&self.up_words(url, more))?;
-        Ok(began.elapsed())
+        let (took, output) = self.try_up(url, more)?;
+        ensure!(output.status.success(), "{}: up {more:?}: {}: {}", self.name(), output.status, text(&output));
+        Ok(took)
     }
 
     /// `up` without a key: waits for the page that it names, visits it there, and returns the code on it beside what
@@ -234,8 +241,8 @@ pub(crate) struct Pings(Process);
 
 impl Pings {
     /// Begins, and waits for some answers.
-    pub(crate) fn start(from: &Client, address: &str) -> Result<Self> {
-        let pings = Self(from.node.spawn(&["ping", "-D", "-n", "-i", "0.02", address])?);
+    pub(crate) fn start(from: &Node, address: &str) -> Result<Self> {
+        let pings = Self(from.spawn(&["ping", "-D", "-n", "-i", "0.02", address])?);
         until("answers", PATIENCE, || Ok((pings.answers().len() > 5).then_some(())))?;
         Ok(pings)
     }

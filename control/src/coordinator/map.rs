@@ -37,13 +37,13 @@ impl Coordinator {
             Err(refusal) => return self.refuse(caller, refusal),
         };
         let node = member.id();
-        let Some(request) = self.in_turn(node, caller, request) else { return };
-        // A stream that is to change nothing would end the one that the node has open: it gets one map.
-        let opens = request.stream && !request.read_only;
         if !request.read_only && self.is_displaced(node, caller.conn) {
             let refusal = self.note_clone(node);
             return self.refuse(caller, refusal);
         }
+        let Some(request) = self.in_turn(node, caller, request) else { return };
+        // A stream that is to change nothing would end the one that the node has open: it gets one map.
+        let opens = request.stream && !request.read_only;
         if opens {
             let stream = self.open_stream(node, caller.conn, caller.id, request.keep_alive);
             self.respond(caller, Response::Stream(stream));
@@ -152,8 +152,8 @@ impl Coordinator {
         let id = row.id;
         live.online |= self.streams.of_node(id).is_some();
         live.expired = row.is_expired(self.wall());
-        let (expired, was_expired) = (live.expired, self.state.member(id).is_some_and(|member| member.live.expired));
         live.cloned = self.displaced.get(&id).is_some_and(|displaced| displaced.is_clone);
+        let (expired, was_expired) = (live.expired, self.state.member(id).is_some_and(|member| member.live.expired));
         row.announced |= row.disco.is_some() && live.online;
         self.set_expiry(id, row.key_expiry);
         let served = self.state.served_subnets(id).collect();

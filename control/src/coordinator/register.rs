@@ -7,7 +7,7 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use mesh_core::{
-    control::types::{Hostinfo, NodeId, RegisterRequest, RegisterResponse, UserId},
+    control::types::{Hostinfo, NodeId, RegisterRequest, RegisterResponse, UserId, is_tag},
     crypto::hash::blake2s,
     key::MachinePublic,
     time::WallTime,
@@ -429,13 +429,6 @@ pub(super) fn wanted_tags(request: &RegisterRequest) -> Result<BTreeSet<String>,
     let wanted: BTreeSet<_> = request.hostinfo.iter().flat_map(|info| &info.request_tags).cloned().collect();
     let wrong: Vec<_> = wanted.iter().filter(|tag| !is_tag(tag)).map(String::as_str).collect();
     if wrong.is_empty() { Ok(wanted) } else { Err(not_permitted(&wrong)) }
-}
-
-/// Whether a text is a tag.
-pub(super) fn is_tag(text: &str) -> bool {
-    let Some(name) = text.strip_prefix("tag:") else { return false };
-    name.starts_with(|letter: char| letter.is_ascii_alphabetic())
-        && name.chars().all(|letter| letter.is_ascii_alphanumeric() || letter == '-')
 }
 
 fn not_permitted(tags: &[&str]) -> Problem {

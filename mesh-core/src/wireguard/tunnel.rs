@@ -417,12 +417,6 @@ impl Tunnel {
         self.remote.key
     }
 
-    /// When the session in use began; `None` while there is none.
-    #[must_use]
-    pub fn established_at(&self) -> Option<Instant> {
-        self.sessions.current().map(|session| session.established)
-    }
-
     /// Makes a session current, unless one that overlapped with it ranks higher.
     fn begin(&mut self, session: Session, local: &mut Local, now: Instant) {
         let larger = local.identity.public() > self.remote.key;

@@ -342,12 +342,6 @@ impl Network {
         }
     }
 
-    /// What a net's access link is like.
-    #[must_use]
-    pub fn link_params(&self, net: NetId) -> &LinkParams {
-        self.nets[net.index()].out.params()
-    }
-
     /// What is between a net's hosts and the core, the innermost first.
     #[must_use]
     pub fn walls(&self, net: NetId) -> Vec<Wall<'_>> {
