@@ -257,6 +257,18 @@ fn the_top_level_holds_what_it_should() {
 }
 
 #[test]
+fn every_dependency_has_a_sentence_why_it_is_there() {
+    let manifest = read(&root().join("Cargo.toml"));
+    let table = manifest.split("[workspace.dependencies]").nth(1).and_then(|rest| rest.split("\n[").next()).unwrap();
+    let others = table.lines().filter(|line| !line.starts_with('#') && !line.contains("path = "));
+    let names: Vec<_> = others.filter_map(|line| line.split_once(" = ")).map(|(name, _)| name).collect();
+    let security = read(&root().join("SECURITY.md"));
+    let said = security.split("\n## Dependencies").nth(1).unwrap();
+    let unsaid: Vec<_> = names.iter().filter(|name| !said.contains(&format!("`{name}`"))).collect();
+    assert!(names.len() > 40 && unsaid.is_empty(), "SECURITY.md says of none of these why it is there: {unsaid:?}");
+}
+
+#[test]
 fn uses_are_found_in_all_their_forms() {
     let text = "
         use crate::time::Instant;

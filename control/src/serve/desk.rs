@@ -37,22 +37,14 @@ use crate::{
     store::{Mutation, Principal},
 };
 
+/// A machine, and where it is.
+type Who = (MachinePublic, IpAddr);
+
 /// What the owner is told.
 enum Event {
-    Request {
-        conn: ConnId,
-        machine: MachinePublic,
-        from: IpAddr,
-        id: RequestId,
-        request: Request,
-        answer: oneshot::Sender<Answer>,
-    },
+    Request { conn: ConnId, who: Who, id: RequestId, request: Request, answer: oneshot::Sender<Answer> },
     Input(Input),
-    Admin {
-        by: Principal,
-        command: Command,
-        answer: oneshot::Sender<Result<Reply, No>>,
-    },
+    Admin { by: Principal, command: Command, answer: oneshot::Sender<Result<Reply, No>> },
     Look(oneshot::Sender<Look>),
 }
 
@@ -122,16 +114,9 @@ pub(super) struct Desk {
 
 impl Desk {
     /// Asks for a node.
-    pub(super) async fn ask(
-        &self,
-        conn: ConnId,
-        machine: MachinePublic,
-        from: IpAddr,
-        id: RequestId,
-        request: Request,
-    ) -> Result<Answer, Ending> {
+    pub(super) async fn ask(&self, conn: ConnId, who: Who, id: RequestId, request: Request) -> Result<Answer, Ending> {
         let (answer, answered) = oneshot::channel();
-        self.events.send(Event::Request { conn, machine, from, id, request, answer }).await.map_err(|_| Ending)?;
+        self.events.send(Event::Request { conn, who, id, request, answer }).await.map_err(|_| Ending)?;
         answered.await.map_err(|_| Ending)
     }
 
@@ -305,7 +290,7 @@ impl<S: Store> Owner<S> {
                 let _ = answer.send(Answer::Refused(not_stored()));
                 return;
             }
-            Event::Request { conn, machine, from, id, request, answer } => {
+            Event::Request { conn, who: (machine, from), id, request, answer } => {
                 self.requests.insert((conn, id), Open::Asked(answer));
                 Input::Request { conn, machine, from, id, request }
             }
