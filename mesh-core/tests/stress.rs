@@ -306,7 +306,8 @@ fn a_full_table_says_how_many_flows_it_forgot() {
         let ports = Ports { source: thread as u16, destination: number };
         filter.admit(&headers(peer, own, ports), &flows, now).is_err()
     };
-    let lost = (0..THREADS).map(|thread| (0..FLOWS).filter(|number| is_lost(thread, *number)).count() as u64).sum();
+    let lost: u64 =
+        (0..THREADS).map(|thread| (0..FLOWS).filter(|number| is_lost(thread, *number)).count() as u64).sum();
     let counts = pool.counts();
     let all = (THREADS * usize::from(FLOWS)) as u64;
     let slots: usize = limits::FLOWS_PER_PEER.iter().sum();
