@@ -2,8 +2,8 @@
 //!
 //! What one node changes of itself is written for everybody who sees it. So each node has a budget: a change costs one, and
 //! so do a registration and a whole map, which it can ask for again and again. When the budget is spent a map request waits
-//! for its turn, one of each node, and a registration is refused with a hint when to come again. A node that is flapping is
-//! told of late, and the others are served.
+//! for its turn, one of each node, and a registration is refused with a hint when to come again; a sign-out never is. A node
+//! that is flapping is told of late, and the others are served.
 
 use std::collections::BTreeMap;
 

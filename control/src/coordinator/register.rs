@@ -111,15 +111,18 @@ impl Coordinator {
             }
         }
         let member = known.as_ref().or(old.as_ref()).or_else(|| self.state.by_machine(&caller.machine).next());
-        if let Some(id) = member.map(|member| member.id()) {
+        let now = self.wall();
+        let signs_out = request.expiry.is_some_and(|expiry| expiry <= now);
+        // A sign-out is heard whatever was before: there is one for each registration, and that has its price.
+        let is_free = signs_out && known.as_ref().is_some_and(|known| !known.row.is_expired(now));
+        if let Some(id) = member.map(|member| member.id()).filter(|_| !is_free) {
             self.may_register(id)?;
         }
         if self.state.was_of_another(&request.node_key, &caller.machine) {
             // It makes another.
             return Ok(Some(RegisterResponse { node_key_expired: true, ..RegisterResponse::default() }));
         }
-        let now = self.wall();
-        if request.expiry.is_some_and(|expiry| expiry <= now) {
+        if signs_out {
             return Ok(Some(self.log_out(known)));
         }
         let auth_key = request.auth.as_ref().map(|auth| auth.auth_key.trim()).filter(|key| !key.is_empty());

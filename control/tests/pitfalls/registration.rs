@@ -323,6 +323,27 @@ fn who_floods_sign_ins_pushes_out_their_own() {
 }
 
 #[test]
+fn who_has_registered_too_often_still_signs_out() {
+    let mut world = World::open();
+    let key = world.key(true, false, &[]);
+    let (node, viewer) = (world.join(1, &key), world.join(2, &key));
+    world.settle();
+    let is_refused = |world: &mut World, request: RegisterRequest| {
+        let answer = world.ask(node, Request::Register(Box::new(request)));
+        matches!(answer, Some(Response::Refused(refusal)) if refusal.status == 429)
+    };
+    let again = world.clients[&node].registration(Some(&key));
+    assert!((0..=limits::CHANGES).any(|_| is_refused(&mut world, again.clone())));
+    let out = RegisterRequest { expiry: Some(WallTime::UNIX_EPOCH), ..world.clients[&node].registration(None) };
+    assert!(!is_refused(&mut world, out.clone()));
+    assert!(world.row(node).key_expiry.is_some_and(|expiry| expiry <= world.wall()));
+    // Once for each registration: those have their price.
+    assert!(is_refused(&mut world, out));
+    world.settle();
+    assert!(world.peer(viewer, node).is_none_or(|peer| peer.expired));
+}
+
+#[test]
 fn who_changes_itself_without_end_waits_and_others_do_not() {
     let mut world = World::open();
     let key = world.key(true, false, &[]);
