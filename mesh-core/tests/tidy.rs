@@ -69,6 +69,7 @@ const SHELL_FILES: &[&str] = &[
     "control/tests/serve.rs",
     "control/tests/shells.rs",
     "control/tests/support/program.rs",
+    "control/tests/upgrade.rs",
     "mesh-core/tests/captured.rs",
     "mesh-core/tests/tidy.rs",
     "relay/src/serve/config.rs",
