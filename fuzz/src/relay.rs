@@ -55,7 +55,8 @@ pub fn strangers(data: &[u8]) {
     let is_right = version.is_some_and(|version| *version == 2);
     match greeting::open(&server(), &key(number), &sealed, &mut seen) {
         Ok((_, shared_too)) => {
-            assert!(is_right, "{inside:?}");
+            // What is skipped may be no text.
+            assert!(is_right || info.is_none(), "{inside:?}");
             assert!(greeting::open(&server(), &key(number), &sealed, &mut seen).is_err(), "twice");
             let mut answer = Vec::new();
             greeting::answer(&shared_too, &mut Seed::from_number(1).stream("answer", 0), &mut answer);

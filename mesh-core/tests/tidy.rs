@@ -18,6 +18,7 @@ const HARD_LINES: usize = 800;
 const LONG_FILES: &[(&str, &str)] = &[
     ("mesh-core/src/path/peer_paths.rs", "one state machine"),
     ("mesh-core/tests/node_control.rs", "one story after another"),
+    ("control/tests/pitfalls/maps.rs", "one pitfall after another"),
     ("sim/src/host/control/link.rs", "one connection from its greeting to its end"),
     ("mesh-core/tests/boringtun.rs", "one lab and many short tests against one other implementation"),
 ];
@@ -254,6 +255,18 @@ fn the_top_level_holds_what_it_should() {
     let known = |name: &String| TOP_LEVEL.contains(&name.as_str()) || TOP_LEVEL_OPTIONAL.contains(&name.as_str());
     let unexpected: Vec<_> = found.iter().filter(|name| !known(name)).collect();
     assert!(missing.is_empty() && unexpected.is_empty(), "missing {missing:?}, unexpected {unexpected:?}");
+}
+
+#[test]
+fn every_dependency_has_a_sentence_why_it_is_there() {
+    let manifest = read(&root().join("Cargo.toml"));
+    let table = manifest.split("[workspace.dependencies]").nth(1).and_then(|rest| rest.split("\n[").next()).unwrap();
+    let others = table.lines().filter(|line| !line.starts_with('#') && !line.contains("path = "));
+    let names: Vec<_> = others.filter_map(|line| line.split_once(" = ")).map(|(name, _)| name).collect();
+    let security = read(&root().join("SECURITY.md"));
+    let said = security.split("\n## Dependencies").nth(1).unwrap();
+    let unsaid: Vec<_> = names.iter().filter(|name| !said.contains(&format!("`{name}`"))).collect();
+    assert!(names.len() > 40 && unsaid.is_empty(), "SECURITY.md says of none of these why it is there: {unsaid:?}");
 }
 
 #[test]

@@ -16,7 +16,7 @@
 //! * [`resolve`]: host names to addresses
 //! * [`roots`]: the certificates that this host trusts
 //! * [`tun`]: IP packets from and to the host
-//! * [`private`]: files that nobody else may read
+//! * [`private`]: files that nobody else may read, and the memory of a daemon
 //! * [`entropy`]: the seed of everything random
 //! * [`host`]: makes addresses, routes and rules look as [`mesh_core::node::HostConfig`] says, and watches the underlay
 //! * `program` (a feature): what all programs have in common: exit codes, settings, logs, signals

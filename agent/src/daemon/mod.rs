@@ -27,7 +27,7 @@ use transports::{
     derp::RelayCounts,
     entropy,
     host::{HostError, HostLink, LinkMonitor},
-    notify,
+    notify, private,
     program::{Exit, Failure},
     tun::{LinuxTun, OpenError},
     udp::SendCounts,
@@ -106,6 +106,9 @@ impl Drop for HostGuard {
 /// When it cannot start, or cannot go on.
 pub async fn run(config: Config) -> Result<(), Failure> {
     let clock = Clock::new();
+    if let Err(error) = private::keep_memory() {
+        warn!(%error, "a core dump would hold the keys");
+    }
     // Static peers need no state.
     let _claim = config.static_file.is_none().then(|| Claim::new(&config.state_dir)).transpose()?;
     let (node, source, state) = prepare(&config, &clock).await?;

@@ -55,6 +55,9 @@ const GRACE: Duration = Duration::from_secs(1);
 pub(super) fn serve(flags: &Flags, socket: &Path) -> Result<(), Failure> {
     let config = flags.config()?;
     log(&config.log, config.log_format, "control::coordinator=debug")?;
+    if let Err(error) = transports::private::keep_memory() {
+        warn!(%error, "a core dump would hold the key");
+    }
     let seed = transports::entropy::seed()
         .map_err(|error| Failure::new(Exit::Bug, "entropy", format!("the system has no randomness: {error}")))?;
     let key = KeyFile::open(&config.state_dir, &seed)?;

@@ -134,6 +134,9 @@ fn serve(flags: &Flags) -> Result<(), Failure> {
         }
     };
     log(&config.log, config.log_format, "relay::conn=debug")?;
+    if let Err(error) = transports::private::keep_memory() {
+        warn!(%error, "a core dump would hold the key");
+    }
     let key = identity::load_or_make_key(&config.state_dir)?;
     let seed = transports::entropy::seed()
         .map_err(|error| Failure::new(Exit::Bug, "entropy", format!("the system has no randomness: {error}")))?;
