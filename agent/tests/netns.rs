@@ -5,6 +5,12 @@
 mod netns {
     pub(crate) mod agents;
     pub(crate) mod control;
+    pub(crate) mod faults;
+    pub(crate) mod faults_files;
+    pub(crate) mod faults_full;
+    pub(crate) mod faults_host;
+    pub(crate) mod faults_kill;
+    pub(crate) mod faults_twice;
     pub(crate) mod flood;
     pub(crate) mod homes;
     pub(crate) mod joined;
@@ -18,7 +24,10 @@ mod netns {
 use std::process::ExitCode;
 
 use libtest_mimic::{Arguments, Failed, Trial};
-use netns::{control, flood, lab, life, paths, refusals, traffic};
+use netns::{
+    control, faults_files, faults_full, faults_host, faults_kill, faults_twice, flood, lab, life, paths, refusals,
+    traffic,
+};
 
 /// A test: its name as a sentence, and what it does.
 type Test = (&'static str, fn() -> anyhow::Result<()>);
@@ -31,7 +40,20 @@ fn main() -> ExitCode {
     {
         return flood::main(rest);
     }
-    let tests = [control::TESTS, traffic::TESTS, paths::TESTS, life::TESTS, refusals::TESTS, flood::TESTS].concat();
+    let tests = [
+        control::TESTS,
+        traffic::TESTS,
+        paths::TESTS,
+        life::TESTS,
+        refusals::TESTS,
+        flood::TESTS,
+        faults_files::TESTS,
+        faults_full::TESTS,
+        faults_host::TESTS,
+        faults_kill::TESTS,
+        faults_twice::TESTS,
+    ]
+    .concat();
     let missing = lab::missing();
     let trials = tests.into_iter().map(|(name, test): Test| {
         let trial = Trial::test(name, move || test().map_err(|error| Failed::from(format!("{error:#}"))));

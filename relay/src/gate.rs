@@ -8,9 +8,11 @@
 
 use core::{
     fmt,
-    net::{IpAddr, Ipv6Addr, SocketAddr},
+    net::{IpAddr, SocketAddr},
 };
 use std::{collections::BTreeMap, sync::Arc};
+
+use mesh_core::ip::source;
 
 use crate::{hub::Hub, limits, stats::CloseReason};
 
@@ -79,14 +81,6 @@ impl Gate {
     #[must_use]
     pub fn counts(&self) -> (usize, usize) {
         (self.all.connections, self.all.ungreeted)
-    }
-}
-
-/// What stands for an address when connections are counted.
-fn source(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX)).into(),
-        address @ IpAddr::V4(_) => address,
     }
 }
 

@@ -7,7 +7,7 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use mesh_core::{
-    control::types::{Hostinfo, NodeId, RegisterRequest, RegisterResponse, UserId},
+    control::types::{Hostinfo, NodeId, RegisterRequest, RegisterResponse, UserId, is_tag},
     crypto::hash::blake2s,
     key::MachinePublic,
     time::WallTime,
@@ -109,6 +109,10 @@ impl Coordinator {
             if member.row.machine != caller.machine {
                 return Err(Refusal::new(401, "the node key is that of another machine"));
             }
+        }
+        let member = known.as_ref().or(old.as_ref()).or_else(|| self.state.by_machine(&caller.machine).next());
+        if let Some(id) = member.map(|member| member.id()) {
+            self.may_register(id)?;
         }
         if self.state.was_of_another(&request.node_key, &caller.machine) {
             // It makes another.
@@ -315,13 +319,13 @@ impl Coordinator {
     }
 
     /// A node as it is once it has registered again.
-    fn renewed(&self, row: &NodeRow, request: &RegisterRequest, owner: Owner) -> NodeRow {
+    fn renewed(&mut self, row: &NodeRow, request: &RegisterRequest, owner: Owner) -> NodeRow {
         let (user, tags) = match owner {
             Owner::User(user) => (Some(user), BTreeSet::new()),
             Owner::Tags(tags) => (None, tags),
         };
         let said = request.hostinfo.as_deref().cloned().unwrap_or_else(|| (*row.hostinfo).clone());
-        NodeRow {
+        let mut renewed = NodeRow {
             key: request.node_key,
             nl_key: request.nl_key.clone(),
             user,
@@ -329,7 +333,11 @@ impl Coordinator {
             hostinfo: Box::new(merged(said, &row.hostinfo)),
             cap: request.version,
             ..row.clone()
-        }
+        };
+        let said = renewed.hostinfo.clone();
+        self.note_name(&mut renewed, &said, &row.hostinfo);
+        self.note_routes(&mut renewed, &row.hostinfo);
+        renewed
     }
 
     /// A node has another key, or the same for longer. A stream that was opened with another key ends: the node opens one
@@ -421,13 +429,6 @@ pub(super) fn wanted_tags(request: &RegisterRequest) -> Result<BTreeSet<String>,
     let wanted: BTreeSet<_> = request.hostinfo.iter().flat_map(|info| &info.request_tags).cloned().collect();
     let wrong: Vec<_> = wanted.iter().filter(|tag| !is_tag(tag)).map(String::as_str).collect();
     if wrong.is_empty() { Ok(wanted) } else { Err(not_permitted(&wrong)) }
-}
-
-/// Whether a text is a tag.
-pub(super) fn is_tag(text: &str) -> bool {
-    let Some(name) = text.strip_prefix("tag:") else { return false };
-    name.starts_with(|letter: char| letter.is_ascii_alphabetic())
-        && name.chars().all(|letter| letter.is_ascii_alphanumeric() || letter == '-')
 }
 
 fn not_permitted(tags: &[&str]) -> Problem {

@@ -68,6 +68,12 @@ pub(super) const ORDERS: usize = 4;
 /// After a commit that failed, until the next try.
 pub(super) const COMMIT_AGAIN: Duration = Duration::from_secs(1);
 
+/// Of commits that fail one after the other, every so manieth is told in the log: one a minute.
+pub(super) const COMMITS_UNTOLD: u64 = 60;
+
+/// When a node that was refused for want of room may ask again.
+pub(super) const STORED_BY: Duration = Duration::from_secs(10);
+
 /// For the coordinator to answer whether it is well. At the bound: 503.
 pub(super) const HEALTH: Duration = Duration::from_secs(5);
 

@@ -189,6 +189,9 @@ pub enum CommandError {
     /// Control could not be told; the node has forgotten its sign-in all the same.
     #[error("signed out here, but control could not be told: {0}")]
     LogoutUntold(String),
+    /// It is done, and not on disk. For drivers: a node does not know.
+    #[error("done for now, but the next start undoes it: {0}; it is written by itself when it can be")]
+    NotKept(String),
     /// Too many wait for the node to be signed out.
     #[error("{limit} wait for the node to be signed out already", limit = crate::limits::LOGOUTS_WAITING)]
     TooManyLogouts,

@@ -23,8 +23,8 @@ use tracing::warn;
 use mesh_core::key::NodePublic;
 use transports::roots;
 
-use super::failure::{Exit, Failure};
 use crate::{admission::Admission, limits};
+use transports::program::{Exit, Failure};
 
 /// Bytes that the body of an answer may have. derper: 4 KiB.
 const ANSWER_BYTES: usize = 4 << 10;

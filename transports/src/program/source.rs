@@ -1,14 +1,17 @@
 //! Settings of a program from the environment and from the file of `--config`.
 //!
 //! All sources speak the same language: a setting of the environment or of the file is read as if it were given as a flag,
-//! so it means the same, is checked alike, and a mistake is told in the same words. Shared with the control server.
-#![allow(clippy::disallowed_types, clippy::disallowed_methods, reason = "shell")]
+//! so it means the same, is checked alike, and a mistake is told in the same words.
 
+use core::fmt::Display;
 use std::{ffi::OsString, fs, path::Path};
 
-use clap::{ArgAction, Args, CommandFactory, Parser, error::ContextKind};
+use clap::{
+    ArgAction, Args, CommandFactory, Parser,
+    error::{ContextKind, ErrorKind},
+};
 
-use super::failure::{Exit, Failure};
+use super::{Exit, Failure, failure::sentence};
 
 /// The one setting whose name in the environment all programs share.
 const LOG: &str = "MESH_LOG";
@@ -75,11 +78,7 @@ impl Sources {
     /// # Errors
     /// When it cannot be read, or something in it is wrong or not known.
     pub fn of_file<S: Args>(&self, path: &Path) -> Result<S, Failure> {
-        let refuse = |problem: &dyn core::fmt::Display| {
-            Failure::new(Exit::Usage, "bad-config", format!("{}: {problem}", path.display()))
-                .hint(format!("correct the file; its keys are the flags of {}", self.program))
-        };
-        let text = fs::read_to_string(path).map_err(|error| refuse(&error))?;
+        let text = fs::read_to_string(path).map_err(|error| self.bad_file(&path.display().to_string(), &error))?;
         self.of_text(&text, &path.display().to_string())
     }
 
@@ -88,13 +87,9 @@ impl Sources {
     /// # Errors
     /// As [`Self::of_file`].
     pub fn of_text<S: Args>(&self, text: &str, name: &str) -> Result<S, Failure> {
-        let refuse = |problem: String| {
-            Failure::new(Exit::Usage, "bad-config", format!("{name}: {problem}"))
-                .hint(format!("correct the file; its keys are the flags of {}", self.program))
-        };
         let table: toml::Table = text.parse().map_err(|error: toml::de::Error| {
             let line = error.span().map_or(1, |span| text[..span.start.min(text.len())].matches('\n').count() + 1);
-            refuse(format!("line {line}: {}", error.message().replace('\n', " ")))
+            self.bad_file(name, &format!("line {line}: {}", error.message().replace('\n', " ")))
         })?;
         let mut said = Vec::new();
         for (key, value) in table {
@@ -102,11 +97,19 @@ impl Sources {
                 toml::Value::String(text) => text,
                 toml::Value::Integer(number) => number.to_string(),
                 toml::Value::Boolean(switch) => switch.to_string(),
-                _ => return Err(refuse(format!("{key} is neither a text nor a number nor true or false"))),
+                _ => {
+                    let problem = format!("{key} is neither a text nor a number nor true or false");
+                    return Err(self.bad_file(name, &problem));
+                }
             };
             said.push((key, value.into()));
         }
         self.of_source(name, said)
+    }
+
+    fn bad_file(&self, name: &str, problem: &dyn Display) -> Failure {
+        Failure::new(Exit::Usage, "bad-config", format!("{name}: {problem}"))
+            .hint(format!("correct the file; its keys are the flags of {}", self.program))
     }
 
     /// Reads names and values as flags.
@@ -135,18 +138,13 @@ impl Sources {
         }
         match Source::<S>::try_parse_from(flags) {
             Ok(source) => Ok(source.settings),
-            Err(error) if error.kind() == clap::error::ErrorKind::UnknownArgument => {
+            Err(error) if error.kind() == ErrorKind::UnknownArgument => {
                 let word = |kind| error.get(kind).map(|value| value.to_string().trim_start_matches('-').to_owned());
                 let unknown = word(ContextKind::InvalidArg).unwrap_or_default();
                 let near = word(ContextKind::SuggestedArg).map(|near| format!("; did you mean {near}?"));
                 Err(refuse(format!("unknown key {unknown}{}", near.unwrap_or_default())))
             }
-            Err(error) => Err(refuse(Failure::sentence(&error))),
+            Err(error) => Err(refuse(sentence(&error))),
         }
-    }
-
-    #[cfg(test)]
-    pub(super) fn of_flags<S: Args>(&self, line: &[&str]) -> Result<S, clap::Error> {
-        Source::<S>::try_parse_from(line).map(|source| source.settings)
     }
 }
