@@ -7,8 +7,17 @@ use mesh_core::rng::{Rng, Seed};
 
 /// Random inputs for each target; the slow ones, which run whole nodes, get fewer.
 const RANDOM: u64 = 4000;
-const RANDOM_SLOW: u64 = 1000;
-const SLOW: &[&str] = &["tunnel_pair", "wireguard_inbound"];
+const RANDOM_SLOW: u64 = 250;
+const SLOW: &[&str] = &[
+    "control_session",
+    "coordinator",
+    "derp_client",
+    "node_requests",
+    "peer_paths",
+    "saved_state",
+    "tunnel_pair",
+    "wireguard_inbound",
+];
 
 #[test]
 fn every_corpus_file_passes() {
