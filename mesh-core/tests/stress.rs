@@ -4,6 +4,8 @@
 //!
 //! Workers begin together at a barrier. Nothing is said about time: a test on one core is merely a weaker one.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests too")]
+
 mod support;
 
 use std::{

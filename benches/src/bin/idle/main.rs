@@ -14,7 +14,7 @@
 
 #![allow(clippy::print_stdout, reason = "it prints a table")]
 
-#[path = "../demo/netns.rs"]
+#[path = "../../netns.rs"]
 mod netns;
 
 use std::{
@@ -89,7 +89,8 @@ fn join_fleet(control: &Control, nodes: usize) -> Result<Process> {
     let (program, key) = (peers::program()?, control.key(&["--reusable"])?);
     let program = program.to_str().context("a path that is not text")?;
     // The fleet ends with its standard input, and a lab's programs have none.
-    let line = format!("sleep 86400 | {program} fleet --control {} --key {key} --nodes {nodes} --peers 0", control.url());
+    let line =
+        format!("sleep 86400 | {program} fleet --control {} --key {key} --nodes {nodes} --peers 0", control.url());
     let process = control.node.spawn(&["sh", "-c", &line])?;
     until("the fleet has joined", PATIENCE, || Ok(process.output().contains("all-see-all").then_some(())))?;
     Ok(process)
@@ -113,7 +114,8 @@ fn stock(arguments: &Arguments, daemon: &str, command: &str) -> Result<()> {
         addresses.push(String::from_utf8(up(&["ip", "-4"])?.stdout)?.trim().to_owned());
     }
     let (alice, socket) = (&homes.members[0].node, homes.members[0].node.path("tailscaled.sock"));
-    let ping = [command, &format!("--socket={}", socket.display()), "ping", "--until-direct", "-c", "60", &addresses[1]];
+    let ping =
+        [command, &format!("--socket={}", socket.display()), "ping", "--until-direct", "-c", "60", &addresses[1]];
     ensure!(alice.try_run(&ping)?.status.success(), "no direct path");
     look(arguments, "tailscaled, one peer", alice, daemons[0].id())
 }
@@ -164,7 +166,9 @@ impl Counted {
         let files = files.map(|file| format!("/sys/class/net/eth0/statistics/{file}"));
         let output = node.run(&[&["cat"], &files.each_ref().map(String::as_str)[..]].concat())?;
         let counters = output.split_whitespace().map(str::parse).collect::<Result<Vec<u64>, _>>()?;
-        let [sent, received, bytes_sent, bytes_received] = counters[..] else { anyhow::bail!("four counters: {output}") };
+        let [sent, received, bytes_sent, bytes_received] = counters[..] else {
+            anyhow::bail!("four counters: {output}")
+        };
         Ok(Self {
             switches,
             cpu: Duration::from_nanos(nanoseconds),
