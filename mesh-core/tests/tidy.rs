@@ -18,7 +18,7 @@ const HARD_LINES: usize = 800;
 const LONG_FILES: &[(&str, &str)] = &[
     ("mesh-core/src/path/peer_paths.rs", "one state machine"),
     ("mesh-core/tests/node_control.rs", "one story after another"),
-    ("control/tests/pitfalls/maps.rs", "one pitfall after another"),
+    ("control/tests/pitfalls/registration.rs", "one pitfall after another"),
     ("sim/src/host/control/link.rs", "one connection from its greeting to its end"),
     ("mesh-core/tests/boringtun.rs", "one lab and many short tests against one other implementation"),
 ];

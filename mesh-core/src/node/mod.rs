@@ -340,8 +340,9 @@ impl Node {
         timeout: Duration,
         now: Instant,
     ) -> Result<(), CommandError> {
-        let address = self.address_of(target)?;
-        let peer = self.fib.routes().lookup(address).ok_or(CommandError::NoRoute(address))?.peer();
+        let address = self.address_of(target).map_err(|error| self.unless_expired(error, now))?;
+        let route = self.fib.routes().lookup(address);
+        let peer = route.ok_or_else(|| self.unless_expired(CommandError::NoRoute(address), now))?.peer();
         let disco_peer = self.peers.get(peer).filter(|peer| peer.disco_key().is_some()).map(|peer| peer.config.key);
         if let (PingKind::Disco, Some(key)) = (kind, disco_peer) {
             if self.pings.is_full() {

@@ -83,6 +83,18 @@ impl Node {
     pub(super) fn peer_named(&self, name: &str) -> Result<NodePublic, CommandError> {
         named(self.netmap.peers().values().map(|peer| &**peer), name).map(|peer| peer.key)
     }
+
+    /// Why a peer is not found: a better reason where the map has it and its key has expired.
+    pub(super) fn unless_expired(&self, error: CommandError, now: Instant) -> CommandError {
+        let is_meant = |peer: &PeerNode| match error {
+            CommandError::NoRoute(address) => peer.addresses.contains(&Prefix::host(address)),
+            CommandError::UnknownPeer(key) => peer.key == key,
+            _ => false,
+        };
+        let wall = self.control_wall(now);
+        let expired = self.netmap.peers().values().find(|peer| is_meant(peer) && !is_valid(peer, wall));
+        expired.map_or(error.clone(), |peer| CommandError::PeerExpired(peer.name.trim_end_matches('.').to_owned()))
+    }
 }
 
 /// Which of the prefixes that the map gives a peer are used.
