@@ -1,4 +1,4 @@
-//! Files that nobody else may read: keys, and what stands beside them.
+//! What nobody else may read: files of keys and what stands beside them, and the memory of a daemon.
 
 use std::{
     fs::{DirBuilder, File, OpenOptions, remove_file, rename},
@@ -57,6 +57,21 @@ fn make(fresh: &Path) -> io::Result<File> {
     OpenOptions::new().write(true).create_new(true).mode(0o600).open(fresh)
 }
 
+/// Keeps what this process knows out of core dumps, also of those that a program takes, and from other programs of the same
+/// user. Root can still look. Stock nodes do not do this.
+///
+/// # Errors
+/// When the kernel refuses, which it has no reason to.
+#[expect(unsafe_code, reason = "std has no prctl")]
+pub fn keep_memory() -> io::Result<()> {
+    let zero: libc::c_ulong = 0;
+    // SAFETY: it takes numbers alone, and sets a flag of this process.
+    match unsafe { libc::prctl(libc::PR_SET_DUMPABLE, zero, zero, zero, zero) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::{
@@ -65,6 +80,16 @@ mod tests {
     };
 
     use super::*;
+
+    #[test]
+    #[expect(unsafe_code, reason = "std has no prctl")]
+    fn a_process_that_keeps_its_memory_leaves_no_core_dump() {
+        keep_memory().unwrap();
+        // SAFETY: it reads a flag of this process.
+        assert_eq!(unsafe { libc::prctl(libc::PR_GET_DUMPABLE) }, 0);
+        // It still finds its own files.
+        assert!(fs::read_dir("/proc/self/fd").unwrap().count() > 0);
+    }
 
     #[test]
     fn what_stands_at_the_new_name_is_neither_followed_nor_kept() {

@@ -10,9 +10,9 @@
 //! with the lists one after the other so that the times mean something:
 //!
 //! ```sh
-//! MESH_INTEROP_TAILSCALED=… MESH_INTEROP_TAILSCALE=… MESH_INTEROP_HEADSCALE=… MESH_INTEROP_DERPER=… \
-//!     MESH_INTEROP_DERPPROBE=… MESH_INTEROP_STUNC=… \
-//!     cargo test -p agent -p control -p relay --test interop -- stock_list --test-threads 1
+//! cargo build -p control -p relay && MESH_INTEROP_TAILSCALED=… MESH_INTEROP_TAILSCALE=… MESH_INTEROP_HEADSCALE=… \
+//!     MESH_INTEROP_DERPER=… MESH_INTEROP_DERPPROBE=… MESH_INTEROP_STUNC=… \
+//!     cargo test -p agent --test interop -- stock_list --test-threads 1
 //! ```
 //!
 //! The labs are namespaces with a private `/etc` each: stock clients write names into it. The last item of every list
@@ -28,6 +28,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 
 use super::super::{
+    homes::Homes,
     joined::note,
     lab::{self, Node},
 };
@@ -94,6 +95,8 @@ pub(crate) struct List {
 
 impl List {
     pub(crate) fn new(name: impl Into<String>) -> Result<Self> {
+        // The name of the test stands in the line already.
+        note("");
         Ok(Self { name: name.into(), host: Host::now()?, tried: 0, failed: Vec::new() })
     }
 
@@ -147,6 +150,12 @@ impl Host {
 /// Text on one line, for a table.
 fn one_line(text: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+/// Lets UDP of bob's home out, or nothing but TCP. What the router knows of flows stays.
+pub(crate) fn set_udp(homes: &Homes, is_open: bool) -> Result<()> {
+    let rule = if is_open { "" } else { "add rule inet guard forward meta l4proto udp drop" };
+    homes.routers[1].nft(&format!("flush chain inet guard forward\n{rule}\n"))
 }
 
 /// Has a host of the lab trust a certificate: its store is in its private `/etc`.

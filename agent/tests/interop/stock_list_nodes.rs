@@ -108,24 +108,32 @@ impl Client {
         [&words, more].concat()
     }
 
-    /// `up`, whatever comes of it.
-    pub(crate) fn try_up(&self, url: &str, more: &[&str]) -> Result<Output> {
-        self.try_run(&self.up_words(url, more))
+    /// `up`, whatever comes of it, and how long it took. The list does in a minute what others do in a year, and a
+    /// server may say that it is too much at once: then again.
+    pub(crate) fn try_up(&self, url: &str, more: &[&str]) -> Result<(Duration, Output)> {
+        until(&format!("{} may register", self.name()), PATIENCE, || {
+            let began = Instant::now();
+            let output = self.try_run(&self.up_words(url, more))?;
+            Ok((!is_too_often(&text(&output))).then_some((began.elapsed(), output)))
+        })
     }
 
     /// `up`, which must succeed; returns how long it took.
     pub(crate) fn up(&self, url: &str, more: &[&str]) -> Result<Duration> {
-        let began = Instant::now();
-        self.run(&self.up_words(url, more))?;
-        Ok(began.elapsed())
+        let (took, output) = self.try_up(url, more)?;
+        ensure!(output.status.success(), "{}: up {more:?}: {}: {}", self.name(), output.status, text(&output));
+        Ok(took)
     }
 
     /// `up` without a key: waits for the page that it names, visits it there, and returns the code on it beside what
     /// waits for it.
     pub(crate) fn begin_sign_in(&self, url: &str) -> Result<(Process, String)> {
-        let up = self.spawn(&self.up_words(url, &[]))?;
+        let mut up = self.spawn(&self.up_words(url, &[]))?;
         let start = format!("{url}/register/");
         let page = until("the page", PATIENCE, || {
+            if is_too_often(&up.output()) {
+                up = self.spawn(&self.up_words(url, &[]))?;
+            }
             Ok(up.output().split_whitespace().find(|word| word.starts_with(&start)).map(ToOwned::to_owned))
         });
         let page = page.with_context(|| up.output())?;
@@ -219,6 +227,11 @@ impl Client {
     }
 }
 
+/// Whether a server says that the node comes too often.
+fn is_too_often(said: &str) -> bool {
+    said.contains("rate limited") || said.contains("too often")
+}
+
 /// Whether a peer that was there has signed out, by its entry in a status.
 pub(crate) fn is_gone(peer: Option<&Value>) -> bool {
     peer.is_none_or(|peer| peer["Online"] == false || peer["Expired"] == true)
@@ -234,8 +247,8 @@ pub(crate) struct Pings(Process);
 
 impl Pings {
     /// Begins, and waits for some answers.
-    pub(crate) fn start(from: &Client, address: &str) -> Result<Self> {
-        let pings = Self(from.node.spawn(&["ping", "-D", "-n", "-i", "0.02", address])?);
+    pub(crate) fn start(from: &Node, address: &str) -> Result<Self> {
+        let pings = Self(from.spawn(&["ping", "-D", "-n", "-i", "0.02", address])?);
         until("answers", PATIENCE, || Ok((pings.answers().len() > 5).then_some(())))?;
         Ok(pings)
     }

@@ -93,16 +93,14 @@ pub(crate) fn expire(pair: &mut Pair) -> Result<Found> {
     let took = began.elapsed();
     let said = [pair.bob.try_run(&["status"])?, pair.alice.try_run(&["ping", "-c", "1", &address])?];
     ensure!(said.iter().all(|said| !said.status.success()), "{said:?}");
-    Ok(Found::new(
-        took,
-        format!("bob knew after {own:.2?}: {}; alice: {}", first_words(&said[0]), first_words(&said[1])),
-    ))
+    Ok(Found::new(took, format!("bob knew after {own:.2?}: {}; alice: {}", last_words(&said[0]), last_words(&said[1]))))
 }
 
-fn first_words(output: &Output) -> String {
-    let said = text(output);
-    let lines = said.lines().filter(|line| !line.trim_start().starts_with('#') && !line.trim().is_empty());
-    lines.last().unwrap_or_default().to_owned()
+/// What a command said in the end, less the lines on health.
+fn last_words(output: &Output) -> String {
+    let said = [&output.stdout, &output.stderr].map(|bytes| String::from_utf8_lossy(bytes).into_owned()).concat();
+    let mut lines = said.lines().filter(|line| !line.starts_with('#') && !line.trim().is_empty());
+    lines.next_back().unwrap_or_default().to_owned()
 }
 
 pub(crate) fn reauth(pair: &mut Pair) -> Result<Found> {
@@ -128,7 +126,7 @@ pub(crate) fn logout(pair: &mut Pair) -> Result<Found> {
     };
     ensure!(output.status.code() == wanted.0 && text(&output).contains(wanted.1), "{output:?}");
     ensure!(!pair.alice.echo(&address)?, "an answer of a node that has signed out");
-    Ok(Found::new(took, format!("until alice saw it; bob: {}", first_words(&output))))
+    Ok(Found::new(took, format!("until alice saw it; bob: {}", last_words(&output))))
 }
 
 pub(crate) fn wrong_key(pair: &mut Pair) -> Result<Found> {
@@ -266,11 +264,11 @@ fn count(text: &[u8], part: &[u8]) -> usize {
 
 pub(crate) fn ephemeral_killed(pair: &mut Pair) -> Result<Found> {
     let (address, killed) = pair.carol.clone().context("no carol")?;
-    // Its life is five minutes from the end of its stream; the list has taken some of them.
+    // Its life is five minutes from the end of its stream, or from the last start of control.
     let long = Duration::from_secs(7 * 60);
     until("it is forgotten", long, || Ok(pair.server.listed(&address)?.is_none().then_some(())))?;
     Ok(Found::new(
         killed.elapsed(),
-        format!("{address} is not listed any more; from its kill on, at most: it was looked for late"),
+        format!("{address} is not listed any more; from its kill, with control started again meanwhile"),
     ))
 }

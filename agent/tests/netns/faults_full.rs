@@ -75,11 +75,20 @@ fn control_full() -> Result<()> {
     }
     ensure!(!users.contains("never"), "{users}");
 
-    // There is none for a new server, and none to begin with.
-    control.kill();
+    // One that is started on a full disk says so, whether it is new or not.
+    let mut process = control.process.take().context("no control")?;
+    process.signal("TERM")?;
+    ensure!(process.wait(PATIENCE)?.success(), "{}", process.output());
     fill(&host, &disk)?;
-    let error = control.start().err().map(|error| format!("{error:#}")).unwrap_or_default();
-    ensure!(error.is_empty() || error.contains("make room where"), "{error}");
+    let (program, map) = (built("mesh-control")?, host.path("derp-map.json"));
+    for state in [disk.clone(), disk.join("new")] {
+        let line = [shown(&program)?, "serve", "--server-url", "http://c:1", "--relay", "none", "--derp-map"];
+        let flags = [shown(&map)?, "--listen", "127.0.0.1:0", "--socket", "/run/c.sock", "--state-dir", shown(&state)?];
+        start_refused(&host, &[&line[..], &flags].concat(), 2, &[shown(&state)?, "make room"])?;
+    }
+    make_room(&host, &disk)?;
+    control.start()?;
+    ensure!(control.run(&["users", "list"])?.contains("after"), "it is lost");
     Ok(())
 }
 

@@ -13,10 +13,8 @@ use std::{
 
 use mesh_core::rng::Seed;
 use relay::serve::{
-    Ask, Signalled, Signals,
+    Ask,
     embedded::{Embedded, Place},
-    failure::{Exit, Failure},
-    log, print,
 };
 use tokio::{
     runtime::{Builder, Runtime},
@@ -25,7 +23,11 @@ use tokio::{
     time::timeout,
 };
 use tracing::{info, warn};
-use transports::{clock::Clock, notify};
+use transports::{
+    clock::Clock,
+    notify,
+    program::{Exit, Failure, Signalled, Signals, cannot_start, listener::tcp, log, print},
+};
 
 use super::{
     Flags,
@@ -52,7 +54,10 @@ const GRACE: Duration = Duration::from_secs(1);
 /// Serves until a signal says to end.
 pub(super) fn serve(flags: &Flags, socket: &Path) -> Result<(), Failure> {
     let config = flags.config()?;
-    log(&config.log, config.log_format)?;
+    log(&config.log, config.log_format, "control::coordinator=debug")?;
+    if let Err(error) = transports::private::keep_memory() {
+        warn!(%error, "a core dump would hold the key");
+    }
     let seed = transports::entropy::seed()
         .map_err(|error| Failure::new(Exit::Bug, "entropy", format!("the system has no randomness: {error}")))?;
     let key = KeyFile::open(&config.state_dir, &seed)?;
@@ -74,9 +79,9 @@ async fn run(flags: &Flags, config: Config, socket: &Path, key: &KeyFile, seed: 
     let (close, closing) = watch::channel(false);
 
     let main_wire = if tls.is_some() { Wire::Tls } else { Wire::Plain };
-    let main = relay::serve::tcp(config.listen)?;
-    let beside = config.http_listen.map(relay::serve::tcp).transpose()?;
-    let metrics_listener = config.metrics_listen.map(relay::serve::tcp).transpose()?;
+    let main = tcp(config.listen)?;
+    let beside = config.http_listen.map(tcp).transpose()?;
+    let metrics_listener = config.metrics_listen.map(tcp).transpose()?;
     let admin = AdminSocket::bind(socket).await?;
     let name = |wire| if wire == Wire::Tls { "https" } else { "http" };
     let mut ready = format!("ready {}={}", name(main_wire), address(&main)?);
@@ -321,13 +326,9 @@ fn warn_of_plain_http(config: &Config) {
 }
 
 fn address(listener: &std::net::TcpListener) -> Result<SocketAddr, Failure> {
-    listener.local_addr().map_err(|error| bug(&error))
-}
-
-fn bug(error: &io::Error) -> Failure {
-    Failure::new(Exit::Bug, "runtime", format!("cannot start: {error}"))
+    listener.local_addr().map_err(|error| cannot_start(&error))
 }
 
 fn runtime() -> Result<Runtime, Failure> {
-    Builder::new_multi_thread().enable_all().build().map_err(|error| bug(&error))
+    Builder::new_multi_thread().enable_all().build().map_err(|error| cannot_start(&error))
 }

@@ -199,7 +199,7 @@ impl Machine {
     async fn ask(self: &Arc<Self>, request: Request, coding: Coding) -> HttpResponse<Body> {
         let id = RequestId(self.next.fetch_add(1, Relaxed));
         let mut waiting = Waiting { machine: Arc::clone(self), id, given_up: true };
-        let answer = self.desk.ask(self.conn, self.machine, self.pass.from(), id, request).await;
+        let answer = self.desk.ask(self.conn, (self.machine, self.pass.from()), id, request).await;
         waiting.given_up = false;
         let Ok(answer) = answer else { return text(StatusCode::SERVICE_UNAVAILABLE, "the server is about to end") };
         if lets_in(&answer) {

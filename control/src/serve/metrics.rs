@@ -18,6 +18,7 @@ use hyper::{
     service::service_fn,
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
+use mesh_core::invariant::broken_total;
 use tokio::{net::TcpListener, time::timeout};
 use tracing::error;
 
@@ -80,6 +81,8 @@ fn text(look: &Look, shop: &Shop) -> String {
         // Writing to a string does not fail.
         let _ = write!(text, "# TYPE mesh_control_{name} {kind}\nmesh_control_{name} {value}\n");
     }
+    let _ =
+        write!(text, "# TYPE mesh_broken_invariants_total counter\nmesh_broken_invariants_total {}\n", broken_total());
     if let Some(relay) = &shop.relay {
         text += &relay.metrics();
     }

@@ -23,13 +23,13 @@ use tokio::{
 };
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tracing::debug;
+use transports::control::NoiseIo;
 
 use super::{
     desk::No,
     limits,
     listen::{Shop, Wire},
     machine_api::Machine,
-    noise::NoiseStream,
     pass::Pass,
     text::{fingerprint, html},
     websocket::WebSocket,
@@ -195,7 +195,7 @@ where
             return;
         }
     }
-    let stream = NoiseStream::new(stream, sealer, opener, first);
+    let stream = NoiseIo::of_server(stream, sealer, opener, first);
     let machine = Machine::new(conn, machine, shop.desk.clone(), shop.pool.clone(), pass);
     // A task of its own: it lasts, and the memory of this one is free again.
     tokio::spawn(machine.serve(stream));

@@ -13,13 +13,8 @@ use mesh_core::{
     derp::{DerpMap, DerpRegion},
     key::NodePublic,
 };
-use relay::{
-    admission,
-    serve::{
-        Ask,
-        failure::{Exit, Failure},
-    },
-};
+use relay::{admission, serve::Ask};
+use transports::program::{Exit, Failure};
 
 use super::desk::{Desk, No};
 use crate::{

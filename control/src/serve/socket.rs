@@ -17,11 +17,13 @@ use hyper::{
     service::service_fn,
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
-use relay::serve::failure::{Exit, Failure};
 use serde_json::{Value, json};
 use tokio::{net::UnixStream, time::timeout};
 use tracing::debug;
-use transports::local::{self, LocalSocket};
+use transports::{
+    local::{self, LocalSocket},
+    program::{Exit, Failure},
+};
 
 use super::{
     desk::{Desk, No},

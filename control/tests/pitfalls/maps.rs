@@ -366,49 +366,6 @@ fn p25_an_expired_node_that_is_connected_is_online() {
 }
 
 #[test]
-fn who_has_to_sign_in_again_is_told_of_nobody_until_then() {
-    let (mut world, a, b) = pair();
-    let key = world.key(true, false, &[]);
-    world.admin(Command::ExpireNode { node: "host2".into() }).unwrap();
-    world.settle();
-    assert!(world.clients[&b].map.self_node().unwrap().expired && world.clients[&b].stream.is_none());
-    // Whichever way it asks, and whatever happens to others.
-    world.stream(b);
-    world.settle();
-    let began = world.clients[&b].messages.len() - 1;
-    assert!(world.clients[&b].map.self_node().unwrap().expired);
-    world.update(a, &["198.51.100.1:1"]);
-    world.join(3, &key);
-    world.admin(Command::SetPolicy { text: support::ALL.replace("*:*", "*:22") }).unwrap();
-    world.admin(Command::DeleteNode { node: "host3".into() }).unwrap();
-    world.settle();
-    let fresh = world.fresh(b);
-    for map in [&world.clients[&b].map, &fresh] {
-        assert_eq!((map.peers().len(), map.filters()["base"].len()), (0, 0));
-    }
-    let told = serde_json::to_string(&world.clients[&b].messages[began..]).unwrap();
-    let row = world.row(a).clone();
-    for of_a in [row.key.to_string(), row.ipv4.to_string(), "198.51.100.1".to_owned(), row.stable_id] {
-        assert!(!told.contains(&of_a), "{of_a}: {told}");
-    }
-    // What it says of itself does not change what others see, but where it is.
-    let mut update = world.clients[&b].update(&["192.0.2.77:1"]);
-    update.hostinfo.as_mut().unwrap().hostname = "other".into();
-    update.hostinfo.as_mut().unwrap().routable_ips = vec!["10.0.0.0/8".parse().unwrap()];
-    world.update_with(b, update);
-    assert_eq!((world.row(b).name.as_str(), world.row(b).hostinfo.routable_ips.len()), ("host2", 0));
-    // Once it has signed in, with the key that it has or another, it is told everything again.
-    world.clients.get_mut(&b).unwrap().hostinfo.hostname = "other".into();
-    assert!(world.register(b, Some(&key)).machine_authorized);
-    world.settle();
-    assert!(!world.clients[&b].map.self_node().unwrap().expired);
-    assert_eq!(world.clients[&b].map.peers().len(), 1);
-    assert_eq!(filters(&world, b)[0].dst_ports[0].ports.first, 22);
-    assert_eq!((world.row(b).name.as_str(), world.peer(a, b).unwrap().endpoints[0].port()), ("other", 1));
-    assert_eq!(world.peer(a, b).unwrap().name, "other.mesh.internal.");
-}
-
-#[test]
 fn p32_a_node_that_is_online_was_not_last_seen() {
     let (mut world, a, b) = pair();
     world.hang_up(b);
@@ -596,6 +553,12 @@ fn two_machines_with_the_keys_of_one_node_do_not_end_each_others_streams() {
         world.clients.get_mut(&b).unwrap().conn = copy;
         response
     };
+    // An update of it may have been under way.
+    let update = world.clients[&b].update(&["192.0.2.7:7"]);
+    world.clients.get_mut(&b).unwrap().conn = first;
+    let Some(Response::Refused(refusal)) = world.ask(b, Request::Map(Box::new(update))) else { panic!("it is served") };
+    world.clients.get_mut(&b).unwrap().conn = copy;
+    assert_eq!((refusal.status, world.coordinator.counters().clones_total), (409, 0));
     for _ in 0..5 {
         let Some(Response::Refused(refusal)) = back(&mut world) else { panic!("it is served") };
         assert_eq!((refusal.status, refusal.retry_after.is_some()), (409, true));

@@ -9,10 +9,11 @@ use control::{
 };
 use mesh_core::{
     control::types::{MapRequest, NetInfo, RegisterAuth, RegisterRequest},
+    key::NodePublic,
     time::WallTime,
 };
 
-use crate::support::World;
+use crate::support::{ALL, World};
 
 const HALF_A_YEAR: u64 = 180 * 24 * 3600;
 
@@ -135,7 +136,7 @@ fn p11_a_node_key_of_another_machine_is_refused_everywhere() {
     ];
     let mut rotated = plain;
     rotated.old_node_key = Some(core::mem::replace(&mut rotated.node_key, world.clients[&victim].key));
-    rotated.node_key = mesh_core::key::NodePublic::from_bytes([99; 32]);
+    rotated.node_key = NodePublic::from_bytes([99; 32]);
     requests.push(register(rotated));
     let all = [
         Endpoint::SetDns,
@@ -323,6 +324,61 @@ fn who_floods_sign_ins_pushes_out_their_own() {
 }
 
 #[test]
+fn who_has_registered_too_often_still_signs_out() {
+    let mut world = World::open();
+    let key = world.key(true, false, &[]);
+    let (node, viewer) = (world.join(1, &key), world.join(2, &key));
+    world.settle();
+    let is_refused = |world: &mut World, request: RegisterRequest| {
+        let answer = world.ask(node, Request::Register(Box::new(request)));
+        matches!(answer, Some(Response::Refused(refusal)) if refusal.status == 429)
+    };
+    let again = world.clients[&node].registration(Some(&key));
+    assert!((0..=limits::CHANGES).any(|_| is_refused(&mut world, again.clone())));
+    let out = RegisterRequest { expiry: Some(WallTime::UNIX_EPOCH), ..world.clients[&node].registration(None) };
+    assert!(!is_refused(&mut world, out.clone()));
+    assert!(world.row(node).key_expiry.is_some_and(|expiry| expiry <= world.wall()));
+    // Once for each registration: those have their price.
+    assert!(is_refused(&mut world, out));
+    world.settle();
+    assert!(world.peer(viewer, node).is_none_or(|peer| peer.expired));
+}
+
+#[test]
+fn who_has_registered_too_often_still_signs_in_and_mistypes_keys() {
+    let mut world = World::open();
+    let key = world.key(true, false, &[]);
+    let node = world.join(1, &key);
+    world.settle();
+    // A wrong key costs nothing, however often it is tried.
+    let wrong = RegisterRequest {
+        node_key: NodePublic::from_bytes([71; 32]),
+        ..world.clients[&node].registration(Some("tskey-auth-x-y"))
+    };
+    for _ in 0..3 * limits::CHANGES {
+        let told = world.ask(node, Request::Register(Box::new(wrong.clone())));
+        assert!(matches!(&told, Some(Response::Register(told)) if told.error == "invalid authkey"), "{told:?}");
+    }
+    let again = world.clients[&node].registration(Some(&key));
+    let is_refused = |world: &mut World| {
+        let answer = world.ask(node, Request::Register(Box::new(again.clone())));
+        matches!(answer, Some(Response::Refused(refusal)) if refusal.status == 429)
+    };
+    assert!((0..=limits::CHANGES).any(|_| is_refused(&mut world)));
+    // With the budget spent it still gets a page, waits at it, and is let in.
+    let request =
+        RegisterRequest { node_key: NodePublic::from_bytes([72; 32]), ..world.clients[&node].registration(None) };
+    let followup = world.register_with(node, request.clone()).unwrap().auth_url;
+    let request = RegisterRequest { followup: followup.clone(), ..request };
+    let waiting = world.begin(node, Request::Register(Box::new(request)));
+    assert!(!followup.is_empty() && world.answer(node, waiting).is_none());
+    let code = followup.rsplit('/').next().unwrap().to_owned();
+    world.admin(Command::RegisterNode { code, user: "alice@example.com".into() }).unwrap();
+    let told = world.answer(node, waiting);
+    assert!(matches!(&told, Some(Response::Register(told)) if told.machine_authorized), "{told:?}");
+}
+
+#[test]
 fn who_changes_itself_without_end_waits_and_others_do_not() {
     let mut world = World::open();
     let key = world.key(true, false, &[]);
@@ -374,6 +430,51 @@ fn who_changes_itself_without_end_waits_and_others_do_not() {
     world.admin(Command::DeleteNode { node: "host1".into() }).unwrap();
     world.advance(Duration::from_secs(60));
     assert!(world.clients[&honest].map.peers().is_empty());
+}
+
+#[test]
+fn who_has_to_sign_in_again_is_told_of_nobody_until_then() {
+    let mut world = World::open();
+    let key = world.key(true, false, &[]);
+    let (a, b) = (world.join(1, &key), world.join(2, &key));
+    world.settle();
+    world.admin(Command::ExpireNode { node: "host2".into() }).unwrap();
+    world.settle();
+    assert!(world.clients[&b].map.self_node().unwrap().expired && world.clients[&b].stream.is_none());
+    // Whichever way it asks, and whatever happens to others.
+    world.stream(b);
+    world.settle();
+    let began = world.clients[&b].messages.len() - 1;
+    assert!(world.clients[&b].map.self_node().unwrap().expired);
+    world.update(a, &["198.51.100.1:1"]);
+    world.join(3, &key);
+    world.admin(Command::SetPolicy { text: ALL.replace("*:*", "*:22") }).unwrap();
+    world.admin(Command::DeleteNode { node: "host3".into() }).unwrap();
+    world.settle();
+    let fresh = world.fresh(b);
+    for map in [&world.clients[&b].map, &fresh] {
+        assert_eq!((map.peers().len(), map.filters()["base"].len()), (0, 0));
+    }
+    let told = serde_json::to_string(&world.clients[&b].messages[began..]).unwrap();
+    let row = world.row(a).clone();
+    for of_a in [row.key.to_string(), row.ipv4.to_string(), "198.51.100.1".to_owned(), row.stable_id] {
+        assert!(!told.contains(&of_a), "{of_a}: {told}");
+    }
+    // What it says of itself does not change what others see, but where it is.
+    let mut update = world.clients[&b].update(&["192.0.2.77:1"]);
+    update.hostinfo.as_mut().unwrap().hostname = "other".into();
+    update.hostinfo.as_mut().unwrap().routable_ips = vec!["10.0.0.0/8".parse().unwrap()];
+    world.update_with(b, update);
+    assert_eq!((world.row(b).name.as_str(), world.row(b).hostinfo.routable_ips.len()), ("host2", 0));
+    // Once it has signed in, with the key that it has or another, it is told everything again.
+    world.clients.get_mut(&b).unwrap().hostinfo.hostname = "other".into();
+    assert!(world.register(b, Some(&key)).machine_authorized);
+    world.settle();
+    assert!(!world.clients[&b].map.self_node().unwrap().expired);
+    assert_eq!(world.clients[&b].map.peers().len(), 1);
+    assert_eq!(world.clients[&b].map.filters()["base"][0].dst_ports[0].ports.first, 22);
+    assert_eq!((world.row(b).name.as_str(), world.peer(a, b).unwrap().endpoints[0].port()), ("other", 1));
+    assert_eq!(world.peer(a, b).unwrap().name, "other.mesh.internal.");
 }
 
 #[test]

@@ -140,6 +140,9 @@ pub enum CommandError {
     /// No peer has this key.
     #[error("no peer has the key {0}")]
     UnknownPeer(NodePublic),
+    /// The peer has this name, and its key has expired.
+    #[error("the key of {0} has expired: it has to sign in again, with mesh up there")]
+    PeerExpired(String),
     /// The peer has no allowed IPs that are addresses of its own.
     #[error("peer {0} has no single address among its allowed IPs; ping an address instead")]
     NoAddress(NodePublic),

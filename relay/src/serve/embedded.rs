@@ -9,11 +9,13 @@ use std::{
 };
 
 use mesh_core::{derp::DerpRegion, rng::Seed};
-use transports::net::Net;
+use transports::{
+    net::Net,
+    program::{Exit, Failure},
+};
 
 use super::{
     Region,
-    failure::{Exit, Failure},
     identity::{self, Certificate},
     listen::{self, Addresses, Running, Shop},
     verify::{Ask, Asker},

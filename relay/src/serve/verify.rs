@@ -30,11 +30,9 @@ use tracing::warn;
 use mesh_core::key::NodePublic;
 use transports::roots;
 
-use super::{
-    failure::{Exit, Failure},
-    told::Told,
-};
+use super::told::Told;
 use crate::{admission::Admission, limits};
+use transports::program::{Exit, Failure};
 
 /// Bytes that the body of an answer may have. derper: 4 KiB.
 const ANSWER_BYTES: usize = 4 << 10;

@@ -5,6 +5,7 @@ use core::{net::IpAddr, time::Duration};
 use control::coordinator::{Command, ConnId, Input, Output, Request, RequestId, Response};
 use mesh_core::{
     control::{
+        codec::frame,
         noise::{EarlyNoise, Initiation},
         types::{MapRequest, RegisterRequest},
     },
@@ -20,7 +21,7 @@ use super::{
     },
     Conn, ConnState, ControlHost,
     link::KeyAnswer,
-    wire::{Channel, Greeting, SWITCHING, ToControl, ToNode, map_message},
+    wire::{Channel, Greeting, SWITCHING, ToControl, ToNode},
 };
 
 impl ControlHost {
@@ -287,4 +288,9 @@ impl ControlHost {
             server.handle_input(input, now);
         }
     }
+}
+
+/// A map message as it goes into its stream.
+fn map_message(json: &[u8]) -> Vec<u8> {
+    frame(json).expect("the server makes no map that nodes refuse")
 }
