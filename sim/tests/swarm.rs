@@ -53,7 +53,7 @@ fn a_swarm_counts_what_it_looked_at_and_is_the_same_in_two_processes() {
     let (one, other) = (run(), run());
     assert_eq!((one.exit, &one.stdout), (0, &other.stdout), "{}", one.stderr);
     let result: serde_json::Value = serde_json::from_str(one.stdout.lines().last().unwrap()).unwrap();
-    assert_eq!((&result["schema"], &result["seeds"]), (&1.into(), &"0..12".into()));
+    assert_eq!((&result["schema"], &result["seeds"]), (&1.into(), &"0..60".into()));
     assert_eq!((&result["violations"], &result["failure"]), (&0.into(), &serde_json::Value::Null));
     assert!(result["faults"].as_u64().unwrap() > 10);
     let invariants = result["invariants"].as_array().unwrap();

@@ -163,10 +163,21 @@ impl SqlStore {
         }
     }
 
+    /// The transaction is ours, not sqlx's: of one that SQLite has rolled back by itself, as where the disk is full, sqlx
+    /// goes on counting, and makes the next ones parts of a transaction that nobody ends.
     async fn try_commit(&mut self, mutations: &[Mutation]) -> Result<(), StoreError> {
-        let mut transaction = self.connection.begin().await?;
+        run(&mut self.connection, query("BEGIN IMMEDIATE")).await?;
+        let result = self.put(mutations).await;
+        if result.is_err() {
+            // Where SQLite has done so by itself there is nothing to roll back.
+            let _ = run(&mut self.connection, query("ROLLBACK")).await;
+        }
+        result
+    }
+
+    async fn put(&mut self, mutations: &[Mutation]) -> Result<(), StoreError> {
         for mutation in mutations {
-            let query = match mutation {
+            let statement = match mutation {
                 Mutation::PutUser(row) => USERS.put(&value(USERS, row)?),
                 Mutation::DeleteUser(id) => USERS.delete(Value::from(id.0)),
                 Mutation::PutNode(row) => NODES.put(&value(NODES, row)?),
@@ -179,12 +190,12 @@ impl SqlStore {
                 }
                 Mutation::Audit(row) => AUDIT.put(&value(AUDIT, row)?),
             };
-            run(&mut transaction, query).await?;
+            run(&mut self.connection, statement).await?;
         }
         if mutations.iter().any(|mutation| matches!(mutation, Mutation::Audit(_))) {
-            run(&mut transaction, AUDIT.keep_newest(limits::AUDIT_ROWS)).await?;
+            run(&mut self.connection, AUDIT.keep_newest(limits::AUDIT_ROWS)).await?;
         }
-        Ok(transaction.commit().await?)
+        Ok(run(&mut self.connection, query("COMMIT")).await?)
     }
 
     /// Closes the database; what is beside the file goes into it.

@@ -83,7 +83,7 @@ fn p07_no_peers_left_is_said_by_removing_them() {
     world.clients.get_mut(&a).unwrap().stalled = true;
     world.join(3, &key);
     world.settle();
-    for port in 0..=limits::LOG_POLICIES + 1 {
+    for port in 1..=limits::LOG_POLICIES + 2 {
         world.admin(Command::SetPolicy { text: support::ALL.replace("*:*", &format!("*:{port}")) }).unwrap();
     }
     world.admin(Command::DeleteNode { node: "host3".into() }).unwrap();
