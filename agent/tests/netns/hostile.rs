@@ -18,7 +18,6 @@ use crate::Test;
 pub(crate) const TESTS: &[Test] = &[
     ("flood: handshakes of nobody, from one address and from thousands", handshakes),
     ("flood: disco packets that are forged", forged_disco),
-    ("flood: relay clients that send to one that does not read", derp),
     ("flood: connections to the relay that say next to nothing", slow_relay),
     ("flood: connections to control that say next to nothing", slow_control),
     ("flood: many relay clients that do nothing", idle_clients),
@@ -120,22 +119,6 @@ fn forged_disco() -> Result<()> {
         pings.end()?;
         watch.end(16)?;
         ensure!(sent > 2_000, "only {sent} were sent");
-    }
-    victims.recovers()
-}
-
-fn derp() -> Result<()> {
-    let victims = Victims::new([Nat::Hard, Nat::Hard])?;
-    let relay = format!("{RELAY}:443");
-    for (senders, deaf) in [("1", "1"), ("16", long_or("2000", "200"))] {
-        let watch = Watch::start("relay", victims.relay()?)?;
-        let pings = victims.pings(victims.seconds)?;
-        let flood =
-            strangers::start(&victims.guest, &["derp-flood", &relay, senders, deaf, &victims.seconds.to_string()])?;
-        let sent = strangers::said(&flood, "sent")?;
-        pings.end()?;
-        watch.end(long_or(1_024, 512))?;
-        ensure!(sent > 1_000, "only {sent} were sent");
     }
     victims.recovers()
 }

@@ -52,6 +52,7 @@ fn many() -> Result<()> {
             until("the policy is known", PATIENCE, || Ok((agent.peers()?.len() == wanted).then_some(())))?;
         }
     }
+    watch.end(1_024)?;
     // All come back at once.
     joined.control.kill();
     joined.control.start()?;

@@ -22,7 +22,6 @@ use mesh_core::{
         noise::Initiator,
         types::{Hostinfo, RegisterRequest},
     },
-    derp::Frame,
     disco,
     key::{DiscoPublic, MachinePrivate, MachinePublic, NodePrivate, NodePublic},
     rng::{Rng, Seed},
@@ -96,7 +95,6 @@ pub(crate) fn main(arguments: &[String]) -> ExitCode {
         ["half", to, count, seconds, sources] => half(to, count, seconds, sources),
         ["hold", how, to, count, seconds, sources] => hold(how, to, count, seconds, sources),
         ["derp-idle", to, count, seconds] => derp_idle(to, count, seconds),
-        ["derp-flood", to, senders, deaf, seconds] => derp_flood(to, senders, deaf, seconds),
         ["sign-in", url, count] => sign_in(url, count),
         _ => Err(anyhow::anyhow!("not understood: {words:?}")),
     };
@@ -323,47 +321,6 @@ fn derp_idle(to: &str, count: &str, seconds: &str) -> Result<()> {
     println!("begun {}", clients.len());
     thread::sleep(Duration::from_secs(seconds));
     Ok(())
-}
-
-/// Clients that are let in and send as fast as they can to some that do not read, in turn.
-fn derp_flood(to: &str, senders: &str, deaf: &str, seconds: &str) -> Result<()> {
-    let (to, senders, deaf): (SocketAddr, u32, u32) = (to.parse()?, senders.parse()?, deaf.parse()?);
-    let seconds: u64 = seconds.parse()?;
-    let connect = |number| Client::connect_from(to, Ipv4Addr::UNSPECIFIED, number);
-    let deaf = (0..deaf).map(|number| connect(number + (1 << 20))).collect::<Result<Vec<_>>>()?;
-    let clients = (0..senders).map(connect).collect::<Result<Vec<_>>>()?;
-    println!("begun");
-    let ends = Instant::now() + Duration::from_secs(seconds);
-    let keys: Vec<_> = deaf.iter().map(|client| client.key).collect();
-    let sent = thread::scope(|scope| {
-        let sending: Vec<_> = clients.into_iter().map(|client| scope.spawn(|| flood(client, &keys, ends))).collect();
-        let joined =
-            sending.into_iter().map(|thread| thread.join().map_err(|_| anyhow::anyhow!("a sender panicked"))?);
-        joined.sum::<Result<u64>>()
-    })?;
-    println!("sent {sent}");
-    Ok(())
-}
-
-fn flood(mut client: Client, to: &[NodePublic], ends: Instant) -> Result<u64> {
-    let packet = [7; 1400];
-    let frames: Vec<Vec<u8>> = to
-        .iter()
-        .map(|to| {
-            let mut frame = Vec::new();
-            Frame::SendPacket { to: *to, packet: &packet }.encode(&mut frame);
-            frame
-        })
-        .collect();
-    let mut sent = 0;
-    while Instant::now() < ends {
-        for frame in &frames {
-            client.push(frame)?;
-            sent += 1;
-        }
-        client.flush()?;
-    }
-    Ok(sent)
 }
 
 /// Machines that nobody knows ask to be let in, one after the other, and go when they were told where to sign in.
