@@ -105,7 +105,9 @@ fn stock(arguments: &Arguments, daemon: &str, command: &str) -> Result<()> {
     for member in &homes.members {
         let (state, socket) = (member.node.path("tailscaled.state"), member.node.path("tailscaled.sock"));
         let socket = format!("--socket={}", socket.display());
-        daemons.push(member.node.spawn(&[daemon, &format!("--state={}", state.display()), &socket])?);
+        // Nothing here is the network that it would report to.
+        let state = format!("--state={}", state.display());
+        daemons.push(member.node.spawn(&[daemon, "--no-logs-no-support", &state, &socket])?);
         let up = |words: &[&str]| member.node.try_run(&[&[command, &*socket], words].concat());
         until("it is up", PATIENCE, || {
             let words = ["up", "--login-server", &control.url(), "--auth-key", &key, "--timeout", "30s"];
