@@ -84,7 +84,7 @@ impl World {
             6 => {
                 // Of something that is over, or never was.
                 let id = RequestId(u64::from(script.byte()));
-                if self.under_way.iter().all(|request| id_of(request) != Some(id)) {
+                if self.under_way.iter().all(|request| request.id() != Some(id)) {
                     let event = event(id, script.byte(), script);
                     self.session.handle_event(event, self.now);
                 }
@@ -122,7 +122,7 @@ impl World {
 
     /// One answer, as control may give it to this request.
     fn answer(&mut self, request: ControlRequest, answer: u8, script: &mut Script<'_>) {
-        let Some(id) = id_of(&request) else { return };
+        let Some(id) = request.id() else { return };
         if answer & 3 == 0 {
             self.session.handle_event(failed(id, script.byte()), self.now);
             return;
@@ -218,7 +218,7 @@ impl World {
                 return;
             }
             ControlRequest::Cancel { id } => {
-                self.under_way.retain(|request| id_of(request) != Some(*id));
+                self.under_way.retain(|request| request.id() != Some(*id));
                 return;
             }
             ControlRequest::Answer(_) => panic!("nothing was asked"),
@@ -253,7 +253,7 @@ impl World {
             let due = core::mem::take(&mut self.under_way);
             for request in due {
                 // It may have been given up meanwhile.
-                let Some(id) = id_of(&request) else { continue };
+                let Some(id) = request.id() else { continue };
                 match request {
                     ControlRequest::FetchKey { .. } => {
                         let key = MachinePublic::from_bytes([9; 32]);
@@ -320,16 +320,5 @@ fn registered(kind: u8) -> RegisterResponse {
         15 => RegisterResponse { auth_url: "http://h/".to_owned(), ..base },
         16..20 => RegisterResponse { error: "no".to_owned(), ..base },
         _ => base,
-    }
-}
-
-fn id_of(request: &ControlRequest) -> Option<RequestId> {
-    match request {
-        ControlRequest::FetchKey { id, .. }
-        | ControlRequest::Register { id, .. }
-        | ControlRequest::StreamMap { id, .. }
-        | ControlRequest::Update { id, .. }
-        | ControlRequest::Cancel { id } => Some(*id),
-        ControlRequest::Connect(_) | ControlRequest::Disconnect | ControlRequest::Answer(_) => None,
     }
 }

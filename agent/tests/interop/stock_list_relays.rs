@@ -15,7 +15,7 @@ use super::{
     super::{
         Test, agents,
         homes::{Homes, Nat, RELAY, Way, overlay},
-        joined::{ALLOW, PATIENCE, certificate, on_segment},
+        joined::{PATIENCE, certificate, on_segment},
         lab::{Node, Process, built, text, until},
     },
     stock_list::{DERPER, DERPPROBE, Found, List, STUNC, set_udp, trust},
@@ -234,13 +234,7 @@ fn on_headscale() -> Result<()> {
     let mut list = List::new("headscale-stock")?;
     let mut homes = Homes::new(&[Nat::Easy, Nat::Easy])?;
     let server = Server::headscale(&mut homes)?;
-    let relay = homes.relay.node.clone();
-    for node in homes.members.iter().map(|member| &member.node).chain([&relay]) {
-        trust(node, server.certificate()?)?;
-    }
-    relay.run(&["sh", "-c", &format!("echo {} control.lab >> /etc/hosts", server.address())])?;
-    homes.relay.ask(format!("{}/verify", server.url()))?;
-    server.set_policy(ALLOW)?;
+    server.open_to(&mut homes)?;
     let key = server.key(Key { reusable: true, ..Key::default() })?;
     let clients: Vec<_> =
         homes.members.iter().map(|member| Client::new(&member.node, Kind::Stock)).collect::<Result<_>>()?;

@@ -111,7 +111,11 @@ fn agent_full() -> Result<()> {
 
     fill(&host, &disk)?;
     let output = alice.try_mesh(&["set", "--hostname", "renamed"])?;
-    refused(&output, 1, &["the next start undoes it", "state.json", "No space left on device", "make room there"])?;
+    refused(
+        &output,
+        1,
+        &["a start before that undoes it", "state.json", "No space left on device", "make room there"],
+    )?;
     let health = alice.status()?["Health"].to_string();
     ensure!(health.contains("what changes is lost at the next start"), "{health}");
     ensure!(alice.echo(&address)? || alice.echo(&address)?, "traffic ended");
@@ -160,7 +164,7 @@ fn read_only() -> Result<()> {
     // While they run. What is open for writing keeps a disk from it, so the database is closed first.
     set_writable(&host, &state, false)?;
     let output = alice.try_mesh(&["set", "--hostname", "renamed"])?;
-    refused(&output, 1, &["the next start undoes it", "state.json", "Read-only file system", "make it writable"])?;
+    refused(&output, 1, &["a start before that undoes it", "state.json", "Read-only file system", "make it writable"])?;
     let mut process = alice.process.take().context("no agent")?;
     process.signal("TERM")?;
     ensure!(process.wait(PATIENCE)?.success(), "{}", process.output());

@@ -26,7 +26,7 @@ pub(super) struct Displaced {
 }
 
 impl Coordinator {
-    /// Whether a connection asks for a node that another one speaks for now, and did so itself before.
+    /// Whether the open stream of a node is another connection's, and ended that of this one.
     pub(super) fn is_displaced(&self, node: NodeId, conn: ConnId) -> bool {
         let other = self.streams.of_node(node).and_then(|id| self.streams.get(id)).map(|stream| stream.conn);
         self.displaced.get(&node).is_some_and(|displaced| displaced.conn == conn)

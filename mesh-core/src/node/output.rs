@@ -193,7 +193,7 @@ pub enum CommandError {
     #[error("signed out here, but control could not be told: {0}")]
     LogoutUntold(String),
     /// It is done, and not on disk. For drivers: a node does not know.
-    #[error("done for now, but the next start undoes it: {0}; it is written by itself when it can be")]
+    #[error("done, but not kept: {0}; it is written as soon as it can be, and a start before that undoes it")]
     NotKept(String),
     /// Too many wait for the node to be signed out.
     #[error("{limit} wait for the node to be signed out already", limit = crate::limits::LOGOUTS_WAITING)]

@@ -411,13 +411,6 @@ impl<'s> Simulation<'s> {
             self.record(Some(id), What::Dropped { packet: packet.number, cause }, packet.digest);
             return;
         }
-        let what = What::Received {
-            packet: packet.number,
-            from: packet.source,
-            kind: PacketKind::of(packet.proto, &packet.payload),
-            bytes: packet.payload.len() as u32,
-        };
-        self.record(Some(id), what, packet.digest);
         if let Some(paths) = &mut self.paths {
             paths.handle_received(id, packet.origin, packet.number, &packet.payload);
         }
@@ -427,6 +420,17 @@ impl<'s> Simulation<'s> {
         if packet.proto == Proto::Udp {
             self.tempt(id, packet.origin);
         }
+        self.hand_over(id, packet);
+    }
+
+    fn hand_over(&mut self, id: HostId, packet: Packet) {
+        let what = What::Received {
+            packet: packet.number,
+            from: packet.source,
+            kind: PacketKind::of(packet.proto, &packet.payload),
+            bytes: packet.payload.len() as u32,
+        };
+        self.record(Some(id), what, packet.digest);
         self.call(id, |host, now, effects| host.handle_packet(packet, now, effects));
     }
 

@@ -123,14 +123,7 @@ impl Simulation<'_> {
         if let Some(forged) = &mut self.forged {
             forged.handle_forged(id, &packet);
         }
-        let what = What::Received {
-            packet: packet.number,
-            from: packet.source,
-            kind: PacketKind::of(packet.proto, &packet.payload),
-            bytes: packet.payload.len() as u32,
-        };
-        self.record(Some(id), what, packet.digest);
-        self.call(id, |host, now, effects| host.handle_packet(packet, now, effects));
+        self.hand_over(id, packet);
         if let Some(forged) = &mut self.forged {
             forged.note_handled(&mut self.tally);
         }
