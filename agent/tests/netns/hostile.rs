@@ -185,7 +185,7 @@ fn derp_flood() -> Result<()> {
         strangers::said(&flood, "sent")?;
         let lost = pings.end()?;
         ensure!(lost == 0, "{lost} honest packets were lost");
-        watch.end(512)?;
+        watch.end(320)?;
         if bytes == "65536" {
             drop(victims.newcomer()?);
         }

@@ -35,6 +35,7 @@ pub(crate) struct Watch<'p> {
     what: &'static str,
     process: &'p Process,
     since: Instant,
+    cpu: u64,
     before: u64,
     lines: usize,
 }
@@ -44,23 +45,29 @@ impl<'p> Watch<'p> {
         // The peak is that of what comes.
         fs::write(format!("/proc/{}/clear_refs", process.id()), "5")?;
         let lines = process.output().lines().count();
-        Ok(Self { what, process, since: Instant::now(), before: memory(process, "VmRSS")?, lines })
+        Ok(Self { what, process, since: Instant::now(), cpu: cpu(process)?, before: memory(process, "VmRSS")?, lines })
     }
 
     /// Says what was seen, and holds it against what the program may take more than before, in MiB.
     pub(crate) fn end(&self, most: u64) -> Result<()> {
+        self.end_with(most, 0)
+    }
+
+    /// The same where so many lines are about honest nodes.
+    pub(crate) fn end_with(&self, most: u64, honest: usize) -> Result<()> {
         let (peak, after) = (memory(self.process, "VmHWM")?, memory(self.process, "VmRSS")?);
         let output = self.process.output();
         let lines = output.lines().count() - self.lines;
         note(format_args!(
-            "{}: RSS before {:.1}, peak {:.1}, after {:.1} MiB; {lines} lines of log",
+            "{}: RSS before {:.1}, peak {:.1}, after {:.1} MiB; {lines} lines of log; {:.1} s of CPU",
             self.what,
             mib(self.before),
             mib(peak),
-            mib(after)
+            mib(after),
+            (cpu(self.process)? - self.cpu) as f64 / 100.0
         ));
         ensure!(peak - self.before.min(peak) < most << 10, "{}: {} KiB became {peak}", self.what, self.before);
-        let most = LINES + LINES_A_SECOND * self.since.elapsed().as_secs() as usize;
+        let most = honest + LINES + LINES_A_SECOND * self.since.elapsed().as_secs() as usize;
         ensure!(lines <= most, "{}: {lines} lines of log: {output}", self.what);
         Ok(())
     }
@@ -76,6 +83,14 @@ fn memory(process: &Process, field: &str) -> Result<u64> {
     let line = status.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
     let kib = line.with_context(|| format!("no {field}"))?.trim().trim_end_matches(" kB");
     Ok(kib.parse()?)
+}
+
+/// The processor's time that a program took, in the kernel's ticks of ten milliseconds.
+fn cpu(process: &Process) -> Result<u64> {
+    let stat = fs::read_to_string(format!("/proc/{}/stat", process.id()))?;
+    let fields: Vec<_> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
+    let ticks = fields.get(11..13).context("no times")?;
+    ticks.iter().map(|ticks| Ok(ticks.parse::<u64>()?)).sum()
 }
 
 /// An honest node's pings through the tunnel, twenty a second.
