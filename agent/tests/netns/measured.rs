@@ -102,9 +102,9 @@ impl Pings {
         Ok(Self(node.spawn(&["ping", "-n", "-i", "0.05", "-w", &deadline, address])?))
     }
 
-    /// Says how they were answered; some must have been. Returns how many were not that were sent before one that was:
-    /// what is under way at the end is not lost.
-    pub(crate) fn end(mut self) -> Result<usize> {
+    /// Says how they were answered; some must have been. Returns how many were, and how many were not that were
+    /// sent before one that was: what is under way at the end is not lost.
+    pub(crate) fn end(mut self) -> Result<(usize, usize)> {
         // It fails when nothing was answered.
         let _ = self.0.wait(Duration::from_secs(120))?;
         let output = self.0.output();
@@ -115,6 +115,6 @@ impl Pings {
         let lost = last - answered.len();
         let times = output.lines().find(|line| line.starts_with("rtt ")).unwrap_or_default();
         note(format_args!("ping: {lost} of {last} lost; {times}"));
-        Ok(lost)
+        Ok((answered.len(), lost))
     }
 }
