@@ -18,7 +18,7 @@ use mesh_core::{
     limits,
     machine::Machine,
     node::{
-        BackendState, Command, CommandError, Event, HostEvent, Input, Output, PingKind, PingTarget, Prefs,
+        BackendState, Command, CommandError, CommandId, Event, HostEvent, Input, Output, PingKind, PingTarget, Prefs,
         RelayCommand, Reply, SavedState, Transmit, Up,
     },
     path::PathAddr,
@@ -300,6 +300,25 @@ fn expiries_go_by_our_clock_while_the_servers_is_unknown() {
     assert!(has_peer_route(&lab));
     lab.pass(Duration::from_secs(61));
     assert!(!has_peer_route(&lab));
+}
+
+#[test]
+fn of_a_peer_whose_key_has_expired_nothing_is_left_but_what_the_map_says_of_it() {
+    let (mut lab, stream) = Lab::joined();
+    lab.event(map_event(stream, &json!({"PeersChanged": [peer(Some(lab.wall() + 60))]})));
+    let held = |lab: &Lab| (lab.node.sizes().peers, lab.node.status(lab.now).peers.len());
+    assert_eq!(held(&lab), (1, 1));
+    lab.pass(Duration::from_secs(61));
+    assert_eq!(held(&lab), (0, 1));
+    let status = lab.node.status(lab.now);
+    assert!(status.peers[0].node.is_some() && status.peers[0].allowed_ips.is_empty() && !status.peers[0].has_session);
+    for target in [PingTarget::Name("Bob".to_owned()), PingTarget::Address([100, 64, 0, 2].into())] {
+        lab.command(9, Command::Ping { target, kind: PingKind::Disco, timeout: Duration::from_secs(5) });
+        let why = CommandError::PeerExpired("bob.mesh.internal".to_owned());
+        assert!(lab.said.contains(&Output::Reply(CommandId(9), Err(why))), "{:?}", lab.said);
+    }
+    lab.event(map_event(stream, &json!({"PeersChanged": [peer(Some(lab.wall() + 600))]})));
+    assert_eq!(held(&lab), (1, 1));
 }
 
 #[test]

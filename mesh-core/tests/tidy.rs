@@ -18,6 +18,7 @@ const HARD_LINES: usize = 800;
 const LONG_FILES: &[(&str, &str)] = &[
     ("mesh-core/src/path/peer_paths.rs", "one state machine"),
     ("mesh-core/tests/node_control.rs", "one story after another"),
+    ("control/tests/pitfalls/registration.rs", "one pitfall after another"),
     ("sim/src/host/control/link.rs", "one connection from its greeting to its end"),
     ("mesh-core/tests/boringtun.rs", "one lab and many short tests against one other implementation"),
 ];
@@ -69,6 +70,7 @@ const SHELL_FILES: &[&str] = &[
     "control/tests/serve.rs",
     "control/tests/shells.rs",
     "control/tests/support/program.rs",
+    "control/tests/upgrade.rs",
     "mesh-core/tests/captured.rs",
     "mesh-core/tests/tidy.rs",
     "relay/src/serve/config.rs",
@@ -78,6 +80,7 @@ const SHELL_FILES: &[&str] = &[
     "relay/src/serve/listen.rs",
     "relay/src/serve/mod.rs",
     "relay/src/serve/stream.rs",
+    "relay/src/serve/told.rs",
     "relay/src/serve/verify.rs",
     "relay/tests/hostile.rs",
     "relay/tests/links.rs",

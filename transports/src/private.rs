@@ -15,7 +15,7 @@ pub fn make_directory(path: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(path)
 }
 
-/// Finds out whether [`write`] could write this file, and leaves nothing behind.
+/// Finds out whether [`write()`] could write this file, and leaves nothing behind.
 ///
 /// # Errors
 /// When it could not.

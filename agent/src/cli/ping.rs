@@ -92,7 +92,7 @@ async fn once_known<T>(patience: Duration, ask: impl AsyncFn() -> Result<T, Fail
     let began = Instant::now();
     loop {
         match ask().await {
-            Err(failure) if failure.code == "no-peer" && began.elapsed() < patience => tokio::time::sleep(LOOK).await,
+            Err(failure) if failure.code() == "no-peer" && began.elapsed() < patience => tokio::time::sleep(LOOK).await,
             answer => return answer,
         }
     }
@@ -132,11 +132,11 @@ mod tests {
             }
         };
         let failure = once_known(Duration::ZERO, &third).await.unwrap_err();
-        assert_eq!((failure.code, asked.get()), ("no-peer", 1));
+        assert_eq!((failure.code(), asked.get()), ("no-peer", 1));
         assert_eq!(once_known(Duration::from_secs(3_600), &third).await.unwrap(), "pong");
         // What else goes wrong is said at once.
         let other = async || Err::<(), _>(Failure::new(Exit::Refused, "timeout", "nothing"));
-        assert_eq!(once_known(Duration::from_secs(3_600), other).await.unwrap_err().code, "timeout");
+        assert_eq!(once_known(Duration::from_secs(3_600), other).await.unwrap_err().code(), "timeout");
     }
 
     #[test]

@@ -277,6 +277,7 @@ pub(super) fn value<'q>(query: &'q str, name: &str) -> Option<&'q str> {
 fn refused(error: &CommandError) -> (StatusCode, Failure) {
     let (status, code) = match error {
         CommandError::NoRoute(_) => (StatusCode::NOT_FOUND, "no-route"),
+        CommandError::PeerExpired(_) => (StatusCode::NOT_FOUND, "peer-expired"),
         CommandError::UnknownPeer(_) | CommandError::UnknownName(_) => (StatusCode::NOT_FOUND, "no-peer"),
         CommandError::AmbiguousName { .. } => (StatusCode::CONFLICT, "ambiguous-name"),
         CommandError::NoControl => (StatusCode::BAD_REQUEST, "no-control"),

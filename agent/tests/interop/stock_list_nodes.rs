@@ -114,9 +114,7 @@ impl Client {
         until(&format!("{} may register", self.name()), PATIENCE, || {
             let began = Instant::now();
             let output = self.try_run(&self.up_words(url, more))?;
-            let (took, said) = (began.elapsed(), text(&output));
-            let comes_too_often = said.contains("rate limited") || said.contains("too often");
-            Ok((!comes_too_often).then_some((took, output)))
+            Ok((!is_too_often(&text(&output))).then_some((began.elapsed(), output)))
         })
     }
 
@@ -130,9 +128,12 @@ impl Client {
     /// `up` without a key: waits for the page that it names, visits it there, and returns the code on it beside what
     /// waits for it.
     pub(crate) fn begin_sign_in(&self, url: &str) -> Result<(Process, String)> {
-        let up = self.spawn(&self.up_words(url, &[]))?;
+        let mut up = self.spawn(&self.up_words(url, &[]))?;
         let start = format!("{url}/register/");
         let page = until("the page", PATIENCE, || {
+            if is_too_often(&up.output()) {
+                up = self.spawn(&self.up_words(url, &[]))?;
+            }
             Ok(up.output().split_whitespace().find(|word| word.starts_with(&start)).map(ToOwned::to_owned))
         });
         let page = page.with_context(|| up.output())?;
@@ -224,6 +225,11 @@ impl Client {
             Ok(kept["Map"]["Peers"].as_array().is_some_and(|peers| !peers.is_empty()).then_some(()))
         })
     }
+}
+
+/// Whether a server says that the node comes too often.
+fn is_too_often(said: &str) -> bool {
+    said.contains("rate limited") || said.contains("too often")
 }
 
 /// Whether a peer that was there has signed out, by its entry in a status.

@@ -12,10 +12,9 @@ use super::{
     super::{
         Test,
         homes::{Homes, Nat},
-        joined::ALLOW,
         lab::text,
     },
-    stock_list::{Found, List, trust},
+    stock_list::{Found, List},
     stock_list_nodes::{Client, Kind},
     stock_list_servers::{Key, Server},
     stock_list_sign_in as sign_in, stock_list_talk as talk,
@@ -144,13 +143,7 @@ impl Pair {
             Host::Ours => Server::ours(&mut homes)?,
             Host::Headscale => Server::headscale(&mut homes)?,
         };
-        let relay = homes.relay.node.clone();
-        for node in homes.members.iter().map(|member| &member.node).chain([&relay]) {
-            trust(node, server.certificate()?)?;
-        }
-        relay.run(&["sh", "-c", &format!("echo {} control.lab >> /etc/hosts", server.address())])?;
-        homes.relay.ask(format!("{}/verify", server.url()))?;
-        server.set_policy(ALLOW)?;
+        server.open_to(&mut homes)?;
         let key = server.key(Key { reusable: true, ..Key::default() })?;
         let carol = match homes.members.get(2) {
             Some(member) => {

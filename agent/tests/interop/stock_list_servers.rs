@@ -12,10 +12,10 @@ use serde_json::{Value, json};
 use super::{
     super::{
         homes::Homes,
-        joined::{Control, PATIENCE, certificate, on_segment},
+        joined::{ALLOW, Control, PATIENCE, certificate, on_segment},
         lab::{Node, Process, text, until},
     },
-    stock_list::HEADSCALE,
+    stock_list::{HEADSCALE, trust},
 };
 
 /// A control server on the segment, as https://control.lab, with a user named lab.
@@ -78,6 +78,17 @@ impl Server {
             Self::Ours(control) => Ok(control),
             Self::Headscale(_) => anyhow::bail!("headscale"),
         }
+    }
+
+    /// All hosts trust it, everything is allowed, and the relay asks it who may connect.
+    pub(crate) fn open_to(&self, homes: &mut Homes) -> Result<()> {
+        let relay = &homes.relay.node;
+        for node in homes.members.iter().map(|member| &member.node).chain([relay]) {
+            trust(node, self.certificate()?)?;
+        }
+        relay.run(&["sh", "-c", &format!("echo {} control.lab >> /etc/hosts", self.address())])?;
+        homes.relay.ask(format!("{}/verify", self.url()))?;
+        self.set_policy(ALLOW)
     }
 
     pub(crate) fn kill(&mut self) {

@@ -75,11 +75,20 @@ fn control_full() -> Result<()> {
     }
     ensure!(!users.contains("never"), "{users}");
 
-    // There is none for a new server, and none to begin with.
-    control.kill();
+    // One that is started on a full disk says so, whether it is new or not.
+    let mut process = control.process.take().context("no control")?;
+    process.signal("TERM")?;
+    ensure!(process.wait(PATIENCE)?.success(), "{}", process.output());
     fill(&host, &disk)?;
-    let error = control.start().err().map(|error| format!("{error:#}")).unwrap_or_default();
-    ensure!(error.is_empty() || error.contains("make room where"), "{error}");
+    let (program, map) = (built("mesh-control")?, host.path("derp-map.json"));
+    for state in [disk.clone(), disk.join("new")] {
+        let line = [shown(&program)?, "serve", "--server-url", "http://c:1", "--relay", "none", "--derp-map"];
+        let flags = [shown(&map)?, "--listen", "127.0.0.1:0", "--socket", "/run/c.sock", "--state-dir", shown(&state)?];
+        start_refused(&host, &[&line[..], &flags].concat(), 2, &[shown(&state)?, "make room"])?;
+    }
+    make_room(&host, &disk)?;
+    control.start()?;
+    ensure!(control.run(&["users", "list"])?.contains("after"), "it is lost");
     Ok(())
 }
 
@@ -102,7 +111,11 @@ fn agent_full() -> Result<()> {
 
     fill(&host, &disk)?;
     let output = alice.try_mesh(&["set", "--hostname", "renamed"])?;
-    refused(&output, 1, &["the next start undoes it", "state.json", "No space left on device", "make room there"])?;
+    refused(
+        &output,
+        1,
+        &["a start before that undoes it", "state.json", "No space left on device", "make room there"],
+    )?;
     let health = alice.status()?["Health"].to_string();
     ensure!(health.contains("what changes is lost at the next start"), "{health}");
     ensure!(alice.echo(&address)? || alice.echo(&address)?, "traffic ended");
@@ -151,7 +164,7 @@ fn read_only() -> Result<()> {
     // While they run. What is open for writing keeps a disk from it, so the database is closed first.
     set_writable(&host, &state, false)?;
     let output = alice.try_mesh(&["set", "--hostname", "renamed"])?;
-    refused(&output, 1, &["the next start undoes it", "state.json", "Read-only file system", "make it writable"])?;
+    refused(&output, 1, &["a start before that undoes it", "state.json", "Read-only file system", "make it writable"])?;
     let mut process = alice.process.take().context("no agent")?;
     process.signal("TERM")?;
     ensure!(process.wait(PATIENCE)?.success(), "{}", process.output());

@@ -107,7 +107,7 @@ fn copied() -> Result<()> {
     ensure!(told() == 1, "{}", joined.control.output());
     until("one of them is served", PATIENCE, || Ok((served(alice)? != served(copy)?).then_some(())))?;
     let first = served(alice)?;
-    for _ in 0..20 {
+    for _ in 0..5 {
         ensure!(served(alice)? == first && served(copy)? != first, "they end each other's streams");
         alice.echo(&address)?;
         copy.echo(&address)?;

@@ -44,11 +44,31 @@ pub(crate) struct Joined {
     pub(crate) control: Control,
 }
 
+/// What the programs log.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Log {
+    /// Everything that helps to find out why a test fails.
+    #[default]
+    All,
+    /// What they log when nobody says anything about it.
+    Usual,
+}
+
+impl Log {
+    fn flags(self, all: &'static str) -> Vec<&'static str> {
+        match self {
+            Self::All => vec!["--log", all],
+            Self::Usual => Vec::new(),
+        }
+    }
+}
+
 /// A control server on a host of its own.
 pub(crate) struct Control {
     pub(crate) node: Node,
     pub(crate) process: Option<Process>,
-    address: String,
+    pub(crate) address: String,
+    log: Log,
     pub(crate) state: PathBuf,
     pub(crate) socket: PathBuf,
     derp_map: PathBuf,
@@ -68,13 +88,20 @@ pub(crate) struct Agent {
     pub(crate) prefix: Vec<String>,
     /// Whom it trusts beside the host's roots.
     trust: Option<PathBuf>,
+    log: Log,
 }
 
 impl Joined {
     /// A control server, and a home for each of `nats` with an agent that runs and has not joined.
     pub(crate) fn new(nats: &[Nat]) -> Result<Self> {
+        Self::that_logs(Log::All, nats)
+    }
+
+    fn that_logs(log: Log, nats: &[Nat]) -> Result<Self> {
         let mut homes = Homes::new(nats)?;
-        let control = Control::new(&mut homes, 0)?;
+        let mut control = Control::place(&mut homes, 0)?;
+        control.log = log;
+        control.begin()?;
         let mut agents = Vec::new();
         for member in &homes.members {
             agents.push(Agent::new(&member.node, &control)?);
@@ -84,7 +111,12 @@ impl Joined {
 
     /// The same, joined, with a policy that allows everything.
     pub(crate) fn up(nats: &[Nat]) -> Result<Self> {
-        let joined = Self::new(nats)?;
+        Self::up_that_logs(Log::All, nats)
+    }
+
+    /// The same, with what the programs log.
+    pub(crate) fn up_that_logs(log: Log, nats: &[Nat]) -> Result<Self> {
+        let joined = Self::that_logs(log, nats)?;
         joined.control.set_policy(ALLOW)?;
         let key = joined.control.key(&["--reusable"])?;
         for agent in &joined.agents {
@@ -146,7 +178,17 @@ impl Control {
         let (node, address) = on_segment(homes, number)?;
         let (state, socket, derp_map) = (node.path("state"), node.path("control.sock"), node.path("derp-map.json"));
         fs::write(&derp_map, serde_json::to_string_pretty(&homes.relay.derp_map()?)?)?;
-        Ok(Self { node, process: None, address, state, socket, derp_map, prefix: Vec::new(), certificate: None })
+        Ok(Self {
+            node,
+            process: None,
+            address,
+            log: Log::All,
+            state,
+            socket,
+            derp_map,
+            prefix: Vec::new(),
+            certificate: None,
+        })
     }
 
     /// Starts it, and makes its first user.
@@ -175,7 +217,8 @@ impl Control {
             (path(&program)?, path(&self.state)?, path(&self.socket)?, path(&self.derp_map)?);
         let mut line: Vec<String> = [&program, "serve", "--server-url", &url, "--relay", "none", "--derp-map", &map]
             .iter()
-            .chain(&["--state-dir", &state, "--socket", &socket, "--base-domain", "lab.internal", "--log", "debug"])
+            .chain(&["--state-dir", &state, "--socket", &socket, "--base-domain", "lab.internal"])
+            .chain(&self.log.flags("debug"))
             .map(ToString::to_string)
             .collect();
         match &self.certificate {
@@ -233,7 +276,8 @@ impl Agent {
     pub(crate) fn new(node: &Node, control: &Control) -> Result<Self> {
         let (socket, state) = (node.path("meshd.sock"), node.path("joined"));
         let trust = control.certificate().cloned();
-        let mut agent = Self { node: node.clone(), process: None, socket, state, prefix: Vec::new(), trust };
+        let prefix = Vec::new();
+        let mut agent = Self { node: node.clone(), process: None, socket, state, prefix, trust, log: control.log };
         agent.start()?;
         Ok(agent)
     }
@@ -242,7 +286,9 @@ impl Agent {
     pub(crate) fn start(&mut self) -> Result<()> {
         let path = |path: &PathBuf| path.to_str().map(ToOwned::to_owned).context("a path that is not text");
         let (program, socket, state) = (path(&built("meshd")?)?, path(&self.socket)?, path(&self.state)?);
-        let line = [&*program, "--socket", &socket, "--state-dir", &state, "--log", "debug,mesh_core=trace"];
+        let flags = self.log.flags("debug,mesh_core=trace");
+        let line = ["--socket", &socket, "--state-dir", &state];
+        let line = [&[&*program][..], &line, &flags].concat();
         let trust = self.trust.as_ref().map(|file| format!("SSL_CERT_FILE={}", file.display()));
         let trust = trust.as_ref().map(|trust| ["env", trust]);
         let prefix: Vec<_> = self.prefix.iter().map(String::as_str).collect();

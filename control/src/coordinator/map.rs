@@ -12,7 +12,7 @@ use mesh_core::{
 use serde_json::json;
 
 use super::{
-    Caller, Coordinator,
+    Caller, Coordinator, clone,
     hostinfo::{bound, merged},
     output::{Refusal, Response},
     timers::Timer,
@@ -38,8 +38,10 @@ impl Coordinator {
         };
         let node = member.id();
         if !request.read_only && self.is_displaced(node, caller.conn) {
-            let refusal = self.note_clone(node);
-            return self.refuse(caller, refusal);
+            if request.stream {
+                self.note_clone(node);
+            }
+            return self.refuse(caller, clone::refusal());
         }
         let Some(request) = self.in_turn(node, caller, request) else { return };
         // A stream that is to change nothing would end the one that the node has open: it gets one map.

@@ -1,9 +1,9 @@
 //! How often a node may have others told of it.
 //!
 //! What one node changes of itself is written for everybody who sees it. So each node has a budget: a change costs one, and
-//! so do a registration and a whole map, which it can ask for again and again. When the budget is spent a map request waits
-//! for its turn, one of each node, and a registration is refused with a hint when to come again. A node that is flapping is
-//! told of late, and the others are served.
+//! so do a registration that is heard and a whole map, which it can ask for again and again. When the budget is spent a map
+//! request waits for its turn, one of each node, and a registration is refused with a hint when to come again; a sign-out or
+//! a sign-in that waits for a person never is. A node that is flapping is told of late, and the others are served.
 
 use std::collections::BTreeMap;
 
@@ -70,13 +70,12 @@ impl Pace {
 }
 
 impl Coordinator {
-    /// A registration of a node that is known.
-    pub(super) fn may_register(&mut self, node: NodeId) -> Result<(), Refusal> {
+    /// Whether a node that is known may register now.
+    pub(super) fn may_register(&self, node: NodeId) -> Result<(), Refusal> {
         if self.pace.ready_at(node) > self.now {
             let text = "the node registers, or changes what it says of itself, too often: try again in a moment";
             return Err(Refusal { retry_after: Some(limits::CHANGES_EVERY), ..Refusal::new(429, text) });
         }
-        self.pace.spend(node, self.now);
         Ok(())
     }
 
@@ -94,7 +93,7 @@ impl Coordinator {
         None
     }
 
-    /// A node had others told of it, or a map made.
+    /// A node registered, had others told of it, or a map made.
     pub(super) fn note_cost(&mut self, node: NodeId) {
         self.pace.spend(node, self.now);
     }

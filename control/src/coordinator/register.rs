@@ -111,27 +111,42 @@ impl Coordinator {
             }
         }
         let member = known.as_ref().or(old.as_ref()).or_else(|| self.state.by_machine(&caller.machine).next());
-        if let Some(id) = member.map(|member| member.id()) {
+        let now = self.wall();
+        let signs_out = request.expiry.is_some_and(|expiry| expiry <= now);
+        let auth_key = request.auth.as_ref().map(|auth| auth.auth_key.trim()).filter(|key| !key.is_empty());
+        // A sign-out is heard whatever was before: there is one for each registration, and that has its price. So has not what
+        // waits for a person: sign-ins have bounds of their own.
+        let is_first_sign_out = signs_out && known.as_ref().is_some_and(|known| !known.row.is_expired(now));
+        let rotates = old.as_ref().is_some_and(|old| !old.row.is_expired(now)) && request.followup.is_empty();
+        let is_sign_in = !signs_out && auth_key.is_none() && known.is_none() && !rotates;
+        let payer = member.map(|member| member.id()).filter(|_| !is_first_sign_out && !is_sign_in);
+        if let Some(id) = payer {
             self.may_register(id)?;
         }
         if self.state.was_of_another(&request.node_key, &caller.machine) {
             // It makes another.
             return Ok(Some(RegisterResponse { node_key_expired: true, ..RegisterResponse::default() }));
         }
-        let now = self.wall();
-        if request.expiry.is_some_and(|expiry| expiry <= now) {
-            return Ok(Some(self.log_out(known)));
+        if let Some(key) = auth_key.filter(|_| !signs_out) {
+            return Ok(Some(match self.admit_by_key(caller.machine, request, key, known) {
+                Ok(node) => {
+                    self.note_cost(node);
+                    self.welcome(node)
+                }
+                // Who mistypes a key is not made to wait for it.
+                Err(Problem(error)) => RegisterResponse { error, ..RegisterResponse::default() },
+            }));
         }
-        let auth_key = request.auth.as_ref().map(|auth| auth.auth_key.trim()).filter(|key| !key.is_empty());
-        if let Some(key) = auth_key {
-            let result = self.admit_by_key(caller.machine, request, key, known);
-            let told = result.map(|node| self.welcome(node));
-            return Ok(Some(told.unwrap_or_else(|Problem(error)| RegisterResponse { error, ..Default::default() })));
+        if let Some(id) = payer {
+            self.note_cost(id);
+        }
+        if signs_out {
+            return Ok(Some(self.log_out(known)));
         }
         if let Some(known) = known {
             return Ok(Some(self.come_again(&known, request, now)));
         }
-        match old.filter(|old| !old.row.is_expired(now) && request.followup.is_empty()) {
+        match old.filter(|_| rotates) {
             Some(old) => Ok(Some(self.rotate(&old, request, now))),
             None => Ok(None),
         }

@@ -61,8 +61,6 @@ pub(super) fn serve(flags: &Flags, socket: &Path) -> Result<(), Failure> {
     let seed = transports::entropy::seed()
         .map_err(|error| Failure::new(Exit::Bug, "entropy", format!("the system has no randomness: {error}")))?;
     let key = KeyFile::open(&config.state_dir, &seed)?;
-    // Each node is an open file.
-    let _ = rlimit::increase_nofile_limit(u64::MAX);
     let runtime = runtime()?;
     let ended = runtime.block_on(run(flags, config, socket, &key, seed));
     // Connections end with it.
@@ -104,7 +102,8 @@ async fn run(flags: &Flags, config: Config, socket: &Path, key: &KeyFile, seed: 
         server_url: config.server_url.clone(),
         desk: desk.clone(),
         pool: RenderPool::new(),
-        door: Door::default(),
+        // Each node is an open file, and so is what else the server does.
+        door: Door::new(relay::serve::files() / 2),
         tls: RwLock::new(tls),
         accepted: AtomicU64::new(0),
         refused: AtomicU64::new(0),

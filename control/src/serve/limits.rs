@@ -46,13 +46,6 @@ pub(super) const STRANGER: Duration = Duration::from_secs(60);
 /// the bound its connection is closed.
 pub(super) const WRITE: Duration = Duration::from_secs(120);
 
-/// Lines of the log about registrations that were refused or that wait, in [`LINES_TIME`]: anybody can cause them. At the
-/// bound they are counted, and the next line says how many were left out.
-pub(super) const LINES: u32 = 20;
-
-/// See [`LINES`].
-pub(super) const LINES_TIME: Duration = Duration::from_secs(10);
-
 /// Things for the coordinator that wait. At the bound who has another one waits.
 pub(super) const EVENTS: usize = 1_024;
 

@@ -109,12 +109,14 @@ impl Machine {
             .max_send_buf_size(64 << 10);
         // Made here and on the heap: a future keeps the place of what it moves.
         let connection = Box::pin(http.serve_connection(TokioIo::new(stream), service));
+        let lost = this.pass.lost();
         async move {
             tokio::select! {
                 ended = connection => if let Err(error) = ended {
                     trace!(conn = conn.0, %error, "a node's connection ended");
                 },
                 why = this.useless() => debug!(conn = conn.0, ?why, "a connection is closed"),
+                () = lost => debug!(conn = conn.0, "a connection made room for another"),
             }
             desk.tell(Input::Closed { conn }).await;
         }

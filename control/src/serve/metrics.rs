@@ -73,7 +73,7 @@ fn text(look: &Look, shop: &Shop) -> String {
         ("connections", connections as u64),
         ("ungreeted", ungreeted as u64),
         ("connections_accepted_total", shop.accepted.load(Relaxed)),
-        ("connections_refused_total", shop.refused.load(Relaxed)),
+        ("connections_refused_total", shop.refused.load(Relaxed) + shop.door.displaced()),
     ];
     let mut text = String::new();
     for (name, value) in figures(look).into_iter().chain(connections) {

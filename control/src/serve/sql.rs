@@ -28,6 +28,10 @@ use crate::{
 /// The layout of the tables. A store with a higher number was written by a later program.
 const SCHEMA: i64 = 1;
 
+/// Pages of 4 KiB in the log beside the file, after which it is emptied into the file; SQLite: 1,000. A log that fills the
+/// disk cannot be emptied any more.
+const LOG_PAGES: u32 = 64;
+
 /// Why the store cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum StoreError {
@@ -58,9 +62,10 @@ impl StoreError {
     pub(super) fn is_full(&self) -> bool {
         match self {
             Self::File(error) => matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded),
-            // SQLITE_FULL.
+            // SQLITE_FULL, and SQLITE_IOERR_SHMSIZE: no room for what is shared beside the file.
             Self::Sql(error) => {
-                error.as_database_error().and_then(|error| error.code()).is_some_and(|code| code == "13")
+                let code = error.as_database_error().and_then(|error| error.code());
+                code.is_some_and(|code| matches!(&*code, "13" | "4874"))
             }
             Self::Row { .. } | Self::Damaged(_) | Self::Newer(_) => false,
         }
@@ -88,6 +93,7 @@ impl SqlStore {
             .journal_mode(SqliteJournalMode::Wal)
             // What was answered survives a power cut too.
             .synchronous(SqliteSynchronous::Full)
+            .pragma("wal_autocheckpoint", LOG_PAGES.to_string())
             .connect()
             .await?;
         // Of damage the first is enough.
@@ -148,7 +154,7 @@ impl SqlStore {
     /// Carries out mutations: all of them are on disk when this returns, or none is.
     pub(super) async fn commit(&mut self, mutations: &[Mutation]) -> Result<(), StoreError> {
         match self.try_commit(mutations).await {
-            // The log beside the file may be what fills the disk. Where it cannot be emptied, the first error says more.
+            // What is in the log beside the file may fit into the file. Where it does not, the first error says more.
             Err(error) if error.is_full() => {
                 let emptied = run(&mut self.connection, query("PRAGMA wal_checkpoint(TRUNCATE)")).await;
                 if emptied.is_ok() { self.try_commit(mutations).await } else { Err(error) }
@@ -157,10 +163,21 @@ impl SqlStore {
         }
     }
 
+    /// The transaction is ours, not sqlx's: of one that SQLite has rolled back by itself, as where the disk is full, sqlx
+    /// goes on counting, and makes the next ones parts of a transaction that nobody ends.
     async fn try_commit(&mut self, mutations: &[Mutation]) -> Result<(), StoreError> {
-        let mut transaction = self.connection.begin().await?;
+        run(&mut self.connection, query("BEGIN IMMEDIATE")).await?;
+        let result = self.put(mutations).await;
+        if result.is_err() {
+            // Where SQLite has done so by itself there is nothing to roll back.
+            let _ = run(&mut self.connection, query("ROLLBACK")).await;
+        }
+        result
+    }
+
+    async fn put(&mut self, mutations: &[Mutation]) -> Result<(), StoreError> {
         for mutation in mutations {
-            let query = match mutation {
+            let statement = match mutation {
                 Mutation::PutUser(row) => USERS.put(&value(USERS, row)?),
                 Mutation::DeleteUser(id) => USERS.delete(Value::from(id.0)),
                 Mutation::PutNode(row) => NODES.put(&value(NODES, row)?),
@@ -173,12 +190,12 @@ impl SqlStore {
                 }
                 Mutation::Audit(row) => AUDIT.put(&value(AUDIT, row)?),
             };
-            run(&mut transaction, query).await?;
+            run(&mut self.connection, statement).await?;
         }
         if mutations.iter().any(|mutation| matches!(mutation, Mutation::Audit(_))) {
-            run(&mut transaction, AUDIT.keep_newest(limits::AUDIT_ROWS)).await?;
+            run(&mut self.connection, AUDIT.keep_newest(limits::AUDIT_ROWS)).await?;
         }
-        Ok(transaction.commit().await?)
+        Ok(run(&mut self.connection, query("COMMIT")).await?)
     }
 
     /// Closes the database; what is beside the file goes into it.

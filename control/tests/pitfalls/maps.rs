@@ -83,7 +83,7 @@ fn p07_no_peers_left_is_said_by_removing_them() {
     world.clients.get_mut(&a).unwrap().stalled = true;
     world.join(3, &key);
     world.settle();
-    for port in 0..=limits::LOG_POLICIES + 1 {
+    for port in 1..=limits::LOG_POLICIES + 2 {
         world.admin(Command::SetPolicy { text: support::ALL.replace("*:*", &format!("*:{port}")) }).unwrap();
     }
     world.admin(Command::DeleteNode { node: "host3".into() }).unwrap();
@@ -553,6 +553,12 @@ fn two_machines_with_the_keys_of_one_node_do_not_end_each_others_streams() {
         world.clients.get_mut(&b).unwrap().conn = copy;
         response
     };
+    // An update of it may have been under way.
+    let update = world.clients[&b].update(&["192.0.2.7:7"]);
+    world.clients.get_mut(&b).unwrap().conn = first;
+    let Some(Response::Refused(refusal)) = world.ask(b, Request::Map(Box::new(update))) else { panic!("it is served") };
+    world.clients.get_mut(&b).unwrap().conn = copy;
+    assert_eq!((refusal.status, world.coordinator.counters().clones_total), (409, 0));
     for _ in 0..5 {
         let Some(Response::Refused(refusal)) = back(&mut world) else { panic!("it is served") };
         assert_eq!((refusal.status, refusal.retry_after.is_some()), (409, true));

@@ -9,6 +9,7 @@ use control::{
 };
 use mesh_core::{
     control::types::{MapRequest, NetInfo, RegisterAuth, RegisterRequest},
+    key::NodePublic,
     time::WallTime,
 };
 
@@ -135,7 +136,7 @@ fn p11_a_node_key_of_another_machine_is_refused_everywhere() {
     ];
     let mut rotated = plain;
     rotated.old_node_key = Some(core::mem::replace(&mut rotated.node_key, world.clients[&victim].key));
-    rotated.node_key = mesh_core::key::NodePublic::from_bytes([99; 32]);
+    rotated.node_key = NodePublic::from_bytes([99; 32]);
     requests.push(register(rotated));
     let all = [
         Endpoint::SetDns,
@@ -320,6 +321,61 @@ fn who_floods_sign_ins_pushes_out_their_own() {
     for code in [code, other] {
         world.admin(Command::RegisterNode { code, user: "alice@example.com".into() }).unwrap();
     }
+}
+
+#[test]
+fn who_has_registered_too_often_still_signs_out() {
+    let mut world = World::open();
+    let key = world.key(true, false, &[]);
+    let (node, viewer) = (world.join(1, &key), world.join(2, &key));
+    world.settle();
+    let is_refused = |world: &mut World, request: RegisterRequest| {
+        let answer = world.ask(node, Request::Register(Box::new(request)));
+        matches!(answer, Some(Response::Refused(refusal)) if refusal.status == 429)
+    };
+    let again = world.clients[&node].registration(Some(&key));
+    assert!((0..=limits::CHANGES).any(|_| is_refused(&mut world, again.clone())));
+    let out = RegisterRequest { expiry: Some(WallTime::UNIX_EPOCH), ..world.clients[&node].registration(None) };
+    assert!(!is_refused(&mut world, out.clone()));
+    assert!(world.row(node).key_expiry.is_some_and(|expiry| expiry <= world.wall()));
+    // Once for each registration: those have their price.
+    assert!(is_refused(&mut world, out));
+    world.settle();
+    assert!(world.peer(viewer, node).is_none_or(|peer| peer.expired));
+}
+
+#[test]
+fn who_has_registered_too_often_still_signs_in_and_mistypes_keys() {
+    let mut world = World::open();
+    let key = world.key(true, false, &[]);
+    let node = world.join(1, &key);
+    world.settle();
+    // A wrong key costs nothing, however often it is tried.
+    let wrong = RegisterRequest {
+        node_key: NodePublic::from_bytes([71; 32]),
+        ..world.clients[&node].registration(Some("tskey-auth-x-y"))
+    };
+    for _ in 0..3 * limits::CHANGES {
+        let told = world.ask(node, Request::Register(Box::new(wrong.clone())));
+        assert!(matches!(&told, Some(Response::Register(told)) if told.error == "invalid authkey"), "{told:?}");
+    }
+    let again = world.clients[&node].registration(Some(&key));
+    let is_refused = |world: &mut World| {
+        let answer = world.ask(node, Request::Register(Box::new(again.clone())));
+        matches!(answer, Some(Response::Refused(refusal)) if refusal.status == 429)
+    };
+    assert!((0..=limits::CHANGES).any(|_| is_refused(&mut world)));
+    // With the budget spent it still gets a page, waits at it, and is let in.
+    let request =
+        RegisterRequest { node_key: NodePublic::from_bytes([72; 32]), ..world.clients[&node].registration(None) };
+    let followup = world.register_with(node, request.clone()).unwrap().auth_url;
+    let request = RegisterRequest { followup: followup.clone(), ..request };
+    let waiting = world.begin(node, Request::Register(Box::new(request)));
+    assert!(!followup.is_empty() && world.answer(node, waiting).is_none());
+    let code = followup.rsplit('/').next().unwrap().to_owned();
+    world.admin(Command::RegisterNode { code, user: "alice@example.com".into() }).unwrap();
+    let told = world.answer(node, waiting);
+    assert!(matches!(&told, Some(Response::Register(told)) if told.machine_authorized), "{told:?}");
 }
 
 #[test]

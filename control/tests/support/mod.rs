@@ -3,6 +3,8 @@
 #![allow(dead_code, reason = "each of the tests that share this uses a part of it")]
 #![allow(clippy::unwrap_used, reason = "helpers of tests too")]
 
+pub(crate) mod model;
+
 use core::{net::IpAddr, time::Duration};
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -583,6 +583,10 @@ impl PeerPaths {
     }
 
     fn ping(&mut self, to: SocketAddr, reach: Reach, now: Instant) {
+        if self.candidates.get_mut(to).is_some_and(|candidate| !candidate.take_credit()) {
+            self.stats.pings_without_credit += 1;
+            return;
+        }
         let tx = TxId::random(&mut self.rng);
         self.outstanding.insert(tx, Sent { to, at: now });
         self.stats.pings_sent += 1;

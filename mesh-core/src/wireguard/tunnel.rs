@@ -410,6 +410,12 @@ impl Tunnel {
         self.poll_timeout().is_none() && self.outbox.is_empty()
     }
 
+    /// How many packets wait for a session.
+    #[must_use]
+    pub fn queued_count(&self) -> usize {
+        self.queue.len()
+    }
+
     /// What must outlive the tunnel.
     #[must_use]
     pub fn stamps(&self) -> Stamps {

@@ -223,7 +223,7 @@ pub(super) async fn accept(
     mut closing: watch::Receiver<bool>,
 ) {
     let mut tasks = JoinSet::new();
-    let mut refused = 0_u64;
+    let (mut refused, mut failed) = (0_u64, 0_u64);
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -236,7 +236,11 @@ pub(super) async fn accept(
         let (socket, from) = match accepted {
             Ok(accepted) => accepted,
             Err(error) => {
-                warn!(%error, "cannot accept");
+                failed += 1;
+                // Once for each doubling, as below: it may be that strangers have taken all files.
+                if failed.is_power_of_two() {
+                    warn!(%error, failed, "cannot accept");
+                }
                 tokio::time::sleep(ACCEPT_PAUSE).await;
                 continue;
             }

@@ -75,6 +75,23 @@ async fn a_commit_that_fails_leaves_nothing_behind() {
 }
 
 #[tokio::test(flavor = "current_thread")]
+async fn what_is_committed_after_a_full_disk_is_there_for_others() {
+    let folder = Folder::new("room");
+    let mut store = SqlStore::open(&folder.file()).await.unwrap();
+    run(&mut store.connection, query("PRAGMA max_page_count = 1")).await.unwrap();
+    let policy = PolicyRow { text: "x".repeat(64 << 10), stored: WallTime::from_unix_secs(7) };
+    let mutations = [Mutation::PutUser(user()), Mutation::PutPolicy(policy)];
+    for _ in 0..3 {
+        let error = store.commit(&mutations).await.unwrap_err();
+        assert!(error.is_full(), "{error}");
+    }
+    run(&mut store.connection, query("PRAGMA max_page_count = 100000")).await.unwrap();
+    store.commit(&mutations).await.unwrap();
+    let seen = SqlStore::open(&folder.file()).await.unwrap().load().await.unwrap();
+    assert!(seen.policy.is_some() && seen.users.len() == 1);
+}
+
+#[tokio::test(flavor = "current_thread")]
 async fn all_files_are_for_their_owner_alone() {
     let folder = Folder::new("rights");
     let mut store = SqlStore::open(&folder.file()).await.unwrap();
