@@ -233,8 +233,9 @@ impl NodeHost {
     pub fn wake(&mut self, world: Instant, effects: &mut Effects) {
         let Some(since) = self.asleep_since.take() else { return };
         let now = self.clock.at(world);
+        let entropy = Some(self.setup.seed.child("resumed", now.as_nanos()));
         if let Some(running) = &mut self.running {
-            running.node.handle_input(Input::Host(HostEvent::Resumed { slept: world.since(since) }), now);
+            running.node.handle_input(Input::Host(HostEvent::Resumed { slept: world.since(since), entropy }), now);
         }
         self.note_links(now, effects);
         // What was due meanwhile is late, as it is on a computer that wakes.
