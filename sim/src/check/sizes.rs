@@ -1,8 +1,8 @@
 //! S9 and L4: what a node holds stays within its bounds, and what came with traffic goes with it.
 //!
 //! S9 is looked at whenever a node's timer is due. L4 is about worlds that end in silence (as L3), and is looked at at
-//! their end: no packet waits for a session, no ping is under way, and a tunnel has no more receiver indices than its
-//! sessions need. After [`LONG`] the paths are gone as well, and all tunnels but those that are kept alive. That is what
+//! their end: no packet waits for a session, no ping is under way, a tunnel has no more receiver indices than its sessions
+//! need, and there are no streams in use but one to each relay and one to control. After [`LONG`] the paths are gone as well, and all tunnels but those that are kept alive. That is what
 //! an idle node holds from its start, so the baseline needs no measuring.
 
 use core::time::Duration;
@@ -23,6 +23,9 @@ const ENDPOINTS: usize = 2 * limits::STUN_ADDRESSES + 3;
 /// their tunnel.
 const LONG: Duration = Duration::from_secs(960);
 
+/// Streams of an idle node to control.
+const CONTROL_STREAMS: usize = 1;
+
 /// S9: a node holds this now.
 pub(crate) fn check_bounds(host: HostId, sizes: &Sizes, now: Instant, tally: &mut Tally) {
     let bounds = [
@@ -39,12 +42,21 @@ pub(crate) fn check_bounds(host: HostId, sizes: &Sizes, now: Instant, tally: &mu
     note(CheckId::S9, host, &bounds, now, tally);
 }
 
-/// L4: a node holds this after such a silence; `kept` of its peers it keeps alive.
-pub(crate) fn check_idle(host: HostId, sizes: &Sizes, silence: Duration, kept: usize, now: Instant, tally: &mut Tally) {
+/// L4: a node holds this, and so many streams, after such a silence; `kept` of its peers it keeps alive, and there are so
+/// many relays.
+pub(crate) fn check_idle(
+    host: HostId,
+    (sizes, streams): (&Sizes, usize),
+    silence: Duration,
+    (kept, relays): (usize, usize),
+    now: Instant,
+    tally: &mut Tally,
+) {
     let mut bounds = vec![
         ("receiver indices", sizes.indices, sizes.tunnels * INDICES_PER_TUNNEL),
         ("packets that wait for a session", sizes.queued, usize::from(kept > 0)),
         ("pings", sizes.pings, 0),
+        ("streams", streams, relays + CONTROL_STREAMS),
     ];
     if silence >= LONG {
         bounds.extend([("peers with paths", sizes.paths, 0), ("tunnels", sizes.tunnels, kept)]);
@@ -94,12 +106,13 @@ mod tests {
 
     #[test]
     fn what_stays_when_nobody_speaks_is_seen() {
-        let after = |secs, sizes: Sizes| {
+        let with = |secs, sizes: Sizes, streams| {
             let silence = Duration::from_secs(secs);
-            seen(|tally| check_idle(HostId(0), &sizes, silence, 0, Instant::ZERO, tally))
+            seen(|tally| check_idle(HostId(0), (&sizes, streams), silence, (0, 2), Instant::ZERO, tally))
         };
+        let after = |secs, sizes| with(secs, sizes, 3);
         let of = |sizes| after(220, sizes);
-        assert_eq!(of(FINE), None);
+        assert_eq!((of(FINE), with(220, FINE, 4)), (None, Some(CheckId::L4)));
         for wrong in [Sizes { indices: 11, ..FINE }, Sizes { queued: 1, ..FINE }, Sizes { pings: 1, ..FINE }] {
             assert_eq!(of(wrong), Some(CheckId::L4), "{wrong:?}");
         }
