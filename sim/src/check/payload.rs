@@ -36,7 +36,8 @@ pub(super) fn check(
                     if is_large { flows.between_of(one, other, MAX_BYTES) } else { flows.between(one, other) };
                 let sent: Vec<_> = messages.iter().filter(|(sent, _)| spell.contains(sent)).collect();
                 let beginning = begin - lead..begin - lead + BEGINNING;
-                let has_led = lead.is_zero() || messages.iter().any(|(sent, _)| beginning.contains(sent));
+                let is_late = begin >= Instant::ZERO + lead;
+                let has_led = lead.is_zero() || is_late && messages.iter().any(|(sent, _)| beginning.contains(sent));
                 if sent.len() < MESSAGES || !has_led {
                     continue;
                 }
