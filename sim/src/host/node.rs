@@ -429,6 +429,12 @@ impl NodeHost {
         Some(valid.filter_map(|peer| self.setup.by_key.get(&peer.key).copied()).collect())
     }
 
+    /// How many streams the programs on it use.
+    #[must_use]
+    pub fn streams(&self) -> usize {
+        self.running.as_ref().map_or(0, |running| running.stack.in_use())
+    }
+
     /// What the node looks like; `None` while it is off.
     #[must_use]
     pub fn status(&self, world: Instant) -> Option<Status> {
