@@ -14,10 +14,7 @@
 
 pub mod cli;
 pub mod daemon;
-pub mod failure;
 pub mod local_api;
-pub mod logging;
-pub mod nearest;
 pub mod state_file;
 pub mod static_file;
 

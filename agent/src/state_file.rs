@@ -6,27 +6,32 @@
 //! [`Keeper`] keeps what the node says is to be kept. Keys, preferences and the registration are rare, and what follows
 //! hangs on them: control must not hear of a key that a crash could lose. They are on disk when [`Keeper::keep`] returns.
 //! Network maps are large and many, and nothing hangs on them but how new the map of the next start is: a thread writes
-//! them, the newest only, and packets go on meanwhile.
+//! them, the newest only, and packets go on meanwhile. What could not be written, as on a full disk, the thread tries
+//! again until it is.
+//!
+//! A [`Claim`] keeps a second daemon from the same directory: two with one node key would take each other's packets.
 
 use std::{
-    fs, io,
+    fs::{self, File, TryLockError},
+    io::{self, ErrorKind},
     path::{Path, PathBuf},
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     thread::{self, JoinHandle},
-    time::{SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use mesh_core::{
     control::{self, ControlEvent, ControlRequest, FailureKind, types::MapResponse},
+    crypto::hash::blake2s,
     key::{DiscoPrivate, NodePrivate},
     node::SavedState,
     rng::Seed,
 };
 use serde::Serialize;
-use tracing::error;
+use tracing::{error, info, warn};
 use transports::private;
 
-use crate::failure::{Exit, Failure};
+use transports::program::{Exit, Failure};
 
 /// The file's name.
 const NAME: &str = "state.json";
@@ -36,6 +41,40 @@ const FILE_BYTES: u64 = 256 << 20;
 
 /// The version of the form on disk.
 const VERSION: u32 = 1;
+
+/// After a write that failed, until the thread tries again.
+const AGAIN: Duration = Duration::from_secs(1);
+
+/// A state directory that is ours alone, as long as this is there.
+#[derive(Debug)]
+pub struct Claim(#[expect(dead_code, reason = "the lock goes when it is closed")] File);
+
+impl Claim {
+    /// Claims a directory, which is made where there is none, and finds out whether it can be written.
+    ///
+    /// # Errors
+    /// When another daemon has it, or nothing can be written there. A full disk is none: a node with a state comes up
+    /// from it, and says what it cannot keep.
+    pub fn new(directory: &Path) -> Result<Self, Failure> {
+        private::make_directory(directory).map_err(|error| cannot("make", directory, &error))?;
+        let file = File::open(directory).map_err(|error| cannot("open", directory, &error))?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                let message = format!("another meshd uses {}", directory.display());
+                return Err(Failure::new(Exit::Refused, "already-running", message)
+                    .hint("stop it, or choose another directory with --state-dir"));
+            }
+            Err(TryLockError::Error(error)) => return Err(cannot("lock", directory, &error)),
+        }
+        let path = directory.join(NAME);
+        match private::try_out(&path) {
+            Err(error) if is_full(&error) => warn!(%error, path = %path.display(), "what changes will not be kept"),
+            result => result.map_err(|error| cannot("write", &path, &error))?,
+        }
+        Ok(Self(file))
+    }
+}
 
 /// What survives a restart, and where it is kept.
 #[derive(Clone, Debug)]
@@ -68,7 +107,9 @@ impl State {
         let path = directory.join(NAME);
         match read(&path) {
             Ok(text) => Self::parse(&text, directory, seed).map_err(|problem| set_aside(&path, &problem)),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            // Bytes that are no text are damage like any other.
+            Err(error) if error.kind() == ErrorKind::InvalidData => Err(set_aside(&path, &error.to_string())),
+            Err(error) if error.kind() == ErrorKind::NotFound => {
                 let state = Self {
                     saved: SavedState::new(&mut seed.stream("saved-keys", 0)),
                     disco_key: DiscoPrivate::generate(&mut seed.stream("disco-key", 0)),
@@ -84,13 +125,17 @@ impl State {
     fn write(&self) -> Result<(), Failure> {
         let path = self.directory.join(NAME);
         let stored = Stored { version: VERSION, disco_key: self.disco_key.to_secret_text(), saved: &self.saved };
-        let text = serde_json::to_string(&stored).map_err(|error| cannot("write", &path, &error.into()))? + "\n";
+        let text = serde_json::to_string(&stored).map_err(|error| cannot("write", &path, &error.into()))?;
+        let text = with_checksum(&text) + "\n";
         private::make_directory(&self.directory)
             .and_then(|()| private::write(&path, &text))
             .map_err(|error| cannot("write", &path, &error))
     }
 
     fn parse(text: &str, directory: &Path, seed: &Seed) -> Result<Self, String> {
+        if !is_whole(text.trim_end()) {
+            return Err("its checksum is wrong: it was damaged, or changed by hand".to_owned());
+        }
         let mut stored: serde_json::Value = serde_json::from_str(text).map_err(|error| error.to_string())?;
         match stored.get("Version").and_then(serde_json::Value::as_u64) {
             Some(version) if version == u64::from(VERSION) => {}
@@ -135,6 +180,8 @@ struct Desk {
 struct Waiting {
     /// To be written. A newer one takes its place.
     state: Option<State>,
+    /// Why the last write failed.
+    problem: Option<Failure>,
     /// The thread ends when nothing waits.
     is_over: bool,
 }
@@ -159,6 +206,7 @@ impl Keeper {
     /// # Errors
     /// When the file cannot be written; the one before is still there then.
     pub fn keep(&mut self, saved: SavedState) -> Result<(), Failure> {
+        self.take_in();
         self.unkept = None;
         let before = core::mem::replace(&mut self.state.saved, saved);
         let saved = &self.state.saved;
@@ -171,20 +219,45 @@ impl Keeper {
             return Ok(());
         }
         let _file = lock(&self.desk.file);
-        // It is older.
-        lock(&self.desk.waiting).state = None;
         let written = self.state.write();
+        let mut waiting = lock(&self.desk.waiting);
+        // What waits is older.
+        waiting.state = written.is_err().then(|| self.state.clone());
+        waiting.note(&written);
         if written.is_err() {
             // So that the next time is none for which the keys are there already.
             self.unkept = Some(core::mem::replace(&mut self.state.saved, before));
+            self.desk.changed.notify_one();
         }
         written
+    }
+
+    /// What could not be written may be by now.
+    fn take_in(&mut self) {
+        if lock(&self.desk.waiting).problem.is_none()
+            && let Some(kept) = self.unkept.take()
+        {
+            self.state.saved = kept;
+        }
+    }
+
+    /// Why the next run would not know what this one does.
+    #[must_use]
+    pub fn problem(&self) -> Option<Failure> {
+        lock(&self.desk.waiting).problem.clone()
+    }
+
+    /// The same, but for network maps.
+    pub fn lost(&mut self) -> Option<Failure> {
+        self.take_in();
+        self.unkept.as_ref().and_then(|_| self.problem())
     }
 
     /// The end of a registration that must not begin: of a key that is not on disk, which control would know and the next
     /// run would not. What could not be written is tried again before.
     pub fn hold_back(&mut self, request: &ControlRequest) -> Option<ControlEvent> {
         let ControlRequest::Register { id, request } = request else { return None };
+        self.take_in();
         let unkept = self.unkept.take()?;
         let failure = self.keep(unkept).err()?;
         let saved = &self.state.saved;
@@ -228,17 +301,40 @@ impl Desk {
             let waiting = lock(&self.waiting);
             let is_idle = |waiting: &mut Waiting| waiting.state.is_none() && !waiting.is_over;
             let waiting = self.changed.wait_while(waiting, is_idle).unwrap_or_else(PoisonError::into_inner);
-            if waiting.state.is_none() {
-                return;
-            }
+            let is_early = |waiting: &mut Waiting| waiting.problem.is_some() && !waiting.is_over;
+            let (waiting, _) =
+                self.changed.wait_timeout_while(waiting, AGAIN, is_early).unwrap_or_else(PoisonError::into_inner);
+            let is_over = waiting.is_over;
             drop(waiting);
-            let _file = lock(&self.file);
+            let file = lock(&self.file);
             // Nothing, if a whole state came in between.
             let state = lock(&self.waiting).state.take();
-            if let Some(Err(failure)) = state.map(|state| state.write()) {
-                error!(%failure, "the network map is not kept");
+            if let Some(state) = state {
+                let written = state.write();
+                let mut waiting = lock(&self.waiting);
+                waiting.note(&written);
+                if written.is_err() && !is_over {
+                    // The newest one: newer ones wait for the file.
+                    waiting.state.get_or_insert(state);
+                }
+            }
+            drop(file);
+            if is_over && lock(&self.waiting).state.is_none() {
+                return;
             }
         }
+    }
+}
+
+impl Waiting {
+    /// How a write ended. A disk that stays full is told once.
+    fn note(&mut self, written: &Result<(), Failure>) {
+        match (written, &self.problem) {
+            (Ok(()), Some(_)) => info!("what the next run needs is kept again"),
+            (Err(failure), None) => error!(%failure, "what the next run needs is not kept; it is tried again"),
+            (Ok(()), None) | (Err(_), Some(_)) => {}
+        }
+        self.problem = written.as_ref().err().cloned();
     }
 }
 
@@ -248,9 +344,29 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 fn read(path: &Path) -> io::Result<String> {
     if fs::metadata(path)?.len() > FILE_BYTES {
-        return Err(io::ErrorKind::FileTooLarge.into());
+        return Err(ErrorKind::FileTooLarge.into());
     }
     fs::read_to_string(path)
+}
+
+/// How a state begins that has a checksum. Those of earlier programs have none.
+const CHECKSUM: &str = "{\"Checksum\":\"";
+
+/// An object with a checksum of the rest as its first field: a key in which one letter is another would be a key, too.
+fn with_checksum(object: &str) -> String {
+    let rest = object.strip_prefix('{').unwrap_or(object);
+    format!("{CHECKSUM}{}\",{rest}", checksum(rest))
+}
+
+fn is_whole(text: &str) -> bool {
+    let Some((said, rest)) = text.strip_prefix(CHECKSUM).and_then(|text| text.split_once("\",")) else { return true };
+    said == checksum(rest)
+}
+
+/// It is to find damage, not forgery: half of a hash is plenty.
+fn checksum(text: &str) -> String {
+    let hash = blake2s(&[text.as_bytes()]);
+    hash[..16].iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Keeps a file that is no state of ours under another name.
@@ -267,156 +383,20 @@ fn set_aside(path: &Path, problem: &str) -> Failure {
 }
 
 fn cannot(what: &str, path: &Path, error: &io::Error) -> Failure {
-    let exit = if error.kind() == io::ErrorKind::PermissionDenied { Exit::NotPermitted } else { Exit::Refused };
-    Failure::new(exit, "state", format!("cannot {what} {}: {error}", path.display()))
-        .hint("choose another directory with --state-dir")
+    let exit = if error.kind() == ErrorKind::PermissionDenied { Exit::NotPermitted } else { Exit::Refused };
+    let hint = match error.kind() {
+        _ if is_full(error) => "make room there, or choose another directory with --state-dir",
+        ErrorKind::IsADirectory => "move that directory away: the state is a file",
+        ErrorKind::ReadOnlyFilesystem => "make it writable, or choose another directory with --state-dir",
+        ErrorKind::FileTooLarge => "it is none that meshd wrote: move it away",
+        _ => "choose another directory with --state-dir",
+    };
+    Failure::new(exit, "state", format!("cannot {what} {}: {error}", path.display())).hint(hint)
+}
+
+fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded)
 }
 
 #[cfg(test)]
-mod tests {
-    use std::{os::unix::fs::PermissionsExt, sync::Arc};
-
-    use mesh_core::{control::types::RegisterRequest, derp::DerpMap};
-
-    use super::*;
-
-    #[test]
-    fn keys_are_made_once_and_nobody_else_may_read_them() {
-        let directory = scratch("once");
-        let first = State::open(&directory, &Seed::from_number(1)).unwrap();
-        let second = State::open(&directory, &Seed::from_number(2)).unwrap();
-        assert_eq!(first.saved, second.saved);
-        assert_eq!(first.disco_key.public(), second.disco_key.public());
-        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
-        assert_eq!((mode(&directory), mode(&directory.join(NAME))), (0o700, 0o600));
-        fs::remove_dir_all(directory).unwrap();
-    }
-
-    #[test]
-    fn a_file_that_is_no_state_is_kept_and_named() {
-        let directory = scratch("bad");
-        fs::create_dir_all(&directory).unwrap();
-        for text in ["", "{", "{\"Version\":2,\"NodeKey\":\"\",\"DiscoKey\":\"\"}", "{\"Version\":1}"] {
-            fs::write(directory.join(NAME), text).unwrap();
-            let failure = State::open(&directory, &Seed::from_number(1)).unwrap_err();
-            assert_eq!((failure.exit, failure.code), (Exit::Refused, "bad-state"));
-            assert!(failure.hint.contains("state.json.bad-"), "{}", failure.hint);
-            assert!(!directory.join(NAME).exists());
-        }
-        fs::remove_dir_all(directory).unwrap();
-    }
-
-    #[test]
-    fn what_the_node_keeps_comes_back() {
-        let directory = scratch("keep");
-        let state = State::open(&directory, &Seed::from_number(1)).unwrap();
-        let mut saved = state.saved.clone();
-        let mut keeper = Keeper::new(state).unwrap();
-        saved.prefs.hostname = "alice".to_owned();
-        let derp_map = DerpMap { regions: Some([(900, None)].into()), ..DerpMap::default() };
-        let map = MapResponse { domain: "example.com".to_owned(), derp_map: Some(derp_map), ..MapResponse::default() };
-        saved.map = Some(Arc::new(map));
-        keeper.keep(saved.clone()).unwrap();
-        assert_eq!(State::open(&directory, &Seed::from_number(2)).unwrap().saved, saved);
-        // Whose map another one would be is not known.
-        keeper.keep_map(Some(MapResponse::default())).unwrap();
-        drop(keeper);
-        assert_eq!(State::open(&directory, &Seed::from_number(2)).unwrap().saved, saved);
-        fs::remove_dir_all(directory).unwrap();
-    }
-
-    #[test]
-    fn control_hears_of_no_key_that_is_not_on_disk() {
-        let directory = scratch("full");
-        let state = State::open(&directory, &Seed::from_number(1)).unwrap();
-        let (known, mut keeper) = (state.saved.clone(), Keeper::new(state).unwrap());
-        let register = |key: &NodePrivate| ControlRequest::Register {
-            id: control::RequestId(7),
-            request: Box::new(RegisterRequest { node_key: key.public(), ..RegisterRequest::default() }),
-        };
-        let fresh = NodePrivate::from_bytes([9; 32]);
-        // Nothing can be renamed to what is a directory.
-        let file = directory.join(NAME);
-        fs::rename(&file, directory.join("aside")).unwrap();
-        fs::create_dir_all(file.join("full")).unwrap();
-        keeper.keep(SavedState { node_key: fresh.clone(), ..known.clone() }).unwrap_err();
-        let Some(ControlEvent::Failed { id, failure }) = keeper.hold_back(&register(&fresh)) else { panic!("it went") };
-        assert_eq!(id, control::RequestId(7));
-        assert!(failure.text.starts_with("what the next run needs is not kept: "), "{}", failure.text);
-        assert_eq!(keeper.hold_back(&register(&known.node_key)), None, "this one is on disk");
-        assert_eq!(keeper.hold_back(&ControlRequest::Disconnect), None);
-        fs::remove_dir_all(&file).unwrap();
-        assert_eq!(keeper.hold_back(&register(&fresh)), None, "there is room again");
-        assert_eq!(State::open(&directory, &Seed::from_number(2)).unwrap().saved.node_key.public(), fresh.public());
-        fs::remove_dir_all(directory).unwrap();
-    }
-
-    #[test]
-    fn maps_do_not_wait_for_the_disk_and_what_is_newer_than_they_are_is_not_lost() {
-        let directory = scratch("maps");
-        let state = State::open(&directory, &Seed::from_number(1)).unwrap();
-        let mut saved = state.saved.clone();
-        let mut keeper = Keeper::new(state).unwrap();
-        let map = |name: &str| Some(Arc::new(MapResponse { domain: name.to_owned(), ..MapResponse::default() }));
-        {
-            // A disk that takes for ever.
-            let desk = Arc::clone(&keeper.desk);
-            let _slow = lock(&desk.file);
-            for name in ["a.example.com", "b.example.com"] {
-                saved.map = map(name);
-                keeper.keep(saved.clone()).unwrap();
-            }
-            assert_eq!(State::open(&directory, &Seed::from_number(2)).unwrap().saved.map, None);
-        }
-        saved.prefs.hostname = "alice".to_owned();
-        keeper.keep(saved.clone()).unwrap();
-        assert_eq!(State::open(&directory, &Seed::from_number(2)).unwrap().saved, saved, "it is there on return");
-        saved.map = map("c.example.com");
-        keeper.keep(saved.clone()).unwrap();
-        drop(keeper);
-        assert_eq!(State::open(&directory, &Seed::from_number(2)).unwrap().saved, saved, "and maps in the end");
-        fs::remove_dir_all(directory).unwrap();
-    }
-
-    #[test]
-    fn what_has_not_changed_is_not_written() {
-        let directory = scratch("same");
-        let state = State::open(&directory, &Seed::from_number(1)).unwrap();
-        let saved = state.saved.clone();
-        let mut keeper = Keeper::new(state).unwrap();
-        fs::remove_file(directory.join(NAME)).unwrap();
-        keeper.keep(saved).unwrap();
-        drop(keeper);
-        assert!(!directory.join(NAME).exists());
-        fs::remove_dir_all(directory).unwrap();
-    }
-
-    #[test]
-    fn keys_from_before_there_were_control_servers_are_kept() {
-        let directory = scratch("old");
-        let first = State::open(&directory, &Seed::from_number(1)).unwrap();
-        let (node, disco) = (first.saved.node_key.to_secret_text(), first.disco_key.to_secret_text());
-        let text = format!(r#"{{"Version":1,"NodeKey":"{node}","DiscoKey":"{disco}"}}"#);
-        fs::write(directory.join(NAME), text).unwrap();
-        let second = State::open(&directory, &Seed::from_number(2)).unwrap();
-        assert_eq!(second.saved.node_key.public(), first.saved.node_key.public());
-        assert_ne!(second.saved.machine_key.public(), first.saved.machine_key.public());
-        fs::remove_dir_all(directory).unwrap();
-    }
-
-    #[test]
-    fn what_a_crash_left_does_not_matter() {
-        let directory = scratch("crash");
-        fs::create_dir_all(&directory).unwrap();
-        fs::write(directory.join("state.json.new"), "half").unwrap();
-        assert!(State::open(&directory, &Seed::from_number(1)).is_ok());
-        assert!(!directory.join("state.json.new").exists());
-        fs::remove_dir_all(directory).unwrap();
-    }
-
-    fn scratch(name: &str) -> PathBuf {
-        let directory = std::env::temp_dir().join(format!("meshd-state-{name}-{}", std::process::id()));
-        let _ = fs::remove_dir_all(&directory);
-        directory
-    }
-}
+mod tests;

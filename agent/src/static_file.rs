@@ -19,8 +19,6 @@ use mesh_core::{
     key::{NodePrivate, NodePublic, ParseKeyError, PresharedKey},
 };
 
-use crate::nearest::nearest;
-
 /// What a static file says.
 #[derive(Clone, Debug)]
 pub struct StaticFile {
@@ -404,8 +402,16 @@ fn known(keys: &[&'static str], section: &'static str, key: &str) -> Result<&'st
     if let Some((key, why)) = REFUSED.iter().find(|(refused, _)| refused.eq_ignore_ascii_case(key)) {
         return Err(Problem::Refused { key, why });
     }
-    let hint = Hint(nearest(key, keys.iter().copied()));
+    let hint = Hint(nearest(key, keys));
     Err(Problem::UnknownKey { key: key.to_owned(), section, hint })
+}
+
+/// The key that was probably meant.
+fn nearest(text: &str, keys: &[&'static str]) -> Option<&'static str> {
+    let text = text.to_ascii_lowercase();
+    let scored = keys.iter().map(|key| (strsim::levenshtein(&text, &key.to_ascii_lowercase()), *key));
+    let (score, key) = scored.min_by_key(|(score, _)| *score)?;
+    (score <= key.len().div_ceil(3)).then_some(key)
 }
 
 fn once(given: &mut BTreeMap<&'static str, usize>, key: &'static str, line: usize) -> Result<(), Problem> {
@@ -454,6 +460,16 @@ mod tests {
     const A: &str = "yAnz5TF+lXXJte14tji3zlMNq+hd2rYUIgJBgB3fBmk=";
     const B: &str = "xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg=";
     const C: &str = "TrMvSoP4jYQlY6RIzBgbssQqY3vxI2Pi+y71lOWWXX0=";
+
+    #[test]
+    fn the_key_that_was_meant_is_found() {
+        let keys = ["PublicKey", "PresharedKey", "AllowedIPs"];
+        assert_eq!(nearest("publickey", &keys), Some("PublicKey"));
+        assert_eq!(nearest("AllowedIP", &keys), Some("AllowedIPs"));
+        assert_eq!(nearest("PreSharedKy", &keys), Some("PresharedKey"));
+        assert_eq!(nearest("Colour", &keys), None);
+        assert_eq!(nearest("x", &[]), None);
+    }
 
     #[test]
     fn reads_all_that_wg_quick_writes() {

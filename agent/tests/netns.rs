@@ -5,33 +5,63 @@
 mod netns {
     pub(crate) mod agents;
     pub(crate) mod control;
+    pub(crate) mod faults;
+    pub(crate) mod faults_files;
+    pub(crate) mod faults_full;
+    pub(crate) mod faults_host;
+    pub(crate) mod faults_kill;
+    pub(crate) mod faults_twice;
     pub(crate) mod flood;
     pub(crate) mod homes;
+    pub(crate) mod hostile;
     pub(crate) mod joined;
     pub(crate) mod lab;
     pub(crate) mod life;
+    pub(crate) mod links;
+    pub(crate) mod measured;
     pub(crate) mod paths;
     pub(crate) mod refusals;
+    pub(crate) mod scale;
+    pub(crate) mod strangers;
     pub(crate) mod traffic;
 }
 
 use std::process::ExitCode;
 
 use libtest_mimic::{Arguments, Failed, Trial};
-use netns::{control, flood, lab, life, paths, refusals, traffic};
+use netns::{
+    control, faults_files, faults_full, faults_host, faults_kill, faults_twice, flood, hostile, lab, life, links,
+    paths, refusals, scale, strangers, traffic,
+};
 
 /// A test: its name as a sentence, and what it does.
 type Test = (&'static str, fn() -> anyhow::Result<()>);
 
 fn main() -> ExitCode {
-    // This program starts itself again inside a namespace to play a stranger.
+    // This program starts itself again inside a namespace to play strangers.
     let arguments: Vec<String> = std::env::args().collect();
     if let [_, word, rest @ ..] = arguments.as_slice()
-        && word == flood::WORD
+        && word == strangers::WORD
     {
-        return flood::main(rest);
+        return strangers::main(rest);
     }
-    let tests = [control::TESTS, traffic::TESTS, paths::TESTS, life::TESTS, refusals::TESTS, flood::TESTS].concat();
+    let tests = [
+        control::TESTS,
+        traffic::TESTS,
+        paths::TESTS,
+        life::TESTS,
+        refusals::TESTS,
+        flood::TESTS,
+        faults_files::TESTS,
+        faults_full::TESTS,
+        faults_host::TESTS,
+        faults_kill::TESTS,
+        faults_twice::TESTS,
+        hostile::TESTS,
+        links::TESTS,
+        scale::TESTS,
+    ]
+    .concat();
     let missing = lab::missing();
     let trials = tests.into_iter().map(|(name, test): Test| {
         let trial = Trial::test(name, move || test().map_err(|error| Failed::from(format!("{error:#}"))));

@@ -3,6 +3,7 @@
 pub mod keys;
 #[path = "../../agent/tests/netns/lab.rs"]
 pub mod lab;
+pub mod report;
 #[path = "../../mesh-core/tests/support/mod.rs"]
 pub mod support;
 

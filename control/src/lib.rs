@@ -6,7 +6,8 @@
 //! program `mesh-control`.
 //!
 //! In the pure half: the [`coordinator`], which owns what is known and answers; the [`store`], rows and state and the log of
-//! changes; [`policy`]; [`render`], which makes messages of views.
+//! changes; [`policy`]; [`render`], which makes messages of views; [`ipam`] and [`names`], which give addresses and labels;
+//! [`limits`], every bound.
 
 pub mod coordinator;
 pub mod ipam;

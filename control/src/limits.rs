@@ -18,8 +18,9 @@ pub const USERS: usize = NODES;
 /// when there are none, no more are made.
 pub const KEYS: usize = 4_096;
 
-/// Nodes that wait for somebody to sign in (headscale: 1,024). At the bound the oldest at which no request waits is given
-/// up, counted; where there is none, a node is asked to come again later.
+/// Nodes that wait for somebody to sign in (headscale: 1,024). At the bound one of the source that has the most is given up,
+/// counted: the oldest at which no request waits. A source that has the most itself and whose requests all wait is asked to
+/// come again later.
 pub const SIGN_INS: usize = 1_024;
 
 /// Bytes of JSON that a node which waits for somebody to sign in says of itself. Stock nodes say 2 KiB, one with 1,024 routes
@@ -48,6 +49,13 @@ pub const PUSH_STORM: Duration = Duration::from_millis(250);
 
 /// First maps are made at most this often: each view of the state after a change is a copy of its tables.
 pub const OPEN_GAP: Duration = Duration::from_millis(10);
+
+/// Changes of one node, registrations and whole maps that it asks for, at once: starting takes five, and networks come and
+/// go. Beyond, its map requests wait for their turn, and registrations are refused; both counted.
+pub const CHANGES: u32 = 20;
+
+/// And one more each: peers are told of what flaps once in so long.
+pub const CHANGES_EVERY: Duration = Duration::from_secs(2);
 
 /// Something is said on a silent stream after this long; stock nodes give a stream up after 120 s.
 pub const KEEP_ALIVE: Duration = Duration::from_secs(50);
@@ -79,9 +87,12 @@ pub const ADVERTISED_ROUTES: usize = 1_024;
 /// Tags of one node, and of one auth key. At the bound: refused.
 pub const TAGS: usize = 64;
 
-/// Entries of each list in what a node says of itself: services, SSH keys, tags. Stock nodes have a few. At the bound the
-/// rest is left out.
+/// Entries of each list in what a node says of itself. Stock nodes have a few. At the bound the rest is left out.
 pub const HOSTINFO_LIST: usize = 64;
+
+/// Services and SSH keys of a node: every peer is told of them, and stock nodes have four. At the bound the rest is left
+/// out.
+pub const HOSTINFO_SHOWN: usize = 8;
 
 /// Bytes of each text in what a node says of itself; the longest that stock nodes say is an SSH key of 800. At the bound a
 /// text is cut, and one of a list left out.

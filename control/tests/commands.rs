@@ -154,7 +154,7 @@ fn a_policy_with_an_error_changes_nothing_and_says_where() {
         ("{\n  \"acls\": [\n    {\"action\": \"deny\"}]}", "line 3, column "),
         (
             r#"{"acls": [], "ssh": [{"action": "accept", "src": ["*"], "dst": ["*"], "users": ["root"]}]}"#,
-            "\"ssh\" is not",
+            "\"ssh\" is something that this server does not have",
         ),
         (r#"{"acls": [], "tests": [{"src": "alice@example.com", "accept": ["100.64.0.9:22"]}]}"#, "line 1, column "),
     ];

@@ -179,7 +179,7 @@ fn a_policy_is_checked_without_a_server_as_far_as_that_goes() {
         "{\"acls\": [], \"ssh\": [{\"action\": \"accept\", \"src\": [\"*\"], \"dst\": [\"*\"], \"users\": [\"root\"]}]}",
         &[],
     );
-    assert!(code == Some(1) && error.contains("\"ssh\" is not part of this build"), "{error}");
+    assert!(code == Some(1) && error.contains("\"ssh\" is something that this server does not have"), "{error}");
 }
 
 #[test]

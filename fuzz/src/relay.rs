@@ -8,11 +8,14 @@ use mesh_core::{
     key::{NodePrivate, NodePublic},
     machine::{Machine, settle},
     rng::Seed,
+    stun,
     time::Instant,
 };
 use relay::{
     Config, ConnId, Input, Output, Rate, Relay,
     admission::{Admission, Policy},
+    greeting::{self, Seen},
+    stats::Stats,
 };
 
 use crate::script::Script;
@@ -30,6 +33,47 @@ pub fn frames(data: &[u8]) {
     // Bytes that a later version may add behind what is known are not kept.
     assert!(written.len() <= length);
     assert_eq!(Frame::decode(&written), Ok(Some((frame, written.len()))));
+}
+
+/// Nobody is greeted who does not hold the key, nobody twice with one greeting, and a greeting changed on the way is none;
+/// what is answered opens at the client. A datagram is answered when it asks, with where it came from and nothing more.
+/// The first byte is the number of the client, what follows is inside the box.
+///
+/// # Panics
+/// When that is not so.
+pub fn strangers(data: &[u8]) {
+    let Some((number, inside)) = data.split_first() else { return };
+    let (number, mut seen) = (number % 5, Seen::default());
+    assert!(greeting::open(&server(), &key(number), data, &mut seen).is_err(), "nobody sealed it");
+
+    let nonce = [number; 24];
+    let shared = BoxKey::new(&private(number).to_bytes(), server().public().as_bytes()).expect("keys are good");
+    let sealed = [&nonce[..], &shared.seal(&nonce, inside)].concat();
+    let info = serde_json::from_slice::<serde_json::Value>(inside).ok();
+    // A list of its fields is an object, too.
+    let version = info.as_ref().and_then(|info| info.get("version").or_else(|| info.get(0)));
+    let is_right = version.is_some_and(|version| *version == 2);
+    match greeting::open(&server(), &key(number), &sealed, &mut seen) {
+        Ok((_, shared_too)) => {
+            // What is skipped may be no text.
+            assert!(is_right || info.is_none(), "{inside:?}");
+            assert!(greeting::open(&server(), &key(number), &sealed, &mut seen).is_err(), "twice");
+            let mut answer = Vec::new();
+            greeting::answer(&shared_too, &mut Seed::from_number(1).stream("answer", 0), &mut answer);
+            let Ok(Some((Frame::ServerInfo { sealed }, _))) = Frame::decode(&answer) else { panic!("an answer") };
+            let (nonce, sealed) = sealed.split_first_chunk().expect("a nonce");
+            shared.open(nonce, sealed).expect("it is for this client");
+        }
+        Err(_) => assert!(greeting::open(&server(), &key(number), &sealed, &mut seen).is_err()),
+    }
+    assert!(greeting::open(&server(), &key((number + 1) % 5), &sealed, &mut seen).is_err(), "somebody else");
+
+    let (stats, from) = (Stats::default(), ([192, 0, 2, number], 7).into());
+    if let Some(answer) = relay::stun::answer(data, from, &stats) {
+        let (tx, _) = stun::parse_request(data).expect("it asks");
+        assert_eq!(stun::parse_response(&answer), Ok((tx, from)));
+        assert!(answer.len() <= data.len(), "nobody is flooded by it");
+    }
 }
 
 /// Clients of a relay, a few of them well behaved: steps are connections that come and go, bytes of any kind, frames that

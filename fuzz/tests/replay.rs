@@ -7,8 +7,17 @@ use mesh_core::rng::{Rng, Seed};
 
 /// Random inputs for each target; the slow ones, which run whole nodes, get fewer.
 const RANDOM: u64 = 4000;
-const RANDOM_SLOW: u64 = 1000;
-const SLOW: &[&str] = &["tunnel_pair", "wireguard_inbound"];
+const RANDOM_SLOW: u64 = 250;
+const SLOW: &[&str] = &[
+    "control_session",
+    "coordinator",
+    "derp_client",
+    "node_requests",
+    "peer_paths",
+    "saved_state",
+    "tunnel_pair",
+    "wireguard_inbound",
+];
 
 #[test]
 fn every_corpus_file_passes() {
@@ -37,16 +46,12 @@ fn random_inputs_pass() {
 }
 
 #[test]
-fn every_target_has_a_wrapper_and_a_corpus_and_nothing_is_left_over() {
+fn every_target_has_a_corpus_and_nothing_is_left_over() {
     let targets: BTreeSet<_> = TARGETS.iter().map(|(name, _)| (*name).to_owned()).collect();
-    let names = |folder: &str| -> BTreeSet<String> {
-        let entries = fs::read_dir(root().join(folder)).unwrap();
-        entries.map(|entry| entry.unwrap().path().file_stem().unwrap().to_string_lossy().into_owned()).collect()
-    };
-    assert_eq!(names("corpus"), targets);
-    assert_eq!(names("fuzz_targets"), targets);
-    let manifest = fs::read_to_string(root().join("Cargo.toml")).unwrap();
-    assert!(targets.iter().all(|name| manifest.contains(&format!("name = \"{name}\""))));
+    let folders = fs::read_dir(root().join("corpus")).unwrap();
+    let names = folders.map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned());
+    assert_eq!(names.collect::<BTreeSet<_>>(), targets);
+    assert_eq!(targets.len(), TARGETS.len(), "names are unique");
 }
 
 #[test]

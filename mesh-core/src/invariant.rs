@@ -7,7 +7,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 
 static BROKEN: AtomicU64 = AtomicU64::new(0);
 
-/// How often a `never!` condition was true in this process. Exported by the programs; anything but 0 is a bug of ours.
+/// How often a `never!` condition was true in this process. In the metrics of all programs; anything but 0 is a bug of ours.
 #[must_use]
 pub fn broken_total() -> u64 {
     BROKEN.load(Ordering::Relaxed)

@@ -132,6 +132,38 @@ impl WallAnchor {
     }
 }
 
+/// So many at once, and one more every so often.
+#[derive(Clone, Copy, Debug)]
+pub struct Budget {
+    burst: u32,
+    every: Duration,
+    /// When the budget will be whole again.
+    whole_at: Instant,
+}
+
+impl Budget {
+    /// A whole one: `burst` at once, at least one, and one more each `every`.
+    #[must_use]
+    pub const fn new(burst: u32, every: Duration) -> Self {
+        Self { burst, every, whole_at: Instant::ZERO }
+    }
+
+    /// Whether one more fits; it is then spent.
+    pub fn take(&mut self, now: Instant) -> bool {
+        let fits = self.ready_at() <= now;
+        if fits {
+            self.whole_at = self.whole_at.max(now) + self.every;
+        }
+        fits
+    }
+
+    /// When the next fits.
+    #[must_use]
+    pub fn ready_at(&self) -> Instant {
+        self.whole_at - self.every * self.burst.saturating_sub(1)
+    }
+}
+
 /// The earlier of two optional points in time, where `None` is "never".
 #[must_use]
 pub fn earliest<T: Ord>(a: Option<T>, b: Option<T>) -> Option<T> {
@@ -154,6 +186,18 @@ mod tests {
         assert_eq!(Instant::from_secs(1).since(Instant::from_secs(2)), Duration::ZERO);
         assert_eq!(Instant::from_secs(1) - Duration::from_secs(2), Instant::ZERO);
         assert_eq!(Instant::FAR_FUTURE + Duration::MAX, Instant::FAR_FUTURE);
+    }
+
+    #[test]
+    fn a_budget_gives_its_burst_and_then_one_at_a_time() {
+        let mut budget = Budget::new(3, Duration::from_millis(10));
+        let spent = |budget: &mut Budget, millis| (0..9).filter(|_| budget.take(Instant::from_millis(millis))).count();
+        assert_eq!(spent(&mut budget, 1000), 3);
+        assert_eq!(budget.ready_at(), Instant::from_millis(1010));
+        assert_eq!(spent(&mut budget, 1009), 0);
+        assert_eq!(spent(&mut budget, 1010), 1);
+        assert_eq!(spent(&mut budget, 1035), 2);
+        assert_eq!(spent(&mut budget, 9000), 3);
     }
 
     #[test]

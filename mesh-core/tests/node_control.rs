@@ -18,7 +18,7 @@ use mesh_core::{
     limits,
     machine::Machine,
     node::{
-        BackendState, Command, CommandError, Event, HostEvent, Input, Output, PingKind, PingTarget, Prefs,
+        BackendState, Command, CommandError, CommandId, Event, HostEvent, Input, Output, PingKind, PingTarget, Prefs,
         RelayCommand, Reply, SavedState, Transmit, Up,
     },
     path::PathAddr,
@@ -324,6 +324,25 @@ fn expiries_go_by_our_clock_while_the_servers_is_unknown() {
 }
 
 #[test]
+fn of_a_peer_whose_key_has_expired_nothing_is_left_but_what_the_map_says_of_it() {
+    let (mut lab, stream) = Lab::joined();
+    lab.event(map_event(stream, &json!({"PeersChanged": [peer(Some(lab.wall() + 60))]})));
+    let held = |lab: &Lab| (lab.node.sizes().peers, lab.node.status(lab.now).peers.len());
+    assert_eq!(held(&lab), (1, 1));
+    lab.pass(Duration::from_secs(61));
+    assert_eq!(held(&lab), (0, 1));
+    let status = lab.node.status(lab.now);
+    assert!(status.peers[0].node.is_some() && status.peers[0].allowed_ips.is_empty() && !status.peers[0].has_session);
+    for target in [PingTarget::Name("Bob".to_owned()), PingTarget::Address([100, 64, 0, 2].into())] {
+        lab.command(9, Command::Ping { target, kind: PingKind::Disco, timeout: Duration::from_secs(5) });
+        let why = CommandError::PeerExpired("bob.mesh.internal".to_owned());
+        assert!(lab.said.contains(&Output::Reply(CommandId(9), Err(why))), "{:?}", lab.said);
+    }
+    lab.event(map_event(stream, &json!({"PeersChanged": [peer(Some(lab.wall() + 600))]})));
+    assert_eq!(held(&lab), (1, 1));
+}
+
+#[test]
 fn the_servers_clock_counts_for_the_map_it_comes_with() {
     let (mut lab, stream) = Lab::joined();
     // Our clock is ahead: by it, all of this has expired.
@@ -334,6 +353,43 @@ fn the_servers_clock_counts_for_the_map_it_comes_with() {
     assert_eq!((lab.states(), has_peer_route(&lab)), (vec![], true));
     lab.pass(Duration::from_secs(31));
     assert_eq!(lab.registering().1.old_node_key, Some(lab.own_key()), "the key is rotated in time");
+}
+
+#[test]
+fn a_node_that_boots_with_an_expired_map_says_so_and_carries_nothing_until_the_time_is_known() {
+    let (mut lab, stream) = Lab::joined();
+    // Our clock is a year ahead; as long as the server is heard, that does no harm.
+    let year = 365 * 24 * 3_600;
+    let mut map = first_map(lab.own_key(), lab.wall() - year + 180);
+    map["ControlTime"] = time(lab.wall() - year);
+    lab.event(map_event(stream, &map));
+    lab.pass(Duration::from_secs(6));
+    assert_eq!(lab.state(), BackendState::Running);
+
+    let mut lab = lab.restarted();
+    let (id, _) = lab.registering();
+    assert_eq!(lab.state(), BackendState::NeedsLogin);
+    assert!(!has_peer_route(&lab) && lab.host().addresses.is_empty());
+    let status = lab.node.status(lab.now);
+    assert!(status.health.iter().any(|line| line.contains("the sign-in has expired")), "{:?}", status.health);
+    let target = PingTarget::Name("Bob".to_owned());
+    lab.command(9, Command::Ping { target, kind: PingKind::Icmp, timeout: Duration::from_secs(5) });
+    assert!(!lab.said.iter().any(|output| matches!(output, Output::Transmit(_))), "{:?}", lab.said);
+
+    // Control knows us and says the time: nobody has to sign in, and the key is rotated before it expires.
+    lab.event(ControlEvent::Registered { id, response: welcome() });
+    let (stream, _) = lab.streaming().unwrap();
+    map["ControlTime"] = time(lab.wall() - year);
+    lab.event(map_event(stream, &map));
+    assert_eq!((lab.state(), has_peer_route(&lab)), (BackendState::Running, true));
+    let replaced = (0..100).find_map(|_| {
+        lab.pass(Duration::from_secs(1));
+        lab.requests().find_map(|request| match request {
+            ControlRequest::Register { request, .. } => request.old_node_key,
+            _ => None,
+        })
+    });
+    assert_eq!(replaced, Some(lab.own_key()));
 }
 
 #[test]

@@ -18,6 +18,7 @@ const HARD_LINES: usize = 800;
 const LONG_FILES: &[(&str, &str)] = &[
     ("mesh-core/src/path/peer_paths.rs", "one state machine"),
     ("mesh-core/tests/node_control.rs", "one story after another"),
+    ("control/tests/pitfalls/registration.rs", "one pitfall after another"),
     ("sim/src/host/control/link.rs", "one connection from its greeting to its end"),
     ("mesh-core/tests/boringtun.rs", "one lab and many short tests against one other implementation"),
 ];
@@ -54,7 +55,6 @@ const SHELL_FILES: &[&str] = &[
     "control/src/serve/map_stream.rs",
     "control/src/serve/metrics.rs",
     "control/src/serve/mod.rs",
-    "control/src/serve/noise.rs",
     "control/src/serve/objects.rs",
     "control/src/serve/pages.rs",
     "control/src/serve/pass.rs",
@@ -70,6 +70,7 @@ const SHELL_FILES: &[&str] = &[
     "control/tests/serve.rs",
     "control/tests/shells.rs",
     "control/tests/support/program.rs",
+    "control/tests/upgrade.rs",
     "mesh-core/tests/captured.rs",
     "mesh-core/tests/tidy.rs",
     "relay/src/serve/config.rs",
@@ -78,8 +79,8 @@ const SHELL_FILES: &[&str] = &[
     "relay/src/serve/link.rs",
     "relay/src/serve/listen.rs",
     "relay/src/serve/mod.rs",
-    "relay/src/serve/source.rs",
     "relay/src/serve/stream.rs",
+    "relay/src/serve/told.rs",
     "relay/src/serve/verify.rs",
     "relay/tests/hostile.rs",
     "relay/tests/links.rs",
@@ -157,19 +158,21 @@ fn files_have_a_readable_length() {
 #[test]
 fn rooms_use_only_the_rooms_below_them() {
     let row = |room: &str| LAYERS.iter().position(|row| row.contains(&room));
-    let mut edges = BTreeMap::new();
+    let (mut edges, mut rooms) = (BTreeMap::new(), BTreeSet::new());
     for file in sources().into_iter().filter(|file| file.starts_with("mesh-core/src")) {
         let mut parts = file.components().skip(2).map(|part| part.as_os_str().to_string_lossy().into_owned());
         let room = parts.next().map(|name| name.trim_end_matches(".rs").to_owned()).expect("a file has a name");
         if room == "lib" {
             continue;
         }
-        assert!(row(&room).is_some(), "{} is in no row of LAYERS", file.display());
+        rooms.insert(room.clone());
         for used in crate_uses(&read(&file)) {
             edges.entry((room.clone(), used)).or_insert(file.clone());
         }
     }
     assert!(edges.len() > 20, "the edges are found: {edges:?}");
+    let listed: BTreeSet<_> = LAYERS.concat().into_iter().map(str::to_owned).collect();
+    assert_eq!(listed, rooms, "LAYERS lists the rooms that there are");
 
     let mut used_exceptions = BTreeSet::new();
     let mut complaints = Vec::new();
@@ -257,6 +260,18 @@ fn the_top_level_holds_what_it_should() {
     let known = |name: &String| TOP_LEVEL.contains(&name.as_str()) || TOP_LEVEL_OPTIONAL.contains(&name.as_str());
     let unexpected: Vec<_> = found.iter().filter(|name| !known(name)).collect();
     assert!(missing.is_empty() && unexpected.is_empty(), "missing {missing:?}, unexpected {unexpected:?}");
+}
+
+#[test]
+fn every_dependency_has_a_sentence_why_it_is_there() {
+    let manifest = read(&root().join("Cargo.toml"));
+    let table = manifest.split("[workspace.dependencies]").nth(1).and_then(|rest| rest.split("\n[").next()).unwrap();
+    let others = table.lines().filter(|line| !line.starts_with('#') && !line.contains("path = "));
+    let names: Vec<_> = others.filter_map(|line| line.split_once(" = ")).map(|(name, _)| name).collect();
+    let security = read(&root().join("SECURITY.md"));
+    let said = security.split("\n## Dependencies").nth(1).unwrap();
+    let unsaid: Vec<_> = names.iter().filter(|name| !said.contains(&format!("`{name}`"))).collect();
+    assert!(names.len() > 40 && unsaid.is_empty(), "SECURITY.md says of none of these why it is there: {unsaid:?}");
 }
 
 #[test]

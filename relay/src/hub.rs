@@ -104,6 +104,12 @@ impl Hub {
         self.rate.store(rate.map_or(0, |rate| rate.bytes_per_second.max(1)), Relaxed);
     }
 
+    /// Has room for so many connections at once, and [`limits::CONNECTIONS`](crate::limits::CONNECTIONS) at most. For a
+    /// relay that has none yet.
+    pub fn set_room(&self, room: usize) {
+        *self.gate() = Gate::new(room);
+    }
+
     /// How many connections there are, and how many of them have not let their client in.
     #[must_use]
     pub fn connections(&self) -> (usize, usize) {

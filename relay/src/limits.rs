@@ -13,6 +13,18 @@ pub const MAIL_PACKETS: usize = 64;
 /// oldest are dropped, counted.
 pub const MAIL_BYTES: usize = 1 << 20;
 
+/// Packets that wait for all clients together and keep the buffers that they were read into: 256 MiB at most. At the bound
+/// a further one is copied out of its buffer.
+pub const MAIL_BUFFERS: u64 = 8_192;
+
+/// Bytes of packets that wait for all clients together: whoever has many clients admitted, none of which reads, is not to
+/// take [`MAIL_BYTES`] for each of them. At the bound a client has [`MAIL_SHARE`].
+pub const MAIL_BYTES_OF_ALL: u64 = 256 << 20;
+
+/// Bytes of packets that may wait for one client while [`MAIL_BYTES_OF_ALL`] do for all: some ten full packets. At the bound
+/// the oldest are dropped, counted.
+pub const MAIL_SHARE: usize = 16 << 10;
+
 /// A packet that waited this long is dropped, counted: whoever sent it has sent it again.
 pub const MAIL_AGE: Duration = Duration::from_secs(2);
 
@@ -82,7 +94,7 @@ pub const GREETINGS_REMEMBERED: usize = 65_536;
 /// frame; a driver stops reading long before. At the bound the connection is closed.
 pub const UNREAD_BYTES: usize = (1 << 20) + (256 << 10);
 
-/// Connections at once. At the bound a new one is closed, counted.
+/// Connections at once; half as many as there may be open files, where that is less. At the bound a new one is closed, counted.
 pub const CONNECTIONS: usize = 100_000;
 
 /// Of them, those of one source: a tenth, so that ten sources have to join to keep others out, and enough for the nodes
@@ -90,10 +102,22 @@ pub const CONNECTIONS: usize = 100_000;
 pub const CONNECTIONS_OF_SOURCE: usize = 10_000;
 
 /// Connections whose client is not in yet. Each lasts [`GREETING`] twice and [`ADMISSION`] at most; two cores finish some
-/// thousand handshakes a second. At the bound a new one is closed, counted.
+/// thousand handshakes a second. At the bound one that has waited long makes room for a new one, counted; see
+/// [`crate::gate`].
 pub const UNGREETED: usize = 4_096;
 
-/// Of them, those of one source: a sixteenth. A whole site that comes back after a restart knocks again. At the bound a
+/// Questions at once about who may connect, asked of a program elsewhere: each is a connection there, all of one source, which
+/// has [`UNGREETED_OF_SOURCE`]. At the bound the next one waits, as long as an answer may take.
+pub const QUESTIONS: usize = 64;
+
+/// Lines of the log that anybody can cause, in [`LINES_TIME`]. At the bound they are counted, and the next line says how many
+/// were left out.
+pub const LINES: u32 = 20;
+
+/// See [`LINES`].
+pub const LINES_TIME: Duration = Duration::from_secs(10);
+
+/// Of those in [`UNGREETED`], those of one source: a sixteenth. A whole site that comes back after a restart knocks again. At the bound a
 /// new one is closed, counted.
 pub const UNGREETED_OF_SOURCE: usize = 256;
 

@@ -4,9 +4,9 @@
 //! The newest is worth most, so a full queue drops its oldest: of the sender that has most in it, so that one who sends
 //! too much loses his own and not those of others. Disco goes before packets: it is what finds a way around
 //! the relay, and must get through while a transfer fills it. Packets are slices of the buffer they were read into;
-//! nothing is copied until it is written.
+//! nothing is copied until it is written, unless very much waits for all clients together.
 
-use std::{collections::VecDeque, task::Waker};
+use std::{collections::VecDeque, sync::Arc, task::Waker};
 
 use bytes::Bytes;
 
@@ -19,7 +19,7 @@ use mesh_core::{
 
 use crate::{
     limits,
-    stats::{DropReason, Kind, Stats},
+    stats::{DropReason, Kind, Mail, Stats},
 };
 
 /// A packet on its way.
@@ -56,11 +56,44 @@ pub struct Mailbox {
     health: Option<Health>,
     disco: VecDeque<Letter>,
     packets: VecDeque<Letter>,
-    /// Bytes in `disco` and `packets`.
-    bytes: usize,
+    /// Of `disco` and `packets`.
+    share: Share,
     /// Somebody has been told that there is mail and has not emptied the box since.
     told: bool,
     waker: Option<Waker>,
+}
+
+/// What waits for one client, as a part of what waits for all; gives it back when dropped.
+#[derive(Debug, Default)]
+struct Share {
+    of: Option<Arc<Mail>>,
+    letters: u64,
+    bytes: usize,
+}
+
+impl Share {
+    fn add(&mut self, bytes: usize, of: &Arc<Mail>) {
+        self.of.get_or_insert_with(|| Arc::clone(of)).add(bytes);
+        self.letters += 1;
+        self.bytes += bytes;
+    }
+
+    fn remove(&mut self, bytes: usize) {
+        self.letters -= 1;
+        self.bytes -= bytes;
+        if let Some(of) = &self.of {
+            of.remove(1, bytes);
+        }
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        // Letters that were left here after the receiver had gone.
+        if let Some(of) = &self.of {
+            of.remove(self.letters, self.bytes);
+        }
+    }
 }
 
 /// How a client's connection is, when that is worth saying.
@@ -96,8 +129,13 @@ pub enum Wake {
 
 impl Mailbox {
     /// Puts a letter in and drops what that leaves no room for.
-    pub fn put(&mut self, letter: Letter, stats: &Stats) -> Wake {
-        self.bytes += letter.packet.len();
+    pub fn put(&mut self, mut letter: Letter, stats: &Stats) -> Wake {
+        self.share.add(letter.packet.len(), &stats.mail);
+        if stats.mail.letters() > limits::MAIL_BUFFERS {
+            letter.packet = Bytes::copy_from_slice(&letter.packet);
+        }
+        let is_crowded = stats.mail.bytes() > limits::MAIL_BYTES_OF_ALL;
+        let most = if is_crowded { limits::MAIL_SHARE } else { limits::MAIL_BYTES };
         let queue = match letter.kind() {
             Kind::Disco => &mut self.disco,
             Kind::Other => &mut self.packets,
@@ -108,7 +146,7 @@ impl Mailbox {
         {
             self.drop_letter(&oldest, DropReason::QueueHead, stats);
         }
-        while self.bytes > limits::MAIL_BYTES {
+        while self.share.bytes > most {
             let queue = if self.packets.is_empty() { &mut self.disco } else { &mut self.packets };
             let Some(oldest) = take_of_busiest(queue) else { break };
             self.drop_letter(&oldest, DropReason::QueueHead, stats);
@@ -153,7 +191,7 @@ impl Mailbox {
                 self.drop_letter(&letter, DropReason::Expired, stats);
                 continue;
             }
-            self.bytes -= letter.packet.len();
+            self.share.remove(letter.packet.len());
             stats.packets_sent.add_one();
             stats.bytes_sent.add(letter.packet.len());
             Frame::RecvPacket { from: letter.from, packet: &letter.packet }.encode(out);
@@ -196,7 +234,7 @@ impl Mailbox {
     }
 
     fn drop_letter(&mut self, letter: &Letter, reason: DropReason, stats: &Stats) {
-        self.bytes -= letter.packet.len();
+        self.share.remove(letter.packet.len());
         stats.note_drop(reason, letter.kind(), letter.packet.len());
     }
 }
@@ -282,7 +320,45 @@ mod tests {
             mailbox.put(letter(vec![0; 65_536]), &stats);
         }
         assert_eq!(stats.drops(DropReason::QueueHead), 1);
-        assert_eq!(mailbox.bytes, limits::MAIL_BYTES);
+        assert_eq!(mailbox.share.bytes, limits::MAIL_BYTES);
+    }
+
+    #[test]
+    fn what_waits_for_all_is_bounded_and_each_keeps_a_little() {
+        let stats = Stats::default();
+        let large = Bytes::from(vec![0; 65_000]);
+        let mut mailboxes: Vec<_> = (0..600).map(|_| Mailbox::default()).collect();
+        for mailbox in &mut mailboxes {
+            for _ in 0..16 {
+                mailbox.put(Letter { packet: large.clone(), ..letter(Vec::new()) }, &stats);
+            }
+            for _ in 0..20 {
+                mailbox.put(letter(vec![0; 1_000]), &stats);
+            }
+        }
+        let most = limits::MAIL_BYTES_OF_ALL + (600 * limits::MAIL_SHARE) as u64;
+        assert!(stats.mail.bytes() > limits::MAIL_BYTES_OF_ALL && stats.mail.bytes() < most, "{:?}", stats.mail);
+        assert!(mailboxes.iter().all(|mailbox| !mailbox.is_empty()));
+        for mailbox in &mut mailboxes[..300] {
+            mailbox.clear(&stats);
+        }
+        drop(mailboxes);
+        assert_eq!((stats.mail.letters(), stats.mail.bytes()), (0, 0));
+    }
+
+    #[test]
+    fn where_many_wait_none_keeps_the_buffer_it_came_in() {
+        let stats = Stats::default();
+        let buffer = Bytes::from(vec![0; 32 << 10]);
+        let mut mailboxes: Vec<_> = (0..200).map(|_| Mailbox::default()).collect();
+        for mailbox in &mut mailboxes {
+            for _ in 0..limits::MAIL_PACKETS {
+                mailbox.put(Letter { packet: buffer.slice(..10), ..letter(Vec::new()) }, &stats);
+            }
+        }
+        let keeps = |mailbox: &Mailbox| mailbox.packets.iter().all(|letter| letter.packet.as_ptr() == buffer.as_ptr());
+        let keeping = mailboxes.iter().filter(|mailbox| keeps(mailbox)).count();
+        assert_eq!(keeping as u64, limits::MAIL_BUFFERS / limits::MAIL_PACKETS as u64);
     }
 
     #[test]

@@ -1,8 +1,10 @@
 //! Counters of the relay, with the labels of derper where it has them.
 //!
-//! Connections on several cores count into one set, so the numbers are atomic; nothing is decided by them.
+//! Connections on several cores count into one set, so the numbers are atomic; nothing is decided by them but how much
+//! may wait for one client when very much waits for all.
 
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::Arc;
 
 /// A number that goes up.
 #[derive(Debug, Default)]
@@ -23,6 +25,39 @@ impl Counter {
     #[must_use]
     pub fn get(&self) -> u64 {
         self.0.load(Relaxed)
+    }
+}
+
+/// What waits for all clients together.
+#[derive(Debug, Default)]
+pub struct Mail {
+    letters: AtomicU64,
+    bytes: AtomicU64,
+}
+
+impl Mail {
+    /// A packet of so many bytes waits.
+    pub(crate) fn add(&self, bytes: usize) {
+        self.letters.fetch_add(1, Relaxed);
+        self.bytes.fetch_add(bytes as u64, Relaxed);
+    }
+
+    /// So many packets of so many bytes together wait no more.
+    pub(crate) fn remove(&self, letters: u64, bytes: usize) {
+        self.letters.fetch_sub(letters, Relaxed);
+        self.bytes.fetch_sub(bytes as u64, Relaxed);
+    }
+
+    /// Packets.
+    #[must_use]
+    pub fn letters(&self) -> u64 {
+        self.letters.load(Relaxed)
+    }
+
+    /// Their bytes.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.bytes.load(Relaxed)
     }
 }
 
@@ -143,6 +178,8 @@ impl CloseReason {
 /// Everything that is counted.
 #[derive(Debug, Default)]
 pub struct Stats {
+    /// What waits now.
+    pub mail: Arc<Mail>,
     /// Connections that were taken in.
     pub accepts: Counter,
     /// Clients that were let in and registered.
@@ -248,6 +285,8 @@ impl Stats {
         ] {
             line(name, "", counter.get());
         }
+        line("waiting_packets", "", self.mail.letters());
+        line("waiting_bytes", "", self.mail.bytes());
         for kind in Kind::ALL {
             let labels = format!("{{kind=\"{}\"}}", kind.label());
             line("received_packets_total", &labels, self.packets_received[kind as usize].get());

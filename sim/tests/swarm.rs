@@ -49,17 +49,16 @@ fn a_policy_that_is_not_what_is_enforced_is_found_made_smaller_and_fails_again_a
 
 #[test]
 fn a_swarm_counts_what_it_looked_at_and_is_the_same_in_two_processes() {
-    let run = || mesh_sim(&["swarm", "--seeds", "0..12", "--json"]);
+    let run = || mesh_sim(&["swarm", "--seeds", "0..60", "--json"]);
     let (one, other) = (run(), run());
     assert_eq!((one.exit, &one.stdout), (0, &other.stdout), "{}", one.stderr);
     let result: serde_json::Value = serde_json::from_str(one.stdout.lines().last().unwrap()).unwrap();
-    assert_eq!((&result["schema"], &result["seeds"]), (&1.into(), &"0..12".into()));
+    assert_eq!((&result["schema"], &result["seeds"]), (&1.into(), &"0..60".into()));
     assert_eq!((&result["violations"], &result["failure"]), (&0.into(), &serde_json::Value::Null));
     assert!(result["faults"].as_u64().unwrap() > 10);
     let invariants = result["invariants"].as_array().unwrap();
     let never: Vec<_> = invariants.iter().filter(|check| check["checked"] == 0).map(|check| &check["id"]).collect();
-    // What somebody sends at the very end is not there: all worlds end in silence.
-    assert_eq!(never, ["L2"], "{invariants:?}");
+    assert!(never.is_empty(), "{never:?} of {invariants:?}");
 }
 
 #[test]

@@ -11,13 +11,15 @@
 //! * [`udp`]: sockets of both families behind one port; sends a `SendBatch`, fills a `RecvBatch`
 //! * [`derp`]: [`derp::RelayLinks`], connections to relays
 //! * [`control`]: [`control::ControlLink`], the connection to the control server
+//! * [`MaybeTls`]: what both ends of a stream with or without TLS write through
 //! * [`fetch`]: small requests over HTTPS, to probe relays
 //! * [`resolve`]: host names to addresses
 //! * [`roots`]: the certificates that this host trusts
 //! * [`tun`]: IP packets from and to the host
-//! * [`private`]: files that nobody else may read
+//! * [`private`]: files that nobody else may read, and the memory of a daemon
 //! * [`entropy`]: the seed of everything random
 //! * [`host`]: makes addresses, routes and rules look as [`mesh_core::node::HostConfig`] says, and watches the underlay
+//! * `program` (a feature): what all programs have in common: exit codes, settings, logs, signals
 //! * [`notify`]: tells systemd when a daemon is ready and when it ends
 //!
 //! Left to the caller: threads, loops, budgets, and what to do about errors. Unsafe code lives here only, each
@@ -34,9 +36,13 @@ pub mod local;
 pub mod net;
 pub mod notify;
 pub mod private;
+#[cfg(feature = "program")]
+pub mod program;
 pub mod resolve;
 pub mod roots;
 mod stream;
 pub mod tun;
 pub mod udp;
 mod watched;
+
+pub use stream::MaybeTls;

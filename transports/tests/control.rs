@@ -40,6 +40,7 @@ use tokio_rustls::TlsAcceptor;
 use mesh_core::{
     control::{
         ControlEvent, ControlRequest, ControlUrl, Failure, FailureKind, RequestId, Server,
+        codec::frame,
         noise::{EarlyNoise, Initiation},
         types::{MapRequest, RegisterRequest, RegisterResponse},
     },
@@ -63,7 +64,7 @@ async fn a_key_is_fetched_and_all_requests_share_one_connection() {
                 let first = zstd::encode_all(&br#"{"Domain":"first"}"#[..], 1).unwrap();
                 let second = zstd::encode_all(&br#"{"KeepAlive":true}"#[..], 1).unwrap();
                 // In pieces that are no messages.
-                let stream = [framed(&first), framed(&second)].concat();
+                let stream = [frame(&first).unwrap(), frame(&second).unwrap()].concat();
                 Answer { chunks: stream.chunks(7).map(Bytes::copy_from_slice).collect(), ..Answer::ok() }
             }
             ("/machine/map", false) => Answer::ok(),
@@ -416,7 +417,7 @@ impl Shared {
             let mut rng = Seed::from_number(8).stream("server", 0);
             let (response, sealer, opener) = opened.respond(&mut rng).unwrap();
             stream.write_all(&response).await.unwrap();
-            let mut noise = NoiseIo::new(stream, sealer, opener);
+            let mut noise = NoiseIo::of_server(stream, sealer, opener, Vec::new());
             if shared.early {
                 noise.write_all(&EarlyNoise::default().to_bytes()).await.unwrap();
             }
@@ -472,10 +473,6 @@ impl Body for Answer {
             None => Poll::Ready(None),
         }
     }
-}
-
-fn framed(message: &[u8]) -> Vec<u8> {
-    [u32::try_from(message.len()).unwrap().to_le_bytes().as_slice(), message].concat()
 }
 
 fn link() -> ControlLink {

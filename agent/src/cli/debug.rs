@@ -2,12 +2,10 @@
 
 use clap::Subcommand;
 use serde_json::json;
+use transports::program::Failure;
 
 use super::{peer_parameter, print, print_object};
-use crate::{
-    failure::Failure,
-    local_api::{client::Client, types::PeerPaths},
-};
+use crate::local_api::{client::Client, types::PeerPaths};
 
 /// What can be looked at.
 #[derive(Debug, Subcommand)]

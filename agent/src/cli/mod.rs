@@ -15,14 +15,12 @@ use std::path::PathBuf;
 
 use clap::{CommandFactory, Parser, Subcommand};
 use mesh_core::{key::NodePublic, printable};
+use transports::program::{Exit, Failure};
 
-use crate::{
-    failure::{Exit, Failure},
-    local_api::{
-        SOCKET,
-        client::Client,
-        status::{Member, Status},
-    },
+use crate::local_api::{
+    SOCKET,
+    client::Client,
+    status::{Member, Status},
 };
 
 /// Talks to meshd.
@@ -95,7 +93,7 @@ pub enum Verb {
 pub fn arguments() -> Result<Option<Arguments>, Failure> {
     match Arguments::try_parse() {
         Ok(arguments) => Ok(Some(arguments)),
-        Err(error) => Failure::of_arguments(&error, "mesh").map_or(Ok(None), Err),
+        Err(error) => Failure::of_arguments(&error).map_or(Ok(None), |failure| Err(failure.or_see_help("mesh"))),
     }
 }
 

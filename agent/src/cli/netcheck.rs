@@ -1,10 +1,9 @@
 //! `mesh netcheck`.
 
+use transports::program::{Exit, Failure};
+
 use super::{print, print_object};
-use crate::{
-    failure::{Exit, Failure},
-    local_api::{client::Client, types::NetcheckReport},
-};
+use crate::local_api::{client::Client, types::NetcheckReport};
 
 /// How to show the report.
 #[derive(Debug, clap::Args)]

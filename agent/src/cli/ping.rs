@@ -1,15 +1,19 @@
 //! `mesh ping`.
 
 use core::time::Duration;
+use std::time::Instant;
+
+use transports::program::{Exit, Failure};
 
 use super::{duration, peer_parameter, print, print_object};
-use crate::{
-    failure::{Exit, Failure},
-    local_api::{client::Client, types::PingResult},
-};
+use crate::local_api::{client::Client, types::PingResult};
 
 /// From one request to the next.
 const INTERVAL: Duration = Duration::from_secs(1);
+/// A peer that has just joined is in our map a moment after its own `mesh up` has returned. How long it may be unknown,
+/// and how often it is looked for.
+const HEARD_OF_WITHIN: Duration = Duration::from_secs(2);
+const LOOK: Duration = Duration::from_millis(50);
 
 /// What to ping, and how.
 #[derive(Debug, clap::Args)]
@@ -35,19 +39,22 @@ pub struct Arguments {
 
 pub(super) async fn run(client: &Client, json: bool, arguments: &Arguments) -> Result<(), Failure> {
     let timeout = arguments.timeout.as_millis();
-    let peer = peer_parameter(client, &arguments.peer).await?;
+    let mut patience = HEARD_OF_WITHIN.min(arguments.timeout);
     let kind = match (arguments.icmp, arguments.tsmp) {
         (true, _) => "ICMP",
         (false, true) => "TSMP",
         (false, false) => "disco",
     };
-    let request = format!("ping?{peer}&type={kind}&timeout={timeout}");
+    let ask = async || {
+        let peer = peer_parameter(client, &arguments.peer).await?;
+        client.post::<PingResult>(&format!("ping?{peer}&type={kind}&timeout={timeout}")).await
+    };
     let (mut answered, mut relayed) = (0, 0);
     for index in 0..arguments.count {
         if index > 0 {
             tokio::time::sleep(INTERVAL).await;
         }
-        match client.post::<PingResult>(&request).await {
+        match once_known(core::mem::take(&mut patience), &ask).await {
             Ok(result) => {
                 answered += 1;
                 relayed += u32::from(result.is_disco && result.derp_region_id.is_some());
@@ -60,7 +67,7 @@ pub(super) async fn run(client: &Client, json: bool, arguments: &Arguments) -> R
                     return Ok(());
                 }
             }
-            Err(failure) if failure.code == "timeout" || failure.code == "no-way" => {
+            Err(failure) if matches!(failure.code(), "timeout" | "no-way") => {
                 if !json {
                     print(format_args!("ping \"{}\" {}", arguments.peer, what(&failure)));
                 }
@@ -80,8 +87,19 @@ pub(super) async fn run(client: &Client, json: bool, arguments: &Arguments) -> R
     Ok(())
 }
 
+/// Asks until the peer is known, or has been unknown for so long.
+async fn once_known<T>(patience: Duration, ask: impl AsyncFn() -> Result<T, Failure>) -> Result<T, Failure> {
+    let began = Instant::now();
+    loop {
+        match ask().await {
+            Err(failure) if failure.code() == "no-peer" && began.elapsed() < patience => tokio::time::sleep(LOOK).await,
+            answer => return answer,
+        }
+    }
+}
+
 fn what(failure: &Failure) -> &str {
-    if failure.code == "timeout" { "timed out" } else { &failure.message }
+    if failure.code() == "timeout" { "timed out" } else { failure.message() }
 }
 
 /// The line of the stock client.
@@ -99,7 +117,27 @@ fn line(result: &PingResult) -> String {
 
 #[cfg(test)]
 mod tests {
+    use core::cell::Cell;
+
     use super::*;
+
+    #[tokio::test]
+    async fn a_peer_is_waited_for_that_is_not_heard_of_yet() {
+        let asked = Cell::new(0);
+        let third = async || {
+            asked.set(asked.get() + 1);
+            match asked.get() {
+                3 => Ok("pong"),
+                _ => Err(Failure::new(Exit::Refused, "no-peer", "nobody")),
+            }
+        };
+        let failure = once_known(Duration::ZERO, &third).await.unwrap_err();
+        assert_eq!((failure.code(), asked.get()), ("no-peer", 1));
+        assert_eq!(once_known(Duration::from_secs(3_600), &third).await.unwrap(), "pong");
+        // What else goes wrong is said at once.
+        let other = async || Err::<(), _>(Failure::new(Exit::Refused, "timeout", "nothing"));
+        assert_eq!(once_known(Duration::from_secs(3_600), other).await.unwrap_err().code(), "timeout");
+    }
 
     #[test]
     fn the_line_is_the_stock_one() {

@@ -1,12 +1,11 @@
 //! `mesh status`.
 
+use transports::program::{Exit, Failure};
+
 use super::{print, print_object};
-use crate::{
-    failure::{Exit, Failure},
-    local_api::{
-        client::Client,
-        status::{Member, Status},
-    },
+use crate::local_api::{
+    client::Client,
+    status::{Member, Status},
 };
 
 pub(super) async fn run(client: &Client, json: bool) -> Result<(), Failure> {
@@ -150,17 +149,19 @@ mod tests {
     #[test]
     fn a_node_that_does_not_run_says_why_and_what_to_do() {
         let with = |state: &str, url: &str| Status { backend_state: state.into(), auth_url: url.into(), ..status() };
-        let code = |status: &Status| not_running(status).map(|failure| (failure.code, failure.exit as u8));
+        let code =
+            |status: &Status| not_running(status).map(|failure| (failure.code().to_owned(), failure.exit() as u8));
+        let ended = |code: &str, exit| Some((code.to_owned(), exit));
         assert_eq!(code(&status()), None);
-        assert_eq!(code(&with("Stopped", "")), Some(("stopped", 1)));
-        assert_eq!(code(&with("NeedsLogin", "")), Some(("signed-out", 5)));
-        assert_eq!(code(&with("NeedsLogin", "https://x/y")), Some(("sign-in-needed", 5)));
+        assert_eq!(code(&with("Stopped", "")), ended("stopped", 1));
+        assert_eq!(code(&with("NeedsLogin", "")), ended("signed-out", 5));
+        assert_eq!(code(&with("NeedsLogin", "https://x/y")), ended("sign-in-needed", 5));
         let waiting = with("NeedsLogin", "https://x/y");
-        assert!(not_running(&waiting).is_some_and(|failure| failure.hint.contains("https://x/y")));
+        assert!(not_running(&waiting).is_some_and(|failure| failure.what_to_do().contains("https://x/y")));
         // Others are not told the page: who visits it signs the node in.
         assert_eq!(waiting.clone().shown_to(true), waiting);
-        assert_eq!(code(&waiting.shown_to(false)), Some(("signed-out", 5)));
-        assert_eq!(code(&with("NeedsMachineAuth", "")), Some(("needs-approval", 1)));
+        assert_eq!(code(&waiting.shown_to(false)), ended("signed-out", 5));
+        assert_eq!(code(&with("NeedsMachineAuth", "")), ended("needs-approval", 1));
         // With what was kept it carries packets already.
         assert_eq!(code(&with("Starting", "")), None);
     }

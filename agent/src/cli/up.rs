@@ -4,17 +4,20 @@ use core::{fmt::Write, time::Duration};
 use std::{fs, path::Path};
 
 use hyper::Method;
-use mesh_core::{control::ControlUrl, ip::prefix::Prefix, node::Prefs, printable};
+use mesh_core::{
+    control::{ControlUrl, types::is_tag},
+    ip::prefix::Prefix,
+    node::Prefs,
+    printable,
+};
 use serde_json::{Value, json};
+use transports::program::{Exit, Failure};
 
 use super::{duration, print, print_object};
-use crate::{
-    failure::{Exit, Failure},
-    local_api::{
-        client::Client,
-        joining::{UpRequest, UpResult},
-        status::Status,
-    },
+use crate::local_api::{
+    client::Client,
+    joining::{UpRequest, UpResult},
+    status::Status,
 };
 
 /// How often it is looked whether somebody has to sign in.
@@ -264,10 +267,7 @@ fn routes(text: &str) -> Result<Routes, String> {
 
 fn tags(text: &str) -> Result<Tags, String> {
     let one = |tag: &str| {
-        let name = tag.strip_prefix("tag:").unwrap_or_default();
-        let is_good = name.starts_with(|c: char| c.is_ascii_alphabetic())
-            && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '-');
-        if is_good { Ok(tag.to_owned()) } else { Err(format!("\"{tag}\" is no tag; tags look like tag:server")) }
+        if is_tag(tag) { Ok(tag.to_owned()) } else { Err(format!("\"{tag}\" is no tag; tags look like tag:server")) }
     };
     list(text).map(one).collect::<Result<_, _>>().map(Tags)
 }
@@ -300,10 +300,10 @@ mod tests {
         assert_eq!(parse(&["--timeout", "30s"]).prefs(&current), Ok(wanted.clone()));
 
         let failure = parse(&["--hostname=bob"]).prefs(&current).unwrap_err();
-        assert_eq!((failure.exit, failure.code), (Exit::Usage, "flags-missing"));
+        assert_eq!((failure.exit(), failure.code()), (Exit::Usage, "flags-missing"));
         let command = "mesh up --hostname=bob --login-server=https://control.example.com --accept-routes \
              --advertise-routes=10.0.0.0/8,fd00::/8 --advertise-tags=tag:a;";
-        assert!(failure.hint.contains(command), "{}", failure.hint);
+        assert!(failure.what_to_do().contains(command), "{failure}");
         // Neither is one of these alone enough.
         for words in [["--force-reauth"], ["--auth-key=k"]] {
             assert!(parse(&words).prefs(&current).is_err(), "{words:?}");
@@ -338,7 +338,7 @@ mod tests {
     #[test]
     fn keys_come_from_files_too() {
         assert_eq!(auth_key("tskey-auth-1-2").as_deref(), Ok("tskey-auth-1-2"));
-        assert_eq!(auth_key("file:/does/not/exist").unwrap_err().code, "auth-key");
+        assert_eq!(auth_key("file:/does/not/exist").unwrap_err().code(), "auth-key");
         let path = std::env::temp_dir().join(format!("mesh-auth-key-{}", std::process::id()));
         fs::write(&path, "tskey-auth-1-2\n").unwrap();
         assert_eq!(auth_key(&format!("file:{}", path.display())).as_deref(), Ok("tskey-auth-1-2"));

@@ -1,21 +1,15 @@
 //! `mesh whois`.
 
-use core::net::{IpAddr, SocketAddr};
+use transports::program::{Exit, Failure};
 
 use super::{print, print_object};
-use crate::{
-    failure::{Exit, Failure},
-    local_api::{client::Client, joining::Whois},
+use crate::local_api::{
+    client::Client,
+    joining::{Whois, overlay_address},
 };
 
 pub(super) async fn run(client: &Client, json: bool, address: &str) -> Result<(), Failure> {
-    let parsed: Option<IpAddr> =
-        address.parse().ok().or_else(|| address.parse::<SocketAddr>().ok().map(|address| address.ip()));
-    let parsed = parsed.ok_or_else(|| {
-        Failure::new(Exit::Usage, "bad-address", format!("\"{address}\" is no overlay address"))
-            .hint("ask for an address such as 100.64.0.1, with or without a port")
-    })?;
-    let whois: Whois = client.get(&format!("whois?addr={parsed}")).await?;
+    let whois: Whois = client.get(&format!("whois?addr={}", overlay_address(address)?)).await?;
     if json {
         let text = serde_json::to_string_pretty(&whois);
         print_object(text.map_err(|error| Failure::new(Exit::Bug, "json", error))?);

@@ -1,20 +1,32 @@
 //! What meshd is started with: flags over environment over the file of `--config`.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use clap::Parser;
-use serde::Deserialize;
+use clap::{Args, Parser};
+use transports::program::{Failure, Layer, LogFormat, Sources};
 
-use crate::{
-    failure::{Exit, Failure},
-    logging::Format,
-    nearest::nearest,
-};
+/// The file says what the flags say. Of the environment there are `MESH_SOCKET` and `MESH_LOG`, which all programs share.
+const FILE: Sources = Sources { program: "meshd", prefix: "MESH_" };
 
 /// Member of a mesh VPN.
 #[derive(Debug, Parser)]
 #[command(name = "meshd", version = crate::VERSION, about = "Member of a mesh VPN: the daemon", args_conflicts_with_subcommands = true)]
 pub struct Arguments {
+    /// TOML file with these settings
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// What can be said in the file too
+    #[command(flatten)]
+    pub settings: Settings,
+    /// Something else than to run
+    #[command(subcommand)]
+    pub command: Option<Verb>,
+}
+
+/// What can be said, by one source.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Args)]
+#[command(next_line_help = false)]
+pub struct Settings {
     /// Directory for keys and state
     #[arg(long, value_name = "DIR")]
     pub state_dir: Option<PathBuf>,
@@ -27,9 +39,6 @@ pub struct Arguments {
     /// UDP port; 0 lets the system choose [default: 41641]
     #[arg(long, value_name = "N")]
     pub port: Option<u16>,
-    /// TOML file with these settings
-    #[arg(long, value_name = "FILE")]
-    pub config: Option<PathBuf>,
     /// WireGuard only: keys, addresses and peers from a wg-quick style file, no control server
     #[arg(long = "static", value_name = "FILE", conflicts_with = "map")]
     pub static_file: Option<PathBuf>,
@@ -41,10 +50,7 @@ pub struct Arguments {
     pub log: Option<String>,
     /// How to log [default: text]
     #[arg(long, value_name = "FORMAT", value_enum)]
-    pub log_format: Option<Format>,
-    /// Something else than to run
-    #[command(subcommand)]
-    pub command: Option<Verb>,
+    pub log_format: Option<LogFormat>,
 }
 
 /// What meshd does besides running.
@@ -75,24 +81,8 @@ pub struct Config {
     /// What to log.
     pub log: String,
     /// How to log.
-    pub log_format: Format,
+    pub log_format: LogFormat,
 }
-
-/// The file of `--config`.
-#[derive(Debug, Default, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-struct File {
-    state_dir: Option<PathBuf>,
-    socket: Option<PathBuf>,
-    tun: Option<String>,
-    port: Option<u16>,
-    r#static: Option<PathBuf>,
-    map: Option<PathBuf>,
-    log: Option<String>,
-    log_format: Option<Format>,
-}
-
-const KEYS: [&str; 8] = ["state-dir", "socket", "tun", "port", "static", "map", "log", "log-format"];
 
 impl Config {
     /// Puts the sources together.
@@ -100,48 +90,52 @@ impl Config {
     /// # Errors
     /// When the file of `--config` cannot be read or is wrong.
     pub fn new(arguments: Arguments) -> Result<Self, Failure> {
-        let file = arguments.config.as_deref().map(File::load).transpose()?.unwrap_or_default();
-        Ok(Self {
-            state_dir: arguments.state_dir.or(file.state_dir).unwrap_or_else(|| "/var/lib/mesh".into()),
-            socket: arguments.socket.or(file.socket).unwrap_or_else(|| crate::local_api::SOCKET.into()),
-            tun: arguments.tun.or(file.tun).unwrap_or_else(|| "mesh0".into()),
-            port: arguments.port.or(file.port).unwrap_or(41641),
-            static_file: arguments.static_file.or(file.r#static),
-            map: arguments.map.or(file.map),
-            log: arguments.log.or(file.log).unwrap_or_else(|| "info".into()),
-            log_format: arguments.log_format.or(file.log_format).unwrap_or_default(),
-        })
-    }
-}
-
-impl File {
-    fn load(path: &Path) -> Result<Self, Failure> {
-        let refuse = |problem: &dyn core::fmt::Display| {
-            Failure::new(Exit::Usage, "bad-config", format!("{}: {problem}", path.display()))
-        };
-        let text = std::fs::read_to_string(path).map_err(|error| refuse(&error))?;
-        Self::parse(&text).map_err(|problem| refuse(&problem))
-    }
-
-    fn parse(text: &str) -> Result<Self, String> {
-        let table: toml::Table = text.parse().map_err(|error: toml::de::Error| told(text, &error))?;
-        if let Some(unknown) = table.keys().find(|key| !KEYS.contains(&key.as_str())) {
-            let hint = nearest(unknown, KEYS).map(|known| format!("; did you mean {known}?")).unwrap_or_default();
-            return Err(format!("unknown key {unknown}{hint}"));
+        let Arguments { config, settings, command: _ } = arguments;
+        Ok(match config {
+            Some(path) => settings.over(FILE.of_file(&path)?),
+            None => settings,
         }
-        toml::from_str(text).map_err(|error| told(text, &error))
+        .into_config())
     }
 }
 
-/// In one line, where the library takes several.
-fn told(text: &str, error: &toml::de::Error) -> String {
-    let line = error.span().map(|span| text[..span.start.min(text.len())].matches('\n').count() + 1);
-    let message = error.message().replace('\n', " ");
-    line.map_or_else(|| message.clone(), |line| format!("line {line}: {message}"))
+impl Layer for Settings {
+    fn over(self, lower: Self) -> Self {
+        let says_network = self.static_file.is_some() || self.map.is_some();
+        let (static_file, map) =
+            if says_network { (self.static_file, self.map) } else { (lower.static_file, lower.map) };
+        Self {
+            state_dir: self.state_dir.or(lower.state_dir),
+            socket: self.socket.or(lower.socket),
+            tun: self.tun.or(lower.tun),
+            port: self.port.or(lower.port),
+            static_file,
+            map,
+            log: self.log.or(lower.log),
+            log_format: self.log_format.or(lower.log_format),
+        }
+    }
+}
+
+impl Settings {
+    fn into_config(self) -> Config {
+        Config {
+            state_dir: self.state_dir.unwrap_or_else(|| "/var/lib/mesh".into()),
+            socket: self.socket.unwrap_or_else(|| crate::local_api::SOCKET.into()),
+            tun: self.tun.unwrap_or_else(|| "mesh0".into()),
+            port: self.port.unwrap_or(41641),
+            static_file: self.static_file,
+            map: self.map,
+            log: self.log.unwrap_or_else(|| "info".into()),
+            log_format: self.log_format.unwrap_or_default(),
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
 
     #[test]
@@ -151,15 +145,24 @@ mod tests {
         let arguments = ["meshd", "--config", path.to_str().unwrap(), "--port", "8"];
         let config = Config::new(Arguments::try_parse_from(arguments).unwrap()).unwrap();
         std::fs::remove_file(&path).unwrap();
-        assert_eq!((config.port, config.tun.as_str(), config.log_format), (8, "t7", Format::Json));
+        assert_eq!((config.port, config.tun.as_str(), config.log_format), (8, "t7", LogFormat::Json));
         assert_eq!(config.state_dir, Path::new("/var/lib/mesh"));
     }
 
     #[test]
+    fn where_the_network_comes_from_is_said_by_one_source() {
+        let file = FILE.of_text::<Settings>("static = \"s\"", "f").unwrap();
+        let flags = Arguments::try_parse_from(["meshd", "--map", "m"]).unwrap().settings;
+        let config = flags.over(file).into_config();
+        assert_eq!((config.static_file, config.map), (None, Some("m".into())));
+    }
+
+    #[test]
     fn a_wrong_file_is_told_in_one_line() {
-        assert_eq!(File::parse("prot = 1").unwrap_err(), "unknown key prot; did you mean port?");
-        let error = File::parse("tun = \"a\"\nport = \"x\"").unwrap_err();
-        assert!(error.starts_with("line 2: ") && !error.contains('\n'), "{error}");
-        assert!(File::parse("port").is_err());
+        let told = |text: &str| FILE.of_text::<Settings>(text, "f").unwrap_err().message().to_owned();
+        assert_eq!(told("prot = 1"), "f: unknown key prot; did you mean port?");
+        assert_eq!(told("tun = \"a\"\nport ="), "f: line 2: string values must be quoted, expected literal string");
+        assert_eq!(told("port = \"x\""), "f: invalid value 'x' for '--port <N>': invalid digit found in string");
+        assert!(told("static = \"s\"\nmap = \"m\"").contains("cannot be used with"));
     }
 }

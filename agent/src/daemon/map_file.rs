@@ -17,8 +17,8 @@ use tokio::{
 };
 use tracing::{info, warn};
 
-use super::basic::Request;
-use crate::failure::{Exit, Failure};
+use super::driver::Request;
+use transports::program::{Exit, Failure};
 
 /// Largest map file that is read.
 const FILE_BYTES: u64 = 256 << 20;

@@ -3,8 +3,8 @@
 //! Start goes from what cannot hurt to what changes the host: read the file, claim the socket, create the TUN, bind
 //! ports, set addresses and routes. Whatever fails, what was done before is undone by drops: nothing is left behind.
 
-pub mod basic;
 pub mod config;
+pub mod driver;
 mod events;
 mod hostinfo;
 pub(crate) mod map_file;
@@ -27,19 +27,19 @@ use transports::{
     derp::RelayCounts,
     entropy,
     host::{HostError, HostLink, LinkMonitor},
-    notify,
+    notify, private,
+    program::{Exit, Failure},
     tun::{LinuxTun, OpenError},
     udp::SendCounts,
 };
 
 use crate::{
-    failure::{Exit, Failure},
     local_api::server::LocalApi,
-    state_file::{Keeper, State},
+    state_file::{Claim, Keeper, State},
 };
 
-use basic::{Basic, TunCounts};
 use config::Config;
+use driver::{Driver, TunCounts};
 use map_file::MapFile;
 use network::Network;
 use source::Source;
@@ -74,6 +74,8 @@ pub struct Snapshot {
     pub relays: RelayCounts,
     /// What went through the TUN.
     pub tun: TunCounts,
+    /// Why the next run would not know what this one does.
+    pub unkept: Option<String>,
 }
 
 /// Takes back what was done to the host, however the program ends short of being killed.
@@ -104,6 +106,11 @@ impl Drop for HostGuard {
 /// When it cannot start, or cannot go on.
 pub async fn run(config: Config) -> Result<(), Failure> {
     let clock = Clock::new();
+    if let Err(error) = private::keep_memory() {
+        warn!(%error, "a core dump would hold the keys");
+    }
+    // Static peers need no state.
+    let _claim = config.static_file.is_none().then(|| Claim::new(&config.state_dir)).transpose()?;
     let (node, source, state) = prepare(&config, &clock).await?;
     let mtu_bytes = node.mtu_bytes;
     // Static peers are not found over others.
@@ -125,7 +132,7 @@ pub async fn run(config: Config) -> Result<(), Failure> {
         None => None,
     };
     let state = state.map(Keeper::new).transpose()?;
-    let mut driver = Basic::start(node, clock, tun, network, state, Some(HostGuard(link)), mtu_bytes)?;
+    let mut driver = Driver::start(node, clock, tun, network, state, Some(HostGuard(link)), mtu_bytes)?;
 
     let server = tokio::spawn(api.serve(sender.clone(), source.clone()));
     let watch = match &source {

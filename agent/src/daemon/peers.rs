@@ -11,13 +11,13 @@ use mesh_core::{
     node::{Command, PeerAddressing, PeerConfig},
 };
 use tokio::sync::{mpsc, oneshot};
-use transports::batch::canonical;
-
-use super::basic::Request;
-use crate::{
-    failure::{Exit, Failure},
-    static_file::{self, Endpoint, StaticFile, StaticPeer},
+use transports::{
+    batch::canonical,
+    program::{Exit, Failure},
 };
+
+use super::driver::Request;
+use crate::static_file::{self, Endpoint, StaticFile, StaticPeer};
 
 /// Largest static file that is read: many times what the largest number of peers needs.
 const FILE_BYTES: u64 = 64 << 20;

@@ -4,8 +4,8 @@ use std::fmt::Display;
 
 use tokio::sync::mpsc;
 
-use super::{basic::Request, map_file::MapFile, peers::Reload};
-use crate::failure::{Exit, Failure};
+use super::{driver::Request, map_file::MapFile, peers::Reload};
+use transports::program::{Exit, Failure};
 
 /// Where the network comes from.
 #[derive(Clone, Debug)]

@@ -10,8 +10,8 @@ use hyper::{Method, Request, StatusCode, body::Bytes, client::conn::http1, heade
 use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
 
-use super::{PREFIX, types::ErrorBody};
-use crate::failure::{Exit, Failure};
+use super::PREFIX;
+use transports::program::{Exit, Failure};
 
 /// Asks one daemon.
 #[derive(Clone, Debug)]
@@ -100,9 +100,6 @@ impl Client {
     }
 
     fn refused(&self, status: StatusCode, body: &[u8]) -> Failure {
-        let Ok(ErrorBody { error }) = serde_json::from_slice(body) else {
-            return self.strange(&format_args!("status {status}"));
-        };
         let exit = match status {
             StatusCode::UNAUTHORIZED => Exit::SignIn,
             StatusCode::FORBIDDEN => Exit::NotPermitted,
@@ -110,9 +107,7 @@ impl Client {
             StatusCode::BAD_REQUEST => Exit::Usage,
             _ => Exit::Refused,
         };
-        // Codes are words of ours; those of another version are only shown.
-        let code = CODES.iter().find(|known| **known == error.code).copied().unwrap_or("refused");
-        Failure::new(exit, code, error.message).hint(error.hint)
+        Failure::of_json(exit, body).unwrap_or_else(|| self.strange(&format_args!("status {status}")))
     }
 
     fn strange(&self, problem: &dyn core::fmt::Display) -> Failure {
@@ -120,36 +115,3 @@ impl Client {
         Failure::new(Exit::Bug, "strange-answer", message).hint("are mesh and meshd of the same version?")
     }
 }
-
-/// Codes of the daemon that scripts may look for.
-const CODES: [&str; 29] = [
-    "no-route",
-    "no-peer",
-    "no-address",
-    "no-source",
-    "too-many-pings",
-    "timeout",
-    "bad-config",
-    "bad-peer",
-    "bad-timeout",
-    "bad-static-file",
-    "restart-needed",
-    "not-permitted",
-    "stopping",
-    "unknown-request",
-    "too-many-reports",
-    "no-way",
-    "bad-map",
-    "no-map",
-    "bad-map-file",
-    "bad-prefs",
-    "bad-address",
-    "no-control",
-    "no-server",
-    "no-file",
-    "sign-in-refused",
-    "superseded",
-    "logout-untold",
-    "too-many-logouts",
-    "ambiguous-name",
-];

@@ -14,7 +14,7 @@ use mesh_core::{
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::server::{Answer, Answered, Context, command, json, snapshot, stopping, value};
-use crate::failure::{Exit, Failure};
+use transports::program::{Exit, Failure};
 
 /// A request's body. Prefixes and tags of a large network fit many times.
 const BODY_BYTES: usize = 256 << 10;
@@ -82,14 +82,18 @@ pub(super) async fn simple(wanted: Command, context: &Context) -> Answered {
     Ok(Answer::nothing())
 }
 
+/// The address that a text is, with or without a port.
+pub(crate) fn overlay_address(text: &str) -> Result<IpAddr, Failure> {
+    let address = text.parse().ok().or_else(|| text.parse::<SocketAddr>().ok().map(|address| address.ip()));
+    address.ok_or_else(|| {
+        Failure::new(Exit::Usage, "bad-address", format!("\"{text}\" is no overlay address"))
+            .hint("ask for an address such as 100.64.0.1, with or without a port")
+    })
+}
+
 pub(super) async fn whois(query: &str, context: &Context) -> Answered {
     let text = value(query, "addr").unwrap_or_default();
-    let address: Option<IpAddr> =
-        text.parse().ok().or_else(|| text.parse::<SocketAddr>().ok().map(|address| address.ip()));
-    let Some(address) = address else {
-        let failure = Failure::new(Exit::Usage, "bad-address", format!("\"{text}\" is no overlay address"));
-        return Err((StatusCode::BAD_REQUEST, failure.hint("ask for an address such as 100.64.0.1")));
-    };
+    let address = overlay_address(text).map_err(|failure| (StatusCode::BAD_REQUEST, failure))?;
     let status = snapshot(context).await?.status;
     let nodes = status.peers.iter().filter_map(|peer| peer.node.as_deref()).chain(status.node.as_deref());
     let has = |node: &&PeerNode| node.addresses.iter().any(|prefix| prefix.address() == address);

@@ -2,6 +2,8 @@
 
 use core::fmt::Write;
 
+use mesh_core::invariant::broken_total;
+
 use crate::daemon::Snapshot;
 
 /// All counters and gauges of a snapshot.
@@ -10,7 +12,7 @@ pub(super) fn render(snapshot: &Snapshot) -> String {
     let peers = snapshot.status.peers.iter();
     let bytes = |of: fn(&mesh_core::node::PeerStatus) -> u64| peers.clone().map(of).sum::<u64>();
     let relays = &snapshot.relays;
-    let single: [(&str, &str, &str, u64); 22] = [
+    let single: [(&str, &str, &str, u64); 23] = [
         ("mesh_peers", "gauge", "Peers of this node.", peers.len() as u64),
         ("mesh_peers_with_session", "gauge", "Peers with a session that can be sent on.", {
             peers.clone().filter(|peer| peer.has_session).count() as u64
@@ -47,6 +49,7 @@ pub(super) fn render(snapshot: &Snapshot) -> String {
         ("mesh_filter_flows_unnoted_total", "counter", "Packets whose flow found no room: no reply comes in.", {
             snapshot.flows.unnoted
         }),
+        ("mesh_broken_invariants_total", "counter", "States that cannot be, and were: bugs.", broken_total()),
     ];
     for (name, kind, help, value) in single {
         describe(&mut text, name, kind, help);

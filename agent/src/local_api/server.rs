@@ -20,17 +20,17 @@ use tokio::{
     sync::{mpsc, oneshot},
 };
 use tracing::debug;
-use transports::local::{self, LocalSocket};
+use transports::{
+    local::{self, LocalSocket},
+    program::{Exit, Failure},
+};
 
 use super::{
     PREFIX, joining, metrics,
     status::Status,
-    types::{ErrorBody, ErrorText, NetcheckReport, PeerPaths, PingResult},
+    types::{NetcheckReport, PeerPaths, PingResult},
 };
-use crate::{
-    daemon::{Snapshot, basic, source::Source},
-    failure::{Exit, Failure},
-};
+use crate::daemon::{Snapshot, driver, source::Source};
 
 /// Connections at once; what happens at the bound says [`LocalSocket::serve`].
 const CONNECTIONS: usize = 64;
@@ -49,7 +49,7 @@ pub struct LocalApi(LocalSocket);
 /// What handlers need.
 #[derive(Clone, Debug)]
 pub(super) struct Context {
-    requests: mpsc::Sender<basic::Request>,
+    requests: mpsc::Sender<driver::Request>,
     source: Source,
 }
 
@@ -66,7 +66,7 @@ impl LocalApi {
     }
 
     /// Serves until dropped.
-    pub async fn serve(self, requests: mpsc::Sender<basic::Request>, source: Source) {
+    pub async fn serve(self, requests: mpsc::Sender<driver::Request>, source: Source) {
         let context = Context { requests, source };
         let answer = |stream| {
             let connection = connection(stream, context.clone());
@@ -98,11 +98,7 @@ async fn respond(request: Request<Incoming>, may_change: bool, context: &Context
     let (status, kind, body) = match result {
         Ok(Answer::Json(body)) => (StatusCode::OK, "application/json", body),
         Ok(Answer::Text(body)) => (StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", body),
-        Err((status, failure)) => {
-            let text = ErrorText { code: failure.code.to_owned(), message: failure.message, hint: failure.hint };
-            let body = serde_json::to_string(&ErrorBody { error: text }).unwrap_or_default();
-            (status, "application/json", body)
-        }
+        Err((status, failure)) => (status, "application/json", failure.to_json()),
     };
     let mut response = Response::new(Full::new(Bytes::from(body)));
     *response.status_mut() = status;
@@ -189,14 +185,14 @@ const REQUESTS: [(&str, Method, Right); 14] = [
 
 pub(super) async fn snapshot(context: &Context) -> Result<Snapshot, (StatusCode, Failure)> {
     let (reply, answer) = oneshot::channel();
-    context.requests.send(basic::Request::Status(reply)).await.map_err(|_| stopping())?;
+    context.requests.send(driver::Request::Status(reply)).await.map_err(|_| stopping())?;
     answer.await.map_err(|_| stopping())
 }
 
 /// The network map, as the first message of a stream.
 async fn map(context: &Context) -> Answered {
     let (reply, answer) = oneshot::channel();
-    context.requests.send(basic::Request::Map(reply)).await.map_err(|_| stopping())?;
+    context.requests.send(driver::Request::Map(reply)).await.map_err(|_| stopping())?;
     let map = answer.await.map_err(|_| stopping())?.ok_or_else(|| {
         let failure = Failure::new(Exit::Refused, "no-map", "there is no network map yet");
         (StatusCode::NOT_FOUND, failure.hint("mesh status says what is waited for"))
@@ -238,7 +234,7 @@ async fn netcheck(context: &Context) -> Answered {
 
 pub(super) async fn command(command: Command, context: &Context) -> Result<Reply, (StatusCode, Failure)> {
     let (reply, answer) = oneshot::channel();
-    context.requests.send(basic::Request::Command(command, reply)).await.map_err(|_| stopping())?;
+    context.requests.send(driver::Request::Command(command, reply)).await.map_err(|_| stopping())?;
     answer.await.map_err(|_| stopping())?.map_err(|error| refused(&error))
 }
 
@@ -256,7 +252,7 @@ async fn paths(query: &str, context: &Context) -> Answered {
     };
     let key = found.ok_or_else(nobody)?.key;
     let (reply, answer) = oneshot::channel();
-    context.requests.send(basic::Request::Paths(key, reply)).await.map_err(|_| stopping())?;
+    context.requests.send(driver::Request::Paths(key, reply)).await.map_err(|_| stopping())?;
     let paths = answer.await.map_err(|_| stopping())?.ok_or_else(nobody)?;
     json(&PeerPaths::new(&paths, &snapshot.status.relays, snapshot.now))
 }
@@ -281,6 +277,7 @@ pub(super) fn value<'q>(query: &'q str, name: &str) -> Option<&'q str> {
 fn refused(error: &CommandError) -> (StatusCode, Failure) {
     let (status, code) = match error {
         CommandError::NoRoute(_) => (StatusCode::NOT_FOUND, "no-route"),
+        CommandError::PeerExpired(_) => (StatusCode::NOT_FOUND, "peer-expired"),
         CommandError::UnknownPeer(_) | CommandError::UnknownName(_) => (StatusCode::NOT_FOUND, "no-peer"),
         CommandError::AmbiguousName { .. } => (StatusCode::CONFLICT, "ambiguous-name"),
         CommandError::NoControl => (StatusCode::BAD_REQUEST, "no-control"),
@@ -288,6 +285,7 @@ fn refused(error: &CommandError) -> (StatusCode, Failure) {
         CommandError::Refused(_) => (StatusCode::UNAUTHORIZED, "sign-in-refused"),
         CommandError::Superseded(_) => (StatusCode::CONFLICT, "superseded"),
         CommandError::LogoutUntold(_) => (StatusCode::BAD_GATEWAY, "logout-untold"),
+        CommandError::NotKept(_) => (StatusCode::INSUFFICIENT_STORAGE, "not-kept"),
         CommandError::TooManyLogouts => (StatusCode::TOO_MANY_REQUESTS, "too-many-logouts"),
         CommandError::NoAddress(_) => (StatusCode::BAD_REQUEST, "no-address"),
         CommandError::NoWay(_) => (StatusCode::BAD_GATEWAY, "no-way"),
@@ -338,7 +336,7 @@ mod tests {
         assert!(path.exists());
         let api = LocalApi::bind(&path).await.unwrap();
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o666);
-        assert_eq!(LocalApi::bind(&path).await.unwrap_err().code, "already-running");
+        assert_eq!(LocalApi::bind(&path).await.unwrap_err().code(), "already-running");
         drop(api);
         assert!(!path.exists());
     }

@@ -162,6 +162,7 @@ impl Status {
             let problem = relay.problem.as_ref()?;
             Some(format!("relay {}: {problem}", code(&status.relays, Some(relay.region))))
         });
+        let unkept = snapshot.unkept.iter().map(|why| format!("what changes is lost at the next start: {why}"));
         Self {
             version: crate::VERSION.to_owned(),
             tun: true,
@@ -170,7 +171,7 @@ impl Status {
             auth_url: control.map(|control| control.auth_url.clone()).unwrap_or_default(),
             tailscale_ips: status.addresses.clone(),
             own: Member::own(snapshot),
-            health: status.health.iter().cloned().chain(relays).collect(),
+            health: status.health.iter().cloned().chain(relays).chain(unkept).collect(),
             magic_dns_suffix: status.magic_dns_suffix.clone(),
             control_url: control.and_then(|control| Some(control.server.as_ref()?.to_string())).unwrap_or_default(),
             control_problem: control.and_then(|control| control.problem.clone()).unwrap_or_default(),

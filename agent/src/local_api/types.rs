@@ -142,24 +142,6 @@ pub struct NetcheckReport {
     pub region_codes: BTreeMap<u16, String>,
 }
 
-/// What a request that failed is answered with.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ErrorBody {
-    /// The failure.
-    pub error: ErrorText,
-}
-
-/// Why a request failed.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ErrorText {
-    /// A stable word for scripts.
-    pub code: String,
-    /// One sentence.
-    pub message: String,
-    /// What to do; may be empty.
-    pub hint: String,
-}
-
 impl PeerPaths {
     /// What the node says of a peer at `now`.
     #[must_use]

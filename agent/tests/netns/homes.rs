@@ -61,6 +61,8 @@ pub struct RelayProgram {
     pub node: Node,
     pub process: Option<Process>,
     state: PathBuf,
+    /// What ours is started with: words before the program's name.
+    pub prefix: Vec<String>,
     /// The published server in place of ours.
     stock: Option<PathBuf>,
     /// Whom it asks who may connect; anybody may where it asks nobody.
@@ -99,7 +101,14 @@ impl Homes {
         )?;
         relay.route("default via 203.0.113.9")?;
         relay.route("::/0 via 2001:db8:ff::1")?;
-        let relay = RelayProgram { state: relay.path("state"), node: relay, process: None, stock, verify_url: None };
+        let relay = RelayProgram {
+            state: relay.path("state"),
+            node: relay,
+            process: None,
+            prefix: Vec::new(),
+            stock,
+            verify_url: None,
+        };
         let mut homes = Self { lab, segment, relay, members: Vec::new(), routers: Vec::new() };
         for nat in nats {
             let router = homes.router(*nat)?;
@@ -217,7 +226,8 @@ impl RelayProgram {
         let more = ["--listen", "[::]:443", "--stun-listen", "[::]:3478"];
         let admission = self.verify_url.as_deref().map(|url| ["--verify-url", url]);
         let admission = admission.as_ref().map_or(&["--open"][..], <[&str; 2]>::as_slice);
-        let process = self.node.spawn(&[&line[..], &more[..], admission].concat())?;
+        let prefix: Vec<_> = self.prefix.iter().map(String::as_str).collect();
+        let process = self.node.spawn(&[&prefix[..], &line, &more, admission].concat())?;
         process.wait_for("ready", Duration::from_secs(10))?;
         self.process = Some(process);
         Ok(())

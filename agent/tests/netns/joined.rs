@@ -7,6 +7,7 @@
 use std::{
     fs,
     path::PathBuf,
+    process::Output,
     time::{Duration, Instant},
 };
 
@@ -43,14 +44,36 @@ pub(crate) struct Joined {
     pub(crate) control: Control,
 }
 
+/// What the programs log.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Log {
+    /// Everything that helps to find out why a test fails.
+    #[default]
+    All,
+    /// What they log when nobody says anything about it.
+    Usual,
+}
+
+impl Log {
+    fn flags(self, all: &'static str) -> Vec<&'static str> {
+        match self {
+            Self::All => vec!["--log", all],
+            Self::Usual => Vec::new(),
+        }
+    }
+}
+
 /// A control server on a host of its own.
 pub(crate) struct Control {
     pub(crate) node: Node,
-    process: Option<Process>,
-    address: String,
-    state: PathBuf,
-    socket: PathBuf,
+    pub(crate) process: Option<Process>,
+    pub(crate) address: String,
+    log: Log,
+    pub(crate) state: PathBuf,
+    pub(crate) socket: PathBuf,
     derp_map: PathBuf,
+    /// What it is started with: words before the program's name.
+    pub(crate) prefix: Vec<String>,
     /// Chain and key, when it is reached over https.
     certificate: Option<(PathBuf, PathBuf)>,
 }
@@ -59,17 +82,26 @@ pub(crate) struct Control {
 pub(crate) struct Agent {
     pub(crate) node: Node,
     pub(crate) process: Option<Process>,
-    socket: PathBuf,
-    state: PathBuf,
+    pub(crate) socket: PathBuf,
+    pub(crate) state: PathBuf,
+    /// What it is started with: words before the program's name.
+    pub(crate) prefix: Vec<String>,
     /// Whom it trusts beside the host's roots.
     trust: Option<PathBuf>,
+    log: Log,
 }
 
 impl Joined {
     /// A control server, and a home for each of `nats` with an agent that runs and has not joined.
     pub(crate) fn new(nats: &[Nat]) -> Result<Self> {
+        Self::that_logs(Log::All, nats)
+    }
+
+    fn that_logs(log: Log, nats: &[Nat]) -> Result<Self> {
         let mut homes = Homes::new(nats)?;
-        let control = Control::new(&mut homes, 0)?;
+        let mut control = Control::place(&mut homes, 0)?;
+        control.log = log;
+        control.begin()?;
         let mut agents = Vec::new();
         for member in &homes.members {
             agents.push(Agent::new(&member.node, &control)?);
@@ -79,7 +111,12 @@ impl Joined {
 
     /// The same, joined, with a policy that allows everything.
     pub(crate) fn up(nats: &[Nat]) -> Result<Self> {
-        let joined = Self::new(nats)?;
+        Self::up_that_logs(Log::All, nats)
+    }
+
+    /// The same, with what the programs log.
+    pub(crate) fn up_that_logs(log: Log, nats: &[Nat]) -> Result<Self> {
+        let joined = Self::that_logs(log, nats)?;
         joined.control.set_policy(ALLOW)?;
         let key = joined.control.key(&["--reusable"])?;
         for agent in &joined.agents {
@@ -91,6 +128,31 @@ impl Joined {
         }
         Ok(joined)
     }
+}
+
+/// A host for a control server on a cable of its own to the segment, and its address; `number` is 0 or 1.
+pub(crate) fn on_segment(homes: &mut Homes, number: u8) -> Result<(Node, String)> {
+    let node = homes.lab.node(&format!("control{number}"))?;
+    let (ours, address) = (format!("203.0.113.{}", 241 + 4 * number), format!("203.0.113.{}", 242 + 4 * number));
+    let device = format!("control{number}");
+    homes
+        .lab
+        .cable((&homes.segment, &device, &[&format!("{ours}/30")]), (&node, "eth0", &[&format!("{address}/30")]))?;
+    node.route(&format!("default via {ours}"))?;
+    Ok((node, address))
+}
+
+/// A certificate for control.lab that nobody trusts who is not told to, chain and key, for the server on `node`; every
+/// member knows the name.
+pub(crate) fn certificate(node: &Node, homes: &Homes, address: &str) -> Result<(PathBuf, PathBuf)> {
+    let (chain, file) = (node.path("tls.crt"), node.path("tls.key"));
+    let key = KeyPair::generate()?;
+    let certificate = CertificateParams::new(["control.lab".to_owned()])?.self_signed(&key)?;
+    fs::write(&chain, certificate.pem())?;
+    fs::write(&file, key.serialize_pem())?;
+    let line = format!("echo {address} control.lab >> /etc/hosts");
+    homes.members.iter().try_for_each(|member| member.node.run(&["sh", "-c", &line]).map(drop))?;
+    Ok((chain, file))
 }
 
 impl Control {
@@ -105,32 +167,32 @@ impl Control {
     /// as well: there stock clients ask first.
     pub(crate) fn with_certificate(homes: &mut Homes) -> Result<Self> {
         let mut control = Self::place(homes, 0)?;
-        let (chain, file) = (control.node.path("tls.crt"), control.node.path("tls.key"));
-        let key = KeyPair::generate()?;
-        let certificate = CertificateParams::new(["control.lab".to_owned()])?.self_signed(&key)?;
-        fs::write(&chain, certificate.pem())?;
-        fs::write(&file, key.serialize_pem())?;
-        let line = format!("echo {} control.lab >> /etc/hosts", control.address);
-        homes.members.iter().try_for_each(|member| member.node.run(&["sh", "-c", &line]).map(drop))?;
-        control.certificate = Some((chain, file));
+        let certificate = certificate(&control.node, homes, &control.address)?;
+        control.certificate = Some(certificate);
         control.begin()?;
         Ok(control)
     }
 
-    fn place(homes: &mut Homes, number: u8) -> Result<Self> {
-        let node = homes.lab.node(&format!("control{number}"))?;
-        let (ours, address) = (format!("203.0.113.{}", 241 + 4 * number), format!("203.0.113.{}", 242 + 4 * number));
-        let device = format!("control{number}");
-        homes
-            .lab
-            .cable((&homes.segment, &device, &[&format!("{ours}/30")]), (&node, "eth0", &[&format!("{address}/30")]))?;
-        node.route(&format!("default via {ours}"))?;
+    /// One that does not run yet.
+    pub(crate) fn place(homes: &mut Homes, number: u8) -> Result<Self> {
+        let (node, address) = on_segment(homes, number)?;
         let (state, socket, derp_map) = (node.path("state"), node.path("control.sock"), node.path("derp-map.json"));
         fs::write(&derp_map, serde_json::to_string_pretty(&homes.relay.derp_map()?)?)?;
-        Ok(Self { node, process: None, address, state, socket, derp_map, certificate: None })
+        Ok(Self {
+            node,
+            process: None,
+            address,
+            log: Log::All,
+            state,
+            socket,
+            derp_map,
+            prefix: Vec::new(),
+            certificate: None,
+        })
     }
 
-    fn begin(&mut self) -> Result<()> {
+    /// Starts it, and makes its first user.
+    pub(crate) fn begin(&mut self) -> Result<()> {
         self.start()?;
         self.run(&["users", "create", "lab"]).map(drop)
     }
@@ -155,7 +217,8 @@ impl Control {
             (path(&program)?, path(&self.state)?, path(&self.socket)?, path(&self.derp_map)?);
         let mut line: Vec<String> = [&program, "serve", "--server-url", &url, "--relay", "none", "--derp-map", &map]
             .iter()
-            .chain(&["--state-dir", &state, "--socket", &socket, "--base-domain", "lab.internal", "--log", "debug"])
+            .chain(&["--state-dir", &state, "--socket", &socket, "--base-domain", "lab.internal"])
+            .chain(&self.log.flags("debug"))
             .map(ToString::to_string)
             .collect();
         match &self.certificate {
@@ -164,7 +227,8 @@ impl Control {
             }
             None => line.extend(["--listen".to_owned(), listen]),
         }
-        let process = self.node.spawn(&line.iter().map(String::as_str).collect::<Vec<_>>())?;
+        let line: Vec<_> = self.prefix.iter().chain(&line).map(String::as_str).collect();
+        let process = self.node.spawn(&line)?;
         process.wait_for("ready", PATIENCE)?;
         self.process = Some(process);
         Ok(())
@@ -175,12 +239,24 @@ impl Control {
         self.process = None;
     }
 
-    /// Runs a command of the operator.
+    /// Runs a command of the operator, which must succeed.
     pub(crate) fn run(&self, words: &[&str]) -> Result<String> {
+        let output = self.try_run(words)?;
+        ensure!(output.status.success(), "mesh-control {words:?}: {}: {}", output.status, text(&output));
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    /// Runs a command of the operator, whatever comes of it.
+    pub(crate) fn try_run(&self, words: &[&str]) -> Result<Output> {
         let (program, socket) =
             (built("mesh-control")?, self.socket.to_str().context("a path that is not text")?.to_owned());
         let program = program.to_str().context("a path that is not text")?;
-        self.node.run(&[&[program, "--socket", &socket], words].concat())
+        self.node.try_run(&[&[program, "--socket", &socket], words].concat())
+    }
+
+    /// What it has logged since its start.
+    pub(crate) fn output(&self) -> String {
+        self.process.as_ref().map(Process::output).unwrap_or_default()
     }
 
     /// A key to join with.
@@ -200,7 +276,8 @@ impl Agent {
     pub(crate) fn new(node: &Node, control: &Control) -> Result<Self> {
         let (socket, state) = (node.path("meshd.sock"), node.path("joined"));
         let trust = control.certificate().cloned();
-        let mut agent = Self { node: node.clone(), process: None, socket, state, trust };
+        let prefix = Vec::new();
+        let mut agent = Self { node: node.clone(), process: None, socket, state, prefix, trust, log: control.log };
         agent.start()?;
         Ok(agent)
     }
@@ -209,10 +286,13 @@ impl Agent {
     pub(crate) fn start(&mut self) -> Result<()> {
         let path = |path: &PathBuf| path.to_str().map(ToOwned::to_owned).context("a path that is not text");
         let (program, socket, state) = (path(&built("meshd")?)?, path(&self.socket)?, path(&self.state)?);
-        let line = [&*program, "--socket", &socket, "--state-dir", &state, "--log", "debug,mesh_core=trace"];
+        let flags = self.log.flags("debug,mesh_core=trace");
+        let line = ["--socket", &socket, "--state-dir", &state];
+        let line = [&[&*program][..], &line, &flags].concat();
         let trust = self.trust.as_ref().map(|file| format!("SSL_CERT_FILE={}", file.display()));
         let trust = trust.as_ref().map(|trust| ["env", trust]);
-        let line = [trust.as_ref().map(<[&str; 2]>::as_slice).unwrap_or_default(), &line].concat();
+        let prefix: Vec<_> = self.prefix.iter().map(String::as_str).collect();
+        let line = [&prefix, trust.as_ref().map(<[&str; 2]>::as_slice).unwrap_or_default(), &line].concat();
         let process = self.node.spawn(&line)?;
         process.wait_for("ready", PATIENCE)?;
         self.process = Some(process);
@@ -230,7 +310,7 @@ impl Agent {
     }
 
     /// The end of what it has logged.
-    fn log(&self) -> String {
+    pub(crate) fn log(&self) -> String {
         let all = self.output();
         let lines: Vec<_> = all.lines().filter(|line| !line.contains(" TRACE ")).collect();
         lines.get(lines.len().saturating_sub(30)..).unwrap_or_default().join("\n")
@@ -239,7 +319,10 @@ impl Agent {
     /// Waits until what it needs to start alone is on disk.
     pub(crate) fn wait_for_kept_map(&self) -> Result<()> {
         until("the map is kept", PATIENCE, || {
-            let kept: Value = serde_json::from_str(&fs::read_to_string(self.state.join("state.json"))?)?;
+            // Its disk may be seen from its host alone.
+            let file = self.state.join("state.json");
+            let text = self.node.run(&["cat", file.to_str().context("a path that is not text")?])?;
+            let kept: Value = serde_json::from_str(&text)?;
             let others = kept["Map"]["Peers"].as_array();
             Ok(others.is_some_and(|peers| !peers.is_empty()).then_some(()))
         })
@@ -261,7 +344,7 @@ impl Agent {
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }
 
-    pub(crate) fn try_mesh(&self, words: &[&str]) -> Result<std::process::Output> {
+    pub(crate) fn try_mesh(&self, words: &[&str]) -> Result<Output> {
         agents::mesh(&self.node, &self.socket, words)
     }
 

@@ -6,7 +6,8 @@ use anyhow::{Context, Result, ensure};
 
 use super::{
     agents::{A, Agent, B, reach, reach_all, two_files, two_hosts},
-    lab::{Keys, Node, until},
+    faults::traces,
+    lab::{Keys, until},
 };
 use crate::Test;
 
@@ -18,35 +19,20 @@ pub(crate) const TESTS: &[Test] = &[
     ("systemd_is_told_when_it_is_ready", systemd_is_told_when_it_is_ready),
 ];
 
-/// Devices, addresses, routes of all tables and rules, as text.
-fn state_of(node: &Node) -> Result<String> {
-    let mut state = String::new();
-    for line in [
-        ["ls", "/sys/class/net"].as_slice(),
-        &["ip", "-4", "route", "show", "table", "all"],
-        &["ip", "-6", "route", "show", "table", "all"],
-        &["ip", "-4", "rule"],
-        &["ip", "-6", "rule"],
-    ] {
-        state += &node.run(line)?;
-    }
-    Ok(state)
-}
-
 fn sigterm_ends_it_and_leaves_nothing() -> Result<()> {
     let (_lab, a, b) = two_hosts()?;
     let (file_a, file_b) = two_files("192.0.2.2:51820", &[])?;
-    let before = state_of(&a)?;
+    let before = traces(&a)?;
     let _agent_b = Agent::start(&b, &file_b)?;
     for word in ["TERM", "INT"] {
         let mut agent = Agent::start(&a, &file_a)?;
         reach(&a, B[0])?;
-        ensure!(state_of(&a)? != before);
+        ensure!(traces(&a)? != before);
         agent.process.signal(word)?;
         let status = agent.process.wait(Duration::from_secs(2))?;
         ensure!(status.success(), "{status}");
         ensure!(!agent.socket.exists());
-        ensure!(state_of(&a)? == before, "{}", state_of(&a)?);
+        ensure!(traces(&a)? == before, "{}", traces(&a)?);
     }
     Ok(())
 }
@@ -54,7 +40,7 @@ fn sigterm_ends_it_and_leaves_nothing() -> Result<()> {
 fn a_start_after_kill_9_repairs_what_was_left() -> Result<()> {
     let (_lab, a, b) = two_hosts()?;
     let (file_a, file_b) = two_files("192.0.2.2:51820", &[])?;
-    let before = state_of(&a)?;
+    let before = traces(&a)?;
     let _agent_b = Agent::start(&b, &file_b)?;
     let mut agent = Agent::start(&a, &file_a)?;
     reach(&a, B[0])?;
@@ -77,7 +63,7 @@ fn a_start_after_kill_9_repairs_what_was_left() -> Result<()> {
         ensure!(!routes.contains("unreachable") && routes.lines().count() == 1, "{routes}");
     }
     agent.stop()?;
-    ensure!(state_of(&a)? == before, "{}", state_of(&a)?);
+    ensure!(traces(&a)? == before, "{}", traces(&a)?);
     Ok(())
 }
 

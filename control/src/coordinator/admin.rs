@@ -3,14 +3,17 @@
 use core::time::Duration;
 use std::{collections::BTreeSet, sync::Arc};
 
-use mesh_core::{control::types::UserId, crypto::hash::blake2s};
+use mesh_core::{
+    control::types::{UserId, is_tag},
+    crypto::hash::blake2s,
+};
 use serde_json::{Value, json};
 
 use super::{
     Coordinator,
     command::{AdminError, Command, KeyView, Reply, Secret},
     later,
-    register::{KEY_PREFIX, is_tag},
+    register::KEY_PREFIX,
 };
 use crate::{
     limits,

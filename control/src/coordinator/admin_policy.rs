@@ -111,7 +111,8 @@ fn understood(text: &str) -> Result<Policy, AdminError> {
         return Ok(policy);
     }
     let unbuilt = policy.unbuilt().iter();
-    let problems = unbuilt.map(|part| (part.at, format!("{:?} is not part of this build yet", part.name)));
+    let problems =
+        unbuilt.map(|part| (part.at, format!("{:?} is something that this server does not have", part.name)));
     Err(AdminError::Policy(problems.collect()))
 }
 

@@ -142,6 +142,37 @@ pub enum Command {
     },
 }
 
+impl Command {
+    /// Whether something may be another afterwards.
+    #[must_use]
+    pub const fn is_change(&self) -> bool {
+        match self {
+            Self::CreateUser { .. }
+            | Self::DeleteUser { .. }
+            | Self::CreateKey { .. }
+            | Self::ExpireKey { .. }
+            | Self::RegisterNode { .. }
+            | Self::ExpireNode { .. }
+            | Self::DeleteNode { .. }
+            | Self::TagNode { .. }
+            | Self::RenameNode { .. }
+            | Self::ApproveRoutes { .. }
+            | Self::SetPolicy { .. } => true,
+            Self::ListUsers
+            | Self::ShowUser { .. }
+            | Self::ListKeys
+            | Self::ListNodes
+            | Self::ShowNode { .. }
+            | Self::ShowSignIn { .. }
+            | Self::GetPolicy
+            | Self::CheckPolicy { .. }
+            | Self::DiffPolicy { .. }
+            | Self::Explain { .. }
+            | Self::Verify { .. } => false,
+        }
+    }
+}
+
 /// What a command comes to.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Reply {

@@ -25,8 +25,12 @@ pub struct Counters {
     pub registrations_refused_total: u64,
     /// Requests other than registrations that were refused.
     pub requests_refused_total: u64,
+    /// Map requests that had to wait because their node asks, or changes what it says of itself, too often.
+    pub requests_delayed_total: u64,
     /// Streams that were replaced by a newer one of the same node.
     pub streams_replaced_total: u64,
+    /// Nodes that were found on two machines.
+    pub clones_total: u64,
     /// Sign-ins that were given up because too many waited.
     pub sign_ins_evicted_total: u64,
 }

@@ -102,7 +102,7 @@ impl Coordinator {
         let Some(code) = self.sign_ins.code(number).map(str::to_owned) else { return };
         let Some(sign_in) = self.sign_ins.close(&code) else { return };
         if let Some((conn, id)) = sign_in.waiting {
-            let caller = super::Caller { conn, id, machine: sign_in.machine };
+            let caller = super::Caller { conn, id, machine: sign_in.machine, from: sign_in.from };
             self.sign_in(caller, sign_in.request);
         }
     }

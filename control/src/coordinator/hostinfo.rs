@@ -56,12 +56,13 @@ pub(super) fn bound(hostinfo: &mut Hostinfo) {
     texts.into_iter().for_each(cut);
     hostinfo.routable_ips.truncate(limits::ADVERTISED_ROUTES);
     hostinfo.routable_ips.shrink_to_fit();
-    hostinfo.services.truncate(limits::HOSTINFO_LIST);
+    hostinfo.services.truncate(limits::HOSTINFO_SHOWN);
     hostinfo.services.shrink_to_fit();
     for service in &mut hostinfo.services {
         cut(&mut service.proto);
         cut(&mut service.description);
     }
+    hostinfo.ssh_host_keys.truncate(limits::HOSTINFO_SHOWN);
     for list in [&mut hostinfo.request_tags, &mut hostinfo.wol_macs, &mut hostinfo.ssh_host_keys] {
         list.truncate(limits::HOSTINFO_LIST);
         list.retain(|text| text.len() <= limits::HOSTINFO_TEXT);
@@ -121,7 +122,7 @@ mod tests {
         assert_eq!(hostinfo.hostname.capacity(), limits::HOSTINFO_TEXT);
         assert_eq!(
             (hostinfo.wol_macs.capacity(), hostinfo.services.capacity()),
-            (limits::HOSTINFO_LIST, limits::HOSTINFO_LIST)
+            (limits::HOSTINFO_LIST, limits::HOSTINFO_SHOWN)
         );
         assert_eq!(hostinfo.routable_ips.capacity(), limits::ADVERTISED_ROUTES);
     }

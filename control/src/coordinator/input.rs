@@ -1,5 +1,6 @@
 //! What the coordinator is told.
 
+use core::net::IpAddr;
 use std::sync::Arc;
 
 use mesh_core::{
@@ -38,6 +39,8 @@ pub enum Input {
         conn: ConnId,
         /// Its peer's key, which Noise vouches for.
         machine: MachinePublic,
+        /// Where it comes from: of a proxy, the proxy.
+        from: IpAddr,
         /// Which request.
         id: RequestId,
         /// What it asks.

@@ -3,7 +3,7 @@
 //! What a node says of itself counts when it comes in an update. In the request of a stream it counts only where nothing is
 //! known: clients that open a stream may know less of themselves than they did a moment ago.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::Arc};
 
 use mesh_core::{
     control::types::{Hostinfo, MapRequest, NodeId},
@@ -12,7 +12,7 @@ use mesh_core::{
 use serde_json::json;
 
 use super::{
-    Caller, Coordinator,
+    Caller, Coordinator, clone,
     hostinfo::{bound, merged},
     output::{Refusal, Response},
     timers::Timer,
@@ -37,6 +37,13 @@ impl Coordinator {
             Err(refusal) => return self.refuse(caller, refusal),
         };
         let node = member.id();
+        if !request.read_only && self.is_displaced(node, caller.conn) {
+            if request.stream {
+                self.note_clone(node);
+            }
+            return self.refuse(caller, clone::refusal());
+        }
+        let Some(request) = self.in_turn(node, caller, request) else { return };
         // A stream that is to change nothing would end the one that the node has open: it gets one map.
         let opens = request.stream && !request.read_only;
         if opens {
@@ -45,6 +52,10 @@ impl Coordinator {
         }
         if !request.read_only {
             self.update(&member, &request);
+        }
+        let is_other = self.state.member(node).is_none_or(|now| !Arc::ptr_eq(now, &member));
+        if is_other || opens || !request.omit_peers {
+            self.note_cost(node);
         }
         if opens {
             return;
@@ -76,7 +87,10 @@ impl Coordinator {
         if let Some(said) = &request.hostinfo {
             let mut said = (**said).clone();
             bound(&mut said);
-            if !request.stream {
+            if live.expired {
+                // Who it is and what it serves counts once it has signed in, by what it says then.
+                row.hostinfo.net_info = merged(said, &row.hostinfo).net_info;
+            } else if !request.stream {
                 self.note_host(&mut row, said);
             } else if row.hostinfo.net_info.is_none() {
                 row.hostinfo.net_info = said.net_info;
@@ -89,10 +103,7 @@ impl Coordinator {
     fn note_host(&mut self, row: &mut NodeRow, said: Hostinfo) {
         let known = core::mem::take(&mut *row.hostinfo);
         let said = merged(said, &known);
-        let label = names::label(&said.hostname);
-        if !row.name_is_fixed && label != names::label(&known.hostname) {
-            row.name = self.state.names.like(&label, row.id, Some(&row.name));
-        }
+        self.note_name(row, &said, &known);
         let wanted: BTreeSet<_> = said.request_tags.iter().cloned().collect();
         let asked_before = known.request_tags.iter().cloned().collect();
         *row.hostinfo = said;
@@ -100,7 +111,20 @@ impl Coordinator {
         if is_asking && !row.is_expired(self.wall()) {
             self.note_wanted_tags(row, wanted);
         }
-        if *row.hostinfo.routable_ips != known.routable_ips {
+        self.note_routes(row, &known);
+    }
+
+    /// A host is called otherwise than before, and so is its node where nobody has fixed its name.
+    pub(super) fn note_name(&mut self, row: &mut NodeRow, said: &Hostinfo, known: &Hostinfo) {
+        let label = names::label(&said.hostname);
+        if !row.name_is_fixed && label != names::label(&known.hostname) {
+            row.name = self.state.names.like(&label, row.id, Some(&row.name));
+        }
+    }
+
+    /// A node offers other routes than before: the policy may approve them.
+    pub(super) fn note_routes(&self, row: &mut NodeRow, known: &Hostinfo) {
+        if row.hostinfo.routable_ips != known.routable_ips {
             let approved = self.state.approved_by_policy(row);
             row.approved_routes.extend(approved);
         }
@@ -130,11 +154,16 @@ impl Coordinator {
         let id = row.id;
         live.online |= self.streams.of_node(id).is_some();
         live.expired = row.is_expired(self.wall());
+        live.cloned = self.displaced.get(&id).is_some_and(|displaced| displaced.is_clone);
+        let (expired, was_expired) = (live.expired, self.state.member(id).is_some_and(|member| member.live.expired));
         row.announced |= row.disco.is_some() && live.online;
         self.set_expiry(id, row.key_expiry);
         let served = self.state.served_subnets(id).collect();
         self.state.put_node(row, live);
         self.elect(id, served);
+        if expired != was_expired {
+            self.note_expiry(id, expired);
+        }
     }
 
     /// A node that served these subnets is other than before: no subnet of its has a primary router that is away when

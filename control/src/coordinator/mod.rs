@@ -6,7 +6,8 @@
 //! message that tells how things are, made of the log from where the stream was left.
 //!
 //! * `register`, `sign_in`, `expiry`: who is let in, and for how long
-//! * `map`, `streams`, `push`: what nodes say of themselves, their open maps, and when those are told what
+//! * `clone`: two machines with the keys of one node
+//! * `map`, `pace`, `streams`, `push`: what nodes say of themselves, how often, their open maps, and when those are told what
 //! * `admin`, `admin_nodes`, `admin_policy`: commands
 //!
 //! Nothing is known here of sockets, of HTTP or of how messages are compressed, and nothing waits.
@@ -18,6 +19,7 @@
 mod admin;
 mod admin_nodes;
 mod admin_policy;
+mod clone;
 pub mod command;
 pub mod counters;
 mod expiry;
@@ -25,6 +27,7 @@ mod hostinfo;
 pub mod input;
 mod map;
 pub mod output;
+mod pace;
 mod push;
 mod register;
 mod sign_in;
@@ -32,8 +35,11 @@ mod signins;
 mod streams;
 mod timers;
 
-use core::time::Duration;
-use std::{collections::VecDeque, sync::Arc};
+use core::{net::IpAddr, time::Duration};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+};
 
 use mesh_core::{
     control::types::NodeId,
@@ -58,6 +64,8 @@ use crate::{
     render::MapUpdate,
     store::{AuditRow, Mutation, Principal, Rows, State, node::Member},
 };
+use clone::Displaced;
+use pace::Pace;
 use signins::SignIns;
 use streams::Streams;
 use timers::{Timer, Timers};
@@ -94,6 +102,7 @@ pub struct Coordinator {
     state: State,
     streams: Streams,
     sign_ins: SignIns,
+    pace: Pace,
     timers: Timers,
     /// Answers and messages that follow what has to be stored first.
     pending: Vec<Output>,
@@ -102,6 +111,8 @@ pub struct Coordinator {
     rng: Rng,
     clock: WallAnchor,
     now: Instant,
+    /// By whose stream the one before was ended.
+    displaced: BTreeMap<NodeId, Displaced>,
     /// Since when changes are gathered.
     gathering: Option<Instant>,
     /// When first maps were made last.
@@ -114,6 +125,7 @@ struct Caller {
     conn: ConnId,
     id: RequestId,
     machine: MachinePublic,
+    from: IpAddr,
 }
 
 impl Coordinator {
@@ -145,6 +157,7 @@ impl Coordinator {
             state,
             streams: Streams::default(),
             sign_ins: SignIns::default(),
+            pace: Pace::default(),
             timers: Timers::default(),
             pending: Vec::new(),
             outputs: VecDeque::new(),
@@ -152,6 +165,7 @@ impl Coordinator {
             rng: seed.stream("coordinator", 0),
             clock,
             now,
+            displaced: BTreeMap::new(),
             gathering: None,
             opened: None,
         };
@@ -313,9 +327,11 @@ impl Coordinator {
         for timer in [Timer::Offline(id), Timer::Forget(id), Timer::Expire(id), Timer::Quiet(id)] {
             self.timers.clear(timer);
         }
+        self.displaced.remove(&id);
         let served = self.state.served_subnets(id).collect();
         self.state.remove_node(id);
         self.elect(id, served);
+        self.forget_pace(id);
     }
 }
 
@@ -326,7 +342,9 @@ impl Machine for Coordinator {
     fn handle_input(&mut self, input: Input, now: Instant) {
         self.now = self.now.max(now);
         match input {
-            Input::Request { conn, machine, id, request } => self.request(Caller { conn, id, machine }, request),
+            Input::Request { conn, machine, from, id, request } => {
+                self.request(Caller { conn, id, machine, from }, request);
+            }
             Input::Writable { stream } => self.note_written(stream),
             Input::Aborted { conn, id } => self.abort(conn, id),
             Input::Closed { conn } => self.close(conn),
@@ -357,6 +375,7 @@ impl Machine for Coordinator {
                 Timer::Offline(node) => self.note_gone(node),
                 Timer::Forget(node) => self.forget_ephemeral(node),
                 Timer::Expire(node) => self.expire_due(node),
+                Timer::Turn(node) => self.take_turn(node),
                 Timer::SignIn(number) => self.expire_sign_in(number),
                 // From now on what it reports is written down again.
                 Timer::Quiet(_) => {}

@@ -85,15 +85,26 @@ impl Coordinator {
     }
 
     fn has_peers(&self, node: NodeId) -> bool {
+        if self.state.member(node).is_some_and(|member| member.live.expired) {
+            return false;
+        }
         let is_told = |id: &NodeId| self.state.member(*id).is_some_and(|member| member.row.announced);
         self.state.rulebook().peers(node).iter().any(is_told)
     }
 
     /// A node opens its map; the one that it had open ends.
     pub(super) fn open_stream(&mut self, node: NodeId, conn: ConnId, request: RequestId, keep_alive: bool) -> StreamId {
-        if let Some(before) = self.streams.of_node(node) {
-            self.counters.streams_replaced_total += 1;
-            self.drop_stream(before);
+        match self.streams.of_node(node) {
+            Some(before) => {
+                self.counters.streams_replaced_total += 1;
+                if let Some(displaced) =
+                    self.streams.get(before).map(|stream| stream.conn).filter(|other| *other != conn)
+                {
+                    self.displace(node, displaced);
+                }
+                self.drop_stream(before);
+            }
+            None => self.note_single(node),
         }
         self.timers.clear(Timer::Offline(node));
         self.timers.clear(Timer::Forget(node));
@@ -102,6 +113,21 @@ impl Coordinator {
         let id = self.streams.open(Stream { node, conn, request, cursor, writing: None, keep_alive, jitter });
         self.set_keep_alive(id);
         id
+    }
+
+    /// A node's key has expired, or is good again. Until it has signed in it is told of nobody: its stream ends with the
+    /// word that it has to, and the next begins without peers. Once it has, it is told everything.
+    pub(super) fn note_expiry(&mut self, node: NodeId, expired: bool) {
+        let Some(stream) = self.streams.of_node(node) else { return };
+        if !expired {
+            self.streams.begin_again(stream);
+            return self.gather();
+        }
+        if let Some(member) = self.state.member(node).cloned() {
+            let (snapshot, _) = self.state.snapshot();
+            self.pending.push(Output::Push(MapUpdate::farewell(stream, member, snapshot, self.wall())));
+        }
+        self.close_stream(stream);
     }
 
     /// A stream is ended from here, and its node may come back.
@@ -138,6 +164,7 @@ impl Coordinator {
 
     pub(super) fn abort(&mut self, conn: ConnId, request: RequestId) {
         self.sign_ins.note_aborted(conn, request);
+        self.pace.note_aborted(conn, request);
         if let Some(stream) = self.streams.of_request(conn, request) {
             self.lose_stream(stream);
         }
@@ -145,9 +172,13 @@ impl Coordinator {
 
     pub(super) fn close(&mut self, conn: ConnId) {
         self.sign_ins.note_closed(conn);
+        self.pace.note_closed(conn);
         for stream in self.streams.of_conn(conn) {
             self.lose_stream(stream);
         }
+        let gone: Vec<_> =
+            self.displaced.iter().filter(|(_, displaced)| displaced.conn == conn).map(|(node, _)| *node).collect();
+        gone.into_iter().for_each(|node| self.note_single(node));
     }
 
     fn set_keep_alive(&mut self, id: StreamId) {

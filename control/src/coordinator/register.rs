@@ -7,7 +7,7 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use mesh_core::{
-    control::types::{Hostinfo, NodeId, RegisterRequest, RegisterResponse, UserId},
+    control::types::{Hostinfo, NodeId, RegisterRequest, RegisterResponse, UserId, is_tag},
     crypto::hash::blake2s,
     key::MachinePublic,
     time::WallTime,
@@ -110,24 +110,43 @@ impl Coordinator {
                 return Err(Refusal::new(401, "the node key is that of another machine"));
             }
         }
+        let member = known.as_ref().or(old.as_ref()).or_else(|| self.state.by_machine(&caller.machine).next());
+        let now = self.wall();
+        let signs_out = request.expiry.is_some_and(|expiry| expiry <= now);
+        let auth_key = request.auth.as_ref().map(|auth| auth.auth_key.trim()).filter(|key| !key.is_empty());
+        // A sign-out is heard whatever was before: there is one for each registration, and that has its price. So has not what
+        // waits for a person: sign-ins have bounds of their own.
+        let is_first_sign_out = signs_out && known.as_ref().is_some_and(|known| !known.row.is_expired(now));
+        let rotates = old.as_ref().is_some_and(|old| !old.row.is_expired(now)) && request.followup.is_empty();
+        let is_sign_in = !signs_out && auth_key.is_none() && known.is_none() && !rotates;
+        let payer = member.map(|member| member.id()).filter(|_| !is_first_sign_out && !is_sign_in);
+        if let Some(id) = payer {
+            self.may_register(id)?;
+        }
         if self.state.was_of_another(&request.node_key, &caller.machine) {
             // It makes another.
             return Ok(Some(RegisterResponse { node_key_expired: true, ..RegisterResponse::default() }));
         }
-        let now = self.wall();
-        if request.expiry.is_some_and(|expiry| expiry <= now) {
-            return Ok(Some(self.log_out(known)));
+        if let Some(key) = auth_key.filter(|_| !signs_out) {
+            return Ok(Some(match self.admit_by_key(caller.machine, request, key, known) {
+                Ok(node) => {
+                    self.note_cost(node);
+                    self.welcome(node)
+                }
+                // Who mistypes a key is not made to wait for it.
+                Err(Problem(error)) => RegisterResponse { error, ..RegisterResponse::default() },
+            }));
         }
-        let auth_key = request.auth.as_ref().map(|auth| auth.auth_key.trim()).filter(|key| !key.is_empty());
-        if let Some(key) = auth_key {
-            let result = self.admit_by_key(caller.machine, request, key, known);
-            let told = result.map(|node| self.welcome(node));
-            return Ok(Some(told.unwrap_or_else(|Problem(error)| RegisterResponse { error, ..Default::default() })));
+        if let Some(id) = payer {
+            self.note_cost(id);
+        }
+        if signs_out {
+            return Ok(Some(self.log_out(known)));
         }
         if let Some(known) = known {
             return Ok(Some(self.come_again(&known, request, now)));
         }
-        match old.filter(|old| !old.row.is_expired(now) && request.followup.is_empty()) {
+        match old.filter(|_| rotates) {
             Some(old) => Ok(Some(self.rotate(&old, request, now))),
             None => Ok(None),
         }
@@ -315,13 +334,13 @@ impl Coordinator {
     }
 
     /// A node as it is once it has registered again.
-    fn renewed(&self, row: &NodeRow, request: &RegisterRequest, owner: Owner) -> NodeRow {
+    fn renewed(&mut self, row: &NodeRow, request: &RegisterRequest, owner: Owner) -> NodeRow {
         let (user, tags) = match owner {
             Owner::User(user) => (Some(user), BTreeSet::new()),
             Owner::Tags(tags) => (None, tags),
         };
         let said = request.hostinfo.as_deref().cloned().unwrap_or_else(|| (*row.hostinfo).clone());
-        NodeRow {
+        let mut renewed = NodeRow {
             key: request.node_key,
             nl_key: request.nl_key.clone(),
             user,
@@ -329,7 +348,11 @@ impl Coordinator {
             hostinfo: Box::new(merged(said, &row.hostinfo)),
             cap: request.version,
             ..row.clone()
-        }
+        };
+        let said = renewed.hostinfo.clone();
+        self.note_name(&mut renewed, &said, &row.hostinfo);
+        self.note_routes(&mut renewed, &row.hostinfo);
+        renewed
     }
 
     /// A node has another key, or the same for longer. A stream that was opened with another key ends: the node opens one
@@ -421,13 +444,6 @@ pub(super) fn wanted_tags(request: &RegisterRequest) -> Result<BTreeSet<String>,
     let wanted: BTreeSet<_> = request.hostinfo.iter().flat_map(|info| &info.request_tags).cloned().collect();
     let wrong: Vec<_> = wanted.iter().filter(|tag| !is_tag(tag)).map(String::as_str).collect();
     if wrong.is_empty() { Ok(wanted) } else { Err(not_permitted(&wrong)) }
-}
-
-/// Whether a text is a tag.
-pub(super) fn is_tag(text: &str) -> bool {
-    let Some(name) = text.strip_prefix("tag:") else { return false };
-    name.starts_with(|letter: char| letter.is_ascii_alphabetic())
-        && name.chars().all(|letter| letter.is_ascii_alphanumeric() || letter == '-')
 }
 
 fn not_permitted(tags: &[&str]) -> Problem {

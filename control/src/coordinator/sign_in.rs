@@ -27,7 +27,7 @@ impl Coordinator {
             let code = code.to_owned();
             if let Some((conn, id)) = self.sign_ins.wait(&code, (caller.conn, caller.id)) {
                 let newer = Refusal::new(409, "a newer request waits for the same sign-in");
-                self.refuse(Caller { conn, id, machine: caller.machine }, newer);
+                self.refuse(Caller { conn, id, ..caller }, newer);
             }
             return;
         }
@@ -43,7 +43,7 @@ impl Coordinator {
                 self.give_up(&code, Refusal::new(409, "the machine registers another key"));
                 self.new_code(caller, request)
             }
-            None => match self.sign_ins.to_evict() {
+            None => match self.sign_ins.to_evict(caller.from) {
                 Ok(None) => self.new_code(caller, request),
                 Ok(Some(number)) => {
                     self.counters.sign_ins_evicted_total += 1;
@@ -66,7 +66,7 @@ impl Coordinator {
 
     fn new_code(&mut self, caller: Caller, request: RegisterRequest) -> String {
         let code = self.base58(CODE_LETTERS);
-        let number = self.sign_ins.open(code.clone(), caller.machine, kept(request));
+        let number = self.sign_ins.open(code.clone(), caller.machine, caller.from, kept(request));
         self.timers.set(Timer::SignIn(number), self.after(limits::SIGN_IN_LIFE));
         code
     }
@@ -76,7 +76,7 @@ impl Coordinator {
         let Some(sign_in) = self.sign_ins.close(code) else { return };
         self.timers.clear(Timer::SignIn(sign_in.number));
         if let Some((conn, id)) = sign_in.waiting {
-            self.refuse(Caller { conn, id, machine: sign_in.machine }, why);
+            self.refuse(Caller { conn, id, machine: sign_in.machine, from: sign_in.from }, why);
         }
     }
 
@@ -118,7 +118,8 @@ impl Coordinator {
         self.timers.clear(Timer::SignIn(sign_in.number));
         if let Some((conn, id)) = sign_in.waiting {
             let response = self.welcome(node);
-            self.respond(Caller { conn, id, machine: sign_in.machine }, Response::Register(Box::new(response)));
+            let caller = Caller { conn, id, machine: sign_in.machine, from: sign_in.from };
+            self.respond(caller, Response::Register(Box::new(response)));
         }
         Ok(node)
     }

@@ -2,10 +2,14 @@
 //!
 //! Each has a code that cannot be guessed, which ends its sign-in URL, and is bound to the machine that asked. None of it
 //! is stored: after a restart a node that asks again gets another URL.
+//!
+//! Strangers can make as many as there is room for. So where there is no more, one goes whose source has the most, and
+//! nobody loses a place to a source that has as many: who floods the server from one address pushes out their own.
 
+use core::net::IpAddr;
 use std::collections::BTreeMap;
 
-use mesh_core::{control::types::RegisterRequest, key::MachinePublic};
+use mesh_core::{control::types::RegisterRequest, ip, key::MachinePublic};
 
 use super::input::{ConnId, RequestId};
 use crate::limits;
@@ -16,6 +20,8 @@ pub(super) struct SignIn {
     /// Counts them; the oldest has the lowest.
     pub(super) number: u64,
     pub(super) machine: MachinePublic,
+    /// The source of who asked, as [`ip::source`] has it.
+    pub(super) from: IpAddr,
     pub(super) request: RegisterRequest,
     /// Who is to be told when somebody signs in.
     pub(super) waiting: Option<(ConnId, RequestId)>,
@@ -28,6 +34,8 @@ pub(super) struct SignIns {
     by_machine: BTreeMap<MachinePublic, String>,
     by_number: BTreeMap<u64, String>,
     by_request: BTreeMap<(ConnId, RequestId), String>,
+    /// How many each source has; none has none.
+    of_source: BTreeMap<IpAddr, usize>,
     next: u64,
 }
 
@@ -51,23 +59,36 @@ impl SignIns {
         self.by_number.get(&number).map(String::as_str)
     }
 
-    /// The number of the one that has to go so that there is room: the oldest that nobody waits at. `Ok(None)` when there
-    /// is room as it is.
-    pub(super) fn to_evict(&self) -> Result<Option<u64>, ()> {
+    /// The number of the one that has to go so that there is room for one more from a source: the oldest that nobody
+    /// waits at, of the sources that have the most. Where somebody waits at each of those, it is the oldest, but for a source
+    /// that has as many itself. `Ok(None)` when there is room as it is.
+    pub(super) fn to_evict(&self, from: IpAddr) -> Result<Option<u64>, ()> {
         if self.by_code.len() < limits::SIGN_INS {
             return Ok(None);
         }
-        let idle = self.by_number.iter().find(|(_, code)| self.by_code[*code].waiting.is_none());
-        idle.map(|(number, _)| Some(*number)).ok_or(())
+        let from = ip::source(from);
+        let most = self.of_source.values().copied().max().unwrap_or_default();
+        let is_own = self.count_of(from) >= most;
+        let of_those =
+            |sign_in: &SignIn| if is_own { sign_in.from == from } else { self.count_of(sign_in.from) == most };
+        let by_age = self.by_number.values().filter_map(|code| self.by_code.get(code)).filter(|known| of_those(known));
+        let idle = by_age.clone().find(|sign_in| sign_in.waiting.is_none());
+        let oldest = idle.or_else(|| by_age.clone().next().filter(|_| !is_own));
+        oldest.map(|sign_in| Some(sign_in.number)).ok_or(())
+    }
+
+    fn count_of(&self, source: IpAddr) -> usize {
+        self.of_source.get(&source).copied().unwrap_or_default()
     }
 
     /// A machine waits. It has no other, and there is room.
-    pub(super) fn open(&mut self, code: String, machine: MachinePublic, request: RegisterRequest) -> u64 {
-        let number = self.next;
+    pub(super) fn open(&mut self, code: String, machine: MachinePublic, from: IpAddr, request: RegisterRequest) -> u64 {
+        let (number, from) = (self.next, ip::source(from));
         self.next += 1;
         self.by_machine.insert(machine, code.clone());
         self.by_number.insert(number, code.clone());
-        self.by_code.insert(code, SignIn { number, machine, request, waiting: None });
+        *self.of_source.entry(from).or_default() += 1;
+        self.by_code.insert(code, SignIn { number, machine, from, request, waiting: None });
         number
     }
 
@@ -75,6 +96,12 @@ impl SignIns {
         let sign_in = self.by_code.remove(code)?;
         self.by_machine.remove(&sign_in.machine);
         self.by_number.remove(&sign_in.number);
+        if let Some(count) = self.of_source.get_mut(&sign_in.from) {
+            *count -= 1;
+            if *count == 0 {
+                self.of_source.remove(&sign_in.from);
+            }
+        }
         if let Some(request) = sign_in.waiting {
             self.by_request.remove(&request);
         }

@@ -122,6 +122,14 @@ impl Streams {
         any
     }
 
+    /// A stream is to be told everything, whatever it was told before.
+    pub(super) fn begin_again(&mut self, id: StreamId) {
+        if let Some(stream) = self.by_id.get_mut(&id).filter(|stream| stream.cursor != Cursor::Nothing) {
+            stream.cursor = Cursor::Nothing;
+            self.waiting.insert(id);
+        }
+    }
+
     /// Streams that have something to learn and can be written to.
     pub(super) fn ready(&self) -> Vec<StreamId> {
         let is_ready = |id: &&StreamId| self.by_id.get(id).is_some_and(|stream| stream.writing.is_none());

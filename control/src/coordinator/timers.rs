@@ -21,6 +21,8 @@ pub(super) enum Timer {
     Forget(NodeId),
     /// A node's key expires.
     Expire(NodeId),
+    /// A node that says too much may say more.
+    Turn(NodeId),
     /// Nobody signed in for a node.
     SignIn(u64),
     /// What a node reported was written down a while ago.
@@ -36,6 +38,7 @@ impl Timer {
             Self::Offline(_) => "offline",
             Self::Forget(_) => "ephemeral node",
             Self::Expire(_) => "key expiry",
+            Self::Turn(_) => "a node's turn",
             Self::SignIn(_) => "sign-in",
             Self::Quiet(_) => "reports",
         }

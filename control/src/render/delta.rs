@@ -126,14 +126,15 @@ impl Snapshot {
         }
         response.user_profiles = profiles.into_values().collect();
         response.packet_filters = touched.filters.then(|| self.filters(viewer));
-        response.health = touched.policy.then(|| self.health());
+        response.health = (touched.policy || touched.own).then(|| self.health(own));
         response.derp_map = touched.relays.then(|| self.derp_map.as_ref().clone());
         message.peers_changed = whole.values().map(|member| self.peer(viewer, member, Kind::Change)).collect();
         message
     }
 
-    /// A peer, when a viewer may see it.
+    /// A peer, when a viewer may see it. One whose key has expired sees nobody.
     fn seen(&self, viewer: NodeId, peer: NodeId) -> Option<&Arc<Member>> {
+        self.members.get(&viewer).filter(|own| !own.live.expired)?;
         let member = self.members.get(&peer).filter(|member| member.row.announced)?;
         self.rulebook.sees(viewer, peer).then_some(member)
     }

@@ -1,6 +1,9 @@
 //! Full maps: the first message of a stream, and what a stream gets that was left too far behind.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use mesh_core::{
     control::types::{DnsConfig, FilterRule, MapResponse, NodeId},
@@ -22,7 +25,9 @@ impl Snapshot {
             profiles.insert(profile.id, profile);
         };
         add_profile(own);
-        for id in self.rulebook.peers(viewer) {
+        // Who has to sign in again learns that, and nothing of others.
+        let peers = if own.live.expired { BTreeSet::new() } else { self.rulebook.peers(viewer) };
+        for id in peers {
             let Some(peer) = self.members.get(&id).filter(|peer| peer.row.announced) else { continue };
             add_profile(peer);
             message.peers.push(self.peer(viewer, peer, Kind::Full));
@@ -35,14 +40,14 @@ impl Snapshot {
             collect_services: Some(false),
             packet_filters: Some(self.filters(viewer)),
             user_profiles: profiles.into_values().collect(),
-            health: Some(self.health()),
+            health: Some(self.health(own)),
             ssh_policy: Some(json!({ "rules": [] })),
             ..MapResponse::default()
         };
         message
     }
 
-    /// The last words to a node that was deleted.
+    /// The last words on a stream whose node was deleted, or whose key has expired.
     pub(super) fn farewell(&self, member: &Arc<Member>, now: WallTime) -> Message {
         let own = node::expired_since(self.own_node(member), now);
         let response = MapResponse { node: Some(Arc::new(own)), ..MapResponse::default() };
@@ -59,17 +64,21 @@ impl Snapshot {
         }
     }
 
-    /// The packet filter, by name.
+    /// The packet filter, by name. One whose key has expired lets nobody in, and its rules would name others.
     pub(super) fn filters(&self, viewer: NodeId) -> BTreeMap<String, Option<Vec<FilterRule>>> {
+        let is_expired = self.members.get(&viewer).is_some_and(|own| own.live.expired);
         let filters = self.rulebook.packet_filters(viewer);
-        filters.into_iter().map(|(name, rules)| (name, Some(rules))).collect()
+        filters.into_iter().map(|(name, rules)| (name, Some(if is_expired { Vec::new() } else { rules }))).collect()
     }
 
     /// What is wrong, in words.
-    pub(super) fn health(&self) -> Vec<String> {
-        if self.has_policy {
-            return Vec::new();
-        }
-        vec!["no policy is stored on the server: nodes do not see each other (mesh-control policy set FILE)".to_owned()]
+    pub(super) fn health(&self, own: &Member) -> Vec<String> {
+        let cloned = own.live.cloned.then_some(
+            "another machine has the keys of this node, as when its state was copied, and is refused while this one is \
+             connected: sign one of them in anew (meshd with an empty state directory)",
+        );
+        let bare = (!self.has_policy)
+            .then_some("no policy is stored on the server: nodes do not see each other (mesh-control policy set FILE)");
+        cloned.into_iter().chain(bare).map(str::to_owned).collect()
     }
 }

@@ -73,7 +73,7 @@ enum Told {
     Full,
     /// What changed after a version, by these entries; earlier ones may be among them.
     Since(Version, Arc<[Arc<Entry>]>),
-    /// That the node is no more; as it was.
+    /// That the node has to sign in; as it is, or was.
     Farewell(Arc<Member>),
 }
 
@@ -107,7 +107,7 @@ impl MapUpdate {
         Self { stream: Some(stream), node, told: Told::Since(after, entries), at, now }
     }
 
-    /// That a node is no more, for its own stream: its key has expired, so that it asks to sign in.
+    /// That a node is no more, or that its key has expired, for its own stream: it asks to sign in.
     #[must_use]
     pub fn farewell(stream: StreamId, member: Arc<Member>, at: Arc<Snapshot>, now: WallTime) -> Self {
         Self { stream: Some(stream), node: member.id(), told: Told::Farewell(member), at, now }

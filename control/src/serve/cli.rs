@@ -11,11 +11,8 @@ use std::{
 
 use clap::Subcommand;
 use mesh_core::{ip::prefix::Prefix, printable};
-use relay::serve::{
-    failure::{Exit, Failure},
-    print,
-};
 use serde_json::{Value, json};
+use transports::program::{Exit, Failure, print};
 
 use super::{socket, table::Table, text::fingerprint};
 use crate::coordinator::{Command, check_policy_alone};

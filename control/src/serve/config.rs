@@ -9,11 +9,7 @@ use std::{
 
 use clap::{Args, ValueEnum};
 use hyper::Uri;
-use relay::serve::{
-    LogFormat,
-    failure::{Exit, Failure},
-    source::{Layer, Sources, changed},
-};
+use transports::program::{Exit, Failure, Layer, LogFormat, Sources, changed};
 
 const SOURCES: Sources = Sources { program: "mesh-control serve", prefix: "MESH_CONTROL_" };
 

@@ -13,10 +13,8 @@ use std::{
 
 use mesh_core::rng::Seed;
 use relay::serve::{
-    Ask, Signalled, Signals,
+    Ask,
     embedded::{Embedded, Place},
-    failure::{Exit, Failure},
-    log, print,
 };
 use tokio::{
     runtime::{Builder, Runtime},
@@ -25,13 +23,17 @@ use tokio::{
     time::timeout,
 };
 use tracing::{info, warn};
-use transports::{clock::Clock, notify};
+use transports::{
+    clock::Clock,
+    notify,
+    program::{Exit, Failure, Signalled, Signals, cannot_start, listener::tcp, log, print},
+};
 
 use super::{
     Flags,
     cli::read_policy,
     config::{Config, FirstPolicy, RelayConfig},
-    desk::{Desk, Ending, Owner},
+    desk::{Desk, No, Owner},
     identity::{self, KeyFile},
     listen::{self, Shop, Wire},
     metrics,
@@ -52,12 +54,13 @@ const GRACE: Duration = Duration::from_secs(1);
 /// Serves until a signal says to end.
 pub(super) fn serve(flags: &Flags, socket: &Path) -> Result<(), Failure> {
     let config = flags.config()?;
-    log(&config.log, config.log_format)?;
+    log(&config.log, config.log_format, "control::coordinator=debug")?;
+    if let Err(error) = transports::private::keep_memory() {
+        warn!(%error, "a core dump would hold the key");
+    }
     let seed = transports::entropy::seed()
         .map_err(|error| Failure::new(Exit::Bug, "entropy", format!("the system has no randomness: {error}")))?;
     let key = KeyFile::open(&config.state_dir, &seed)?;
-    // Each node is an open file.
-    let _ = rlimit::increase_nofile_limit(u64::MAX);
     let runtime = runtime()?;
     let ended = runtime.block_on(run(flags, config, socket, &key, seed));
     // Connections end with it.
@@ -76,9 +79,9 @@ async fn run(flags: &Flags, config: Config, socket: &Path, key: &KeyFile, seed: 
     let (close, closing) = watch::channel(false);
 
     let main_wire = if tls.is_some() { Wire::Tls } else { Wire::Plain };
-    let main = relay::serve::tcp(config.listen)?;
-    let beside = config.http_listen.map(relay::serve::tcp).transpose()?;
-    let metrics_listener = config.metrics_listen.map(relay::serve::tcp).transpose()?;
+    let main = tcp(config.listen)?;
+    let beside = config.http_listen.map(tcp).transpose()?;
+    let metrics_listener = config.metrics_listen.map(tcp).transpose()?;
     let admin = AdminSocket::bind(socket).await?;
     let name = |wire| if wire == Wire::Tls { "https" } else { "http" };
     let mut ready = format!("ready {}={}", name(main_wire), address(&main)?);
@@ -99,7 +102,8 @@ async fn run(flags: &Flags, config: Config, socket: &Path, key: &KeyFile, seed: 
         server_url: config.server_url.clone(),
         desk: desk.clone(),
         pool: RenderPool::new(),
-        door: Door::default(),
+        // Each node is an open file, and so is what else the server does.
+        door: Door::new(relay::serve::files() / 2),
         tls: RwLock::new(tls),
         accepted: AtomicU64::new(0),
         refused: AtomicU64::new(0),
@@ -197,14 +201,7 @@ async fn restore(
     seed: &Seed,
 ) -> Result<(Owner, Desk), Failure> {
     let path = config.state_dir.join("control.db");
-    let broken = |error: StoreError| {
-        let exit = match &error {
-            StoreError::File(error) if error.kind() == io::ErrorKind::PermissionDenied => Exit::NotPermitted,
-            StoreError::File(_) | StoreError::Sql(_) | StoreError::Row { .. } | StoreError::Newer(_) => Exit::Usage,
-        };
-        Failure::new(exit, "store", format!("cannot use {}: {error}", path.display()))
-            .hint("give another directory with --state-dir, or restore the file")
-    };
+    let broken = |error: StoreError| store_failure(&path, &error);
     let mut store = SqlStore::open(&path).await.map_err(broken)?;
     let rows = store.load().await.map_err(broken)?;
     let clock = Clock::new();
@@ -221,6 +218,26 @@ async fn restore(
     Ok(Owner::new(coordinator, clock, store))
 }
 
+fn store_failure(path: &Path, error: &StoreError) -> Failure {
+    let shown = path.display();
+    let exit = match error {
+        StoreError::File(error) if error.kind() == io::ErrorKind::PermissionDenied => Exit::NotPermitted,
+        _ => Exit::Usage,
+    };
+    let hint = match error {
+        StoreError::Newer(_) => "use the mesh-control that wrote it, or a later one".to_owned(),
+        _ if error.is_full() => format!("make room where {shown} is, or give another directory with --state-dir"),
+        StoreError::File(error) if error.kind() != io::ErrorKind::IsADirectory => {
+            "make it readable and writable, or give another directory with --state-dir".to_owned()
+        }
+        _ => format!(
+            "restore {shown} from a backup, with {shown}-wal if that has one; or move away everything that begins with \
+             {shown}: the server then starts with an empty network, and nodes have to join again"
+        ),
+    };
+    Failure::new(exit, "store", format!("cannot use {shown}: {error}")).hint(hint)
+}
+
 /// What `--first-policy own` stands for.
 const OWN: &str = r#"// Everybody reaches the machines that are theirs, and nothing else.
 {"acls": [{"action": "accept", "src": ["autogroup:member"], "dst": ["autogroup:self:*"]}]}
@@ -234,10 +251,14 @@ const ALL: &str = r#"// Everybody reaches everything.
 /// Stores the first policy where none is stored. One that is stored stays, whatever was given: it may have been changed
 /// since.
 async fn see_to_policy(first: Option<&FirstPolicy>, desk: &Desk) -> Result<(), Failure> {
-    let ask = async |command| {
-        let ending = |error: Ending| Failure::new(Exit::Bug, "lost-owner", error.to_string());
-        desk.command(Principal::Server, command).await.map_err(ending)
-    };
+    let ask =
+        async |command| match desk.command(Principal::Server, command).await {
+            Err(No::Refused(error)) => Ok(Err(error)),
+            Err(No::Ending(error)) => Err(Failure::new(Exit::Bug, "lost-owner", error.to_string())),
+            Err(no @ (No::NotYet(_) | No::NotNow(_))) => Err(Failure::new(Exit::Refused, "not_stored", no.to_string())
+                .hint("make room where the state directory is")),
+            Ok(reply) => Ok(Ok(reply)),
+        };
     let is_stored = matches!(ask(Command::GetPolicy).await?, Ok(Reply::Policy(Some(_))));
     let text = match first {
         Some(_) if is_stored => {
@@ -305,13 +326,9 @@ fn warn_of_plain_http(config: &Config) {
 }
 
 fn address(listener: &std::net::TcpListener) -> Result<SocketAddr, Failure> {
-    listener.local_addr().map_err(|error| bug(&error))
-}
-
-fn bug(error: &io::Error) -> Failure {
-    Failure::new(Exit::Bug, "runtime", format!("cannot start: {error}"))
+    listener.local_addr().map_err(|error| cannot_start(&error))
 }
 
 fn runtime() -> Result<Runtime, Failure> {
-    Builder::new_multi_thread().enable_all().build().map_err(|error| bug(&error))
+    Builder::new_multi_thread().enable_all().build().map_err(|error| cannot_start(&error))
 }

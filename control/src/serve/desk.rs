@@ -4,23 +4,24 @@
 //! Outputs are carried out in their order. At a `Persist` they stop until it is on disk; meanwhile the coordinator goes on
 //! taking things in, and what it says gathers. The next commit takes all mutations that gathered. So nothing overtakes
 //! what it depends on, and a commit is paid for once by all who wait for it.
+//!
+//! A commit that fails, as on a full disk, is tried again until it is done: what was decided cannot be taken back. Those
+//! who wait for it are told so at once. Until it is done changes are refused before they are decided, questions are
+//! answered, streams are kept alive, and nodes hear nothing new.
 #![allow(clippy::disallowed_types, clippy::disallowed_methods, reason = "shell")]
 
 use std::{
     collections::{BTreeMap, VecDeque},
     future::{Future, pending},
     mem,
+    net::IpAddr,
     pin::Pin,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering::Relaxed},
-    },
     time::Duration,
 };
 
 use mesh_core::{control::types::RegisterResponse, key::MachinePublic, machine::Machine, node::HostEvent};
 use tokio::sync::{mpsc, oneshot, watch};
-use tracing::{error, warn};
+use tracing::{error, info, warn};
 use transports::clock::Clock;
 
 use super::{
@@ -36,11 +37,14 @@ use crate::{
     store::{Mutation, Principal},
 };
 
+/// A machine, and where it is.
+type Who = (MachinePublic, IpAddr);
+
 /// What the owner is told.
 enum Event {
-    Request { conn: ConnId, machine: MachinePublic, id: RequestId, request: Request, answer: oneshot::Sender<Answer> },
+    Request { conn: ConnId, who: Who, id: RequestId, request: Request, answer: oneshot::Sender<Answer> },
     Input(Input),
-    Admin { by: Principal, command: Command, answer: oneshot::Sender<Result<Reply, AdminError>> },
+    Admin { by: Principal, command: Command, answer: oneshot::Sender<Result<Reply, No>> },
     Look(oneshot::Sender<Look>),
 }
 
@@ -85,6 +89,23 @@ pub(super) struct Orders {
 #[error("the server is about to end")]
 pub(super) struct Ending;
 
+/// Why a command comes to nothing.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum No {
+    /// The coordinator says no.
+    #[error(transparent)]
+    Refused(#[from] AdminError),
+    /// It is decided, and stored as soon as that can be.
+    #[error("the change is not stored yet: {0}")]
+    NotYet(String),
+    /// Nothing was done.
+    #[error("nothing is changed, for changes cannot be stored: {0}")]
+    NotNow(String),
+    /// Nobody decides any more.
+    #[error(transparent)]
+    Ending(#[from] Ending),
+}
+
 /// The way to the owner.
 #[derive(Clone)]
 pub(super) struct Desk {
@@ -93,15 +114,9 @@ pub(super) struct Desk {
 
 impl Desk {
     /// Asks for a node.
-    pub(super) async fn ask(
-        &self,
-        conn: ConnId,
-        machine: MachinePublic,
-        id: RequestId,
-        request: Request,
-    ) -> Result<Answer, Ending> {
+    pub(super) async fn ask(&self, conn: ConnId, who: Who, id: RequestId, request: Request) -> Result<Answer, Ending> {
         let (answer, answered) = oneshot::channel();
-        self.events.send(Event::Request { conn, machine, id, request, answer }).await.map_err(|_| Ending)?;
+        self.events.send(Event::Request { conn, who, id, request, answer }).await.map_err(|_| Ending)?;
         answered.await.map_err(|_| Ending)
     }
 
@@ -126,10 +141,10 @@ impl Desk {
     }
 
     /// Has a command carried out.
-    pub(super) async fn command(&self, by: Principal, command: Command) -> Result<Result<Reply, AdminError>, Ending> {
+    pub(super) async fn command(&self, by: Principal, command: Command) -> Result<Reply, No> {
         let (answer, answered) = oneshot::channel();
         self.events.send(Event::Admin { by, command, answer }).await.map_err(|_| Ending)?;
-        answered.await.map_err(|_| Ending)
+        answered.await.map_err(|_| Ending)?
     }
 
     /// How things are.
@@ -152,8 +167,23 @@ impl Store for SqlStore {
     }
 }
 
-/// A commit under way; it comes back with the store.
-type Commit<S> = Pin<Box<dyn Future<Output = (S, u64)> + Send>>;
+/// A commit under way.
+type Commit<S> = Pin<Box<dyn Future<Output = Committed<S>> + Send>>;
+
+/// How a commit ended.
+struct Committed<S> {
+    store: S,
+    mutations: Vec<Mutation>,
+    result: Result<(), StoreError>,
+}
+
+/// A commit that has failed.
+struct Stuck {
+    /// Why.
+    problem: String,
+    /// How often.
+    tries: u64,
+}
 
 /// The owner.
 pub(super) struct Owner<S = SqlStore> {
@@ -163,15 +193,15 @@ pub(super) struct Owner<S = SqlStore> {
     /// Here unless a commit is under way.
     store: Option<S>,
     commit: Option<Commit<S>>,
-    /// Whether the commit under way has failed before.
-    stuck: Arc<AtomicBool>,
+    /// The commit under way has failed before.
+    stuck: Option<Stuck>,
     /// To be carried out when the commit is done.
     held: Vec<Output>,
     /// Said since it began.
     said: VecDeque<Output>,
     requests: BTreeMap<(ConnId, RequestId), Open>,
     streams: BTreeMap<StreamId, Stream>,
-    commands: BTreeMap<AdminId, oneshot::Sender<Result<Reply, AdminError>>>,
+    commands: BTreeMap<AdminId, oneshot::Sender<Result<Reply, No>>>,
     next_command: u64,
     commits: u64,
     failed_commits: u64,
@@ -199,7 +229,7 @@ impl<S: Store> Owner<S> {
             events,
             store: Some(store),
             commit: None,
-            stuck: Arc::default(),
+            stuck: None,
             held: Vec::new(),
             said: VecDeque::new(),
             requests: BTreeMap::new(),
@@ -235,7 +265,7 @@ impl<S: Store> Owner<S> {
                     None => open = false,
                 },
                 _ = closing.wait_for(|closing| *closing), if open => open = false,
-                (store, failed) = committed(&mut self.commit) => self.handle_committed(store, failed),
+                ended = committed(&mut self.commit) => self.handle_committed(ended),
                 () = sleep(wait) => {
                     self.coordinator.handle_timeout(self.clock.now());
                     self.listen();
@@ -255,9 +285,14 @@ impl<S: Store> Owner<S> {
     fn handle_event(&mut self, event: Event) {
         let now = self.clock.now();
         let input = match event {
-            Event::Request { conn, machine, id, request, answer } => {
+            // What comes of it could not be told.
+            Event::Request { request: Request::Register(_), answer, .. } if self.stuck.is_some() => {
+                let _ = answer.send(Answer::Refused(not_stored()));
+                return;
+            }
+            Event::Request { conn, who: (machine, from), id, request, answer } => {
                 self.requests.insert((conn, id), Open::Asked(answer));
-                Input::Request { conn, machine, id, request }
+                Input::Request { conn, machine, from, id, request }
             }
             Event::Input(input) => {
                 match &input {
@@ -276,6 +311,10 @@ impl<S: Store> Owner<S> {
                 input
             }
             Event::Admin { by, command, answer } => {
+                if let Some(stuck) = self.stuck.as_ref().filter(|_| command.is_change()) {
+                    let _ = answer.send(Err(No::NotNow(stuck.problem.clone())));
+                    return;
+                }
                 let id = AdminId(self.next_command);
                 self.next_command += 1;
                 self.commands.insert(id, answer);
@@ -291,20 +330,65 @@ impl<S: Store> Owner<S> {
         self.listen();
     }
 
-    fn handle_committed(&mut self, store: S, failed: u64) {
-        self.commit = None;
-        self.store = Some(store);
-        self.commits += 1;
-        self.failed_commits += failed;
-        for output in mem::take(&mut self.held) {
-            self.carry_out(output);
+    fn handle_committed(&mut self, ended: Committed<S>) {
+        let Committed { store, mutations, result } = ended;
+        let Err(problem) = result else {
+            if let Some(stuck) = self.stuck.take() {
+                info!(tries = stuck.tries, "changes are stored again");
+            }
+            journal::tell(&mutations);
+            self.commit = None;
+            self.store = Some(store);
+            self.commits += 1;
+            for output in mem::take(&mut self.held) {
+                self.carry_out(output);
+            }
+            return;
+        };
+        self.failed_commits += 1;
+        let tries = self.stuck.as_ref().map_or(0, |stuck| stuck.tries) + 1;
+        if tries % limits::COMMITS_UNTOLD == 1 {
+            error!(%problem, tries, "cannot store changes: none is made until this one is stored");
         }
+        self.stuck = Some(Stuck { problem: problem.to_string(), tries });
+        let mutations = self.give_up_waiting(mutations);
+        self.commit = Some(Box::pin(commit(store, mutations, limits::COMMIT_AGAIN)));
+    }
+
+    /// A commit failed: what was decided since becomes part of it, and those who wait for it are told how it is.
+    fn give_up_waiting(&mut self, mut mutations: Vec<Mutation>) -> Vec<Mutation> {
+        let problem = self.stuck.as_ref().map(|stuck| stuck.problem.clone()).unwrap_or_default();
+        for output in mem::take(&mut self.held).into_iter().chain(mem::take(&mut self.said)) {
+            match output {
+                Output::Persist(more) => {
+                    self.mutations += more.len() as u64;
+                    mutations.extend(more);
+                }
+                Output::Admin { id, .. } => {
+                    if let Some(answer) = self.commands.remove(&id) {
+                        // Whoever asked may have gone.
+                        let _ = answer.send(Err(No::NotYet(problem.clone())));
+                    }
+                }
+                // What a stream would tell waits for the disk, and so does the stream.
+                Output::Respond { response: Response::Stream(_), .. } | Output::Push(_) | Output::Close { .. } => {
+                    self.held.push(output);
+                }
+                Output::Respond { conn, id, .. } => self.respond((conn, id), Response::Refused(not_stored())),
+                Output::KeepAlive { .. } => self.carry_out(output),
+            }
+        }
+        mutations
     }
 
     /// Gathers what the coordinator says.
     fn listen(&mut self) {
         while let Some(output) = self.coordinator.poll_output() {
-            self.said.push_back(output);
+            match output {
+                // While nothing can be stored these are answers to questions, and signs of life.
+                Output::Admin { .. } | Output::KeepAlive { .. } if self.stuck.is_some() => self.carry_out(output),
+                output => self.said.push_back(output),
+            }
         }
     }
 
@@ -331,7 +415,7 @@ impl<S: Store> Owner<S> {
             }
         }
         self.mutations += mutations.len() as u64;
-        self.commit = Some(Box::pin(commit(store, mutations, Arc::clone(&self.stuck))));
+        self.commit = Some(Box::pin(commit(store, mutations, Duration::ZERO)));
     }
 
     fn carry_out(&mut self, output: Output) {
@@ -349,7 +433,7 @@ impl<S: Store> Owner<S> {
             Output::Admin { id, result } => {
                 if let Some(answer) = self.commands.remove(&id) {
                     // Whoever asked may have gone.
-                    let _ = answer.send(result);
+                    let _ = answer.send(result.map_err(No::Refused));
                 }
             }
             Output::Close { stream } => {
@@ -403,26 +487,27 @@ impl<S: Store> Owner<S> {
             commits: self.commits,
             failed_commits: self.failed_commits,
             mutations: self.mutations,
-            stuck: self.stuck.load(Relaxed),
+            stuck: self.stuck.is_some(),
         }
     }
 }
 
-/// Commits, however often it takes: what was decided cannot be taken back, and nobody was told of it yet.
-async fn commit<S: Store>(mut store: S, mutations: Vec<Mutation>, stuck: Arc<AtomicBool>) -> (S, u64) {
-    let mut failed = 0;
-    while let Err(problem) = store.commit(&mutations).await {
-        failed += 1;
-        stuck.store(true, Relaxed);
-        error!(%problem, failed, "cannot store changes: nobody is answered until they are stored");
-        tokio::time::sleep(limits::COMMIT_AGAIN).await;
-    }
-    stuck.store(false, Relaxed);
-    journal::tell(&mutations);
-    (store, failed)
+/// What a node is told that asked for what cannot be stored.
+fn not_stored() -> Refusal {
+    let text = "the server cannot store changes at present; whoever runs it finds the reason in its log";
+    Refusal { retry_after: Some(limits::STORED_BY), ..Refusal::new(503, text) }
 }
 
-async fn committed<S>(commit: &mut Option<Commit<S>>) -> (S, u64) {
+/// Commits, after `wait`.
+async fn commit<S: Store>(mut store: S, mutations: Vec<Mutation>, wait: Duration) -> Committed<S> {
+    if !wait.is_zero() {
+        tokio::time::sleep(wait).await;
+    }
+    let result = store.commit(&mutations).await;
+    Committed { store, mutations, result }
+}
+
+async fn committed<S>(commit: &mut Option<Commit<S>>) -> Committed<S> {
     match commit {
         Some(commit) => commit.as_mut().await,
         None => pending().await,
@@ -435,3 +520,6 @@ async fn sleep(wait: Option<Duration>) {
         None => pending().await,
     }
 }
+
+#[cfg(test)]
+mod tests;

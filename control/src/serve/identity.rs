@@ -9,16 +9,15 @@ use std::{
 };
 
 use mesh_core::{key::MachinePrivate, rng::Seed};
-use relay::serve::{
-    failure::{Exit, Failure},
-    write_secret,
-};
 use rustls::{
     ServerConfig,
     crypto::ring::Ticketer,
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
 };
-use transports::private;
+use transports::program::{
+    Exit, Failure,
+    state_dir::{self, cannot_use, write_secret},
+};
 
 use super::config::TlsFiles;
 
@@ -33,12 +32,8 @@ impl KeyFile {
     /// The key of a state directory; made when there is none.
     pub(super) fn open(state_dir: &Path, seed: &Seed) -> Result<Self, Failure> {
         let path = state_dir.join("noise.key");
-        let cannot = |error: &io::Error| {
-            let exit = if error.kind() == io::ErrorKind::PermissionDenied { Exit::NotPermitted } else { Exit::Usage };
-            Failure::new(exit, "state-dir", format!("cannot use {}: {error}", path.display()))
-                .hint("give a directory that can be written with --state-dir")
-        };
-        private::make_directory(state_dir).map_err(|error| cannot(&error))?;
+        let cannot = |error: &io::Error| cannot_use(&path, error);
+        state_dir::make(state_dir)?;
         if !path.exists() {
             let key = MachinePrivate::generate(&mut seed.stream("noise key", 0));
             write_secret(&path, &(key.to_secret_text() + "\n"))?;
@@ -53,7 +48,11 @@ impl KeyFile {
             }
             Err(TryLockError::Error(error)) => return Err(cannot(&error)),
         }
-        let text = fs::read_to_string(&path).map_err(|error| cannot(&error))?;
+        let text = match fs::read_to_string(&path) {
+            // Bytes that are no text are damage like any other.
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => String::new(),
+            read => read.map_err(|error| cannot(&error))?,
+        };
         // What is wrong in it is not printed: it is a secret.
         let key = MachinePrivate::from_secret_text(text.trim()).map_err(|_| {
             Failure::new(Exit::Usage, "bad-key-file", format!("{} holds no key", path.display()))

@@ -41,6 +41,7 @@ impl<'a> Line<'a> {
             "node.register" => "a node was admitted",
             "node.logout" => "a node signed out",
             "node.expire" => "the sign-in of a node ended",
+            "node.clone" => "two machines use the keys of a node: one of them has to be signed in anew",
             "node.disconnect" => "the user of a node disconnected it",
             "node.delete" => "a node was deleted",
             "node.tag" => "a node was given tags",

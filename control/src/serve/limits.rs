@@ -46,13 +46,6 @@ pub(super) const STRANGER: Duration = Duration::from_secs(60);
 /// the bound its connection is closed.
 pub(super) const WRITE: Duration = Duration::from_secs(120);
 
-/// Lines of the log about registrations that were refused or that wait, in [`LINES_TIME`]: anybody can cause them. At the
-/// bound they are counted, and the next line says how many were left out.
-pub(super) const LINES: u32 = 20;
-
-/// See [`LINES`].
-pub(super) const LINES_TIME: Duration = Duration::from_secs(10);
-
 /// Things for the coordinator that wait. At the bound who has another one waits.
 pub(super) const EVENTS: usize = 1_024;
 
@@ -67,6 +60,12 @@ pub(super) const ORDERS: usize = 4;
 
 /// After a commit that failed, until the next try.
 pub(super) const COMMIT_AGAIN: Duration = Duration::from_secs(1);
+
+/// Of commits that fail one after the other, every so manieth is told in the log: one a minute.
+pub(super) const COMMITS_UNTOLD: u64 = 60;
+
+/// When a node that was refused for want of room may ask again.
+pub(super) const STORED_BY: Duration = Duration::from_secs(10);
 
 /// For the coordinator to answer whether it is well. At the bound: 503.
 pub(super) const HEALTH: Duration = Duration::from_secs(5);

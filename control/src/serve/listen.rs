@@ -93,11 +93,16 @@ pub(super) enum Wire {
 /// Accepts connections until it is dropped.
 pub(super) async fn accept(listener: StdTcpListener, wire: Wire, shop: Arc<Shop>) -> io::Result<()> {
     let listener = TcpListener::from_std(listener)?;
+    let mut failed = 0_u64;
     loop {
         let (socket, from) = match listener.accept().await {
             Ok(accepted) => accepted,
             Err(error) => {
-                warn!(%error, "cannot accept");
+                failed += 1;
+                // Once for each doubling, as below: it may be that strangers have taken all files.
+                if failed.is_power_of_two() {
+                    warn!(%error, failed, "cannot accept");
+                }
                 tokio::time::sleep(ACCEPT_PAUSE).await;
                 continue;
             }
@@ -121,6 +126,15 @@ pub(super) async fn accept(listener: StdTcpListener, wire: Wire, shop: Arc<Shop>
 }
 
 async fn serve(socket: TcpStream, wire: Wire, shop: Arc<Shop>, pass: Arc<Pass>) {
+    let from = pass.from();
+    tokio::select! {
+        // What was upgraded has a task of its own by then.
+        () = pass.lost() => trace!(%from, "a connection made room for another"),
+        () = spoken(socket, wire, shop, pass) => {}
+    }
+}
+
+async fn spoken(socket: TcpStream, wire: Wire, shop: Arc<Shop>, pass: Arc<Pass>) {
     match (wire, shop.tls()) {
         (Wire::Tls, Some(tls)) => match timeout(limits::HANDSHAKE, TlsAcceptor::from(tls).accept(socket)).await {
             Ok(Ok(stream)) => requests(stream, wire, shop, pass).await,

@@ -109,12 +109,14 @@ impl Machine {
             .max_send_buf_size(64 << 10);
         // Made here and on the heap: a future keeps the place of what it moves.
         let connection = Box::pin(http.serve_connection(TokioIo::new(stream), service));
+        let lost = this.pass.lost();
         async move {
             tokio::select! {
                 ended = connection => if let Err(error) = ended {
                     trace!(conn = conn.0, %error, "a node's connection ended");
                 },
                 why = this.useless() => debug!(conn = conn.0, ?why, "a connection is closed"),
+                () = lost => debug!(conn = conn.0, "a connection made room for another"),
             }
             desk.tell(Input::Closed { conn }).await;
         }
@@ -197,7 +199,7 @@ impl Machine {
     async fn ask(self: &Arc<Self>, request: Request, coding: Coding) -> HttpResponse<Body> {
         let id = RequestId(self.next.fetch_add(1, Relaxed));
         let mut waiting = Waiting { machine: Arc::clone(self), id, given_up: true };
-        let answer = self.desk.ask(self.conn, self.machine, id, request).await;
+        let answer = self.desk.ask(self.conn, (self.machine, self.pass.from()), id, request).await;
         waiting.given_up = false;
         let Ok(answer) = answer else { return text(StatusCode::SERVICE_UNAVAILABLE, "the server is about to end") };
         if lets_in(&answer) {

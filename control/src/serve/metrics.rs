@@ -18,6 +18,7 @@ use hyper::{
     service::service_fn,
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
+use mesh_core::invariant::broken_total;
 use tokio::{net::TcpListener, time::timeout};
 use tracing::error;
 
@@ -72,7 +73,7 @@ fn text(look: &Look, shop: &Shop) -> String {
         ("connections", connections as u64),
         ("ungreeted", ungreeted as u64),
         ("connections_accepted_total", shop.accepted.load(Relaxed)),
-        ("connections_refused_total", shop.refused.load(Relaxed)),
+        ("connections_refused_total", shop.refused.load(Relaxed) + shop.door.displaced()),
     ];
     let mut text = String::new();
     for (name, value) in figures(look).into_iter().chain(connections) {
@@ -80,6 +81,8 @@ fn text(look: &Look, shop: &Shop) -> String {
         // Writing to a string does not fail.
         let _ = write!(text, "# TYPE mesh_control_{name} {kind}\nmesh_control_{name} {value}\n");
     }
+    let _ =
+        write!(text, "# TYPE mesh_broken_invariants_total counter\nmesh_broken_invariants_total {}\n", broken_total());
     if let Some(relay) = &shop.relay {
         text += &relay.metrics();
     }
@@ -100,6 +103,8 @@ fn figures(Look { counters, status, commits, failed_commits, mutations, stuck }:
         registrations_refused_total,
         requests_refused_total,
         streams_replaced_total,
+        clones_total,
+        requests_delayed_total,
         sign_ins_evicted_total,
     } = *counters;
     vec![
@@ -115,6 +120,8 @@ fn figures(Look { counters, status, commits, failed_commits, mutations, stuck }:
         ("registrations_refused_total", registrations_refused_total),
         ("requests_refused_total", requests_refused_total),
         ("streams_replaced_total", streams_replaced_total),
+        ("clones_total", clones_total),
+        ("requests_delayed_total", requests_delayed_total),
         ("sign_ins_evicted_total", sign_ins_evicted_total),
         ("nodes", status.nodes as u64),
         ("online", status.online as u64),

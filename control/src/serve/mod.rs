@@ -18,7 +18,6 @@ mod listen;
 mod machine_api;
 mod map_stream;
 mod metrics;
-pub mod noise;
 mod objects;
 mod pages;
 mod pass;
@@ -35,7 +34,7 @@ use std::{path::PathBuf, process::ExitCode};
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
-use relay::serve::failure::{self, Exit, Failure};
+use transports::program::{self, Failure, runtime, wants_json};
 
 use cli::{KeysVerb, NodesVerb, PolicyVerb, UsersVerb};
 use config::{Config, Settings};
@@ -45,7 +44,7 @@ const NAME: &str = "mesh-control";
 /// Runs the program with the arguments of the process.
 #[must_use]
 pub fn run() -> ExitCode {
-    failure::run(NAME, || act(Arguments::try_parse()))
+    program::run(NAME, wants_json(), || act(Arguments::try_parse()).map_err(|failure| failure.or_see_help(NAME)))
 }
 
 fn act(arguments: Result<Arguments, clap::Error>) -> Result<(), Failure> {
@@ -67,8 +66,7 @@ fn act(arguments: Result<Arguments, clap::Error>) -> Result<(), Failure> {
 }
 
 fn wait(work: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    runtime.map_err(|error| Failure::new(Exit::Bug, "runtime", format!("cannot start: {error}")))?.block_on(work)
+    runtime()?.block_on(work)
 }
 
 /// The coordination server of a mesh VPN.

@@ -23,12 +23,13 @@ use tokio::{
 };
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tracing::debug;
+use transports::control::NoiseIo;
 
 use super::{
+    desk::No,
     limits,
     listen::{Shop, Wire},
     machine_api::Machine,
-    noise::NoiseStream,
     pass::Pass,
     text::{fingerprint, html},
     websocket::WebSocket,
@@ -194,7 +195,7 @@ where
             return;
         }
     }
-    let stream = NoiseStream::new(stream, sealer, opener, first);
+    let stream = NoiseIo::of_server(stream, sealer, opener, first);
     let machine = Machine::new(conn, machine, shop.desk.clone(), shop.pool.clone(), pass);
     // A task of its own: it lasts, and the memory of this one is free again.
     tokio::spawn(machine.serve(stream));
@@ -219,7 +220,7 @@ async fn verify(request: Request<Incoming>, shop: &Shop) -> Page {
         return text(StatusCode::BAD_REQUEST, "this is not the question of a relay\n");
     };
     match within(limits::VERIFY, shop.desk.command(Principal::Server, Command::Verify { node })).await {
-        Some(Ok(Ok(Reply::Verdict(allow)))) => json(StatusCode::OK, &serde_json::json!({ "Allow": allow })),
+        Some(Ok(Reply::Verdict(allow))) => json(StatusCode::OK, &serde_json::json!({ "Allow": allow })),
         _ => text(StatusCode::SERVICE_UNAVAILABLE, "nobody can say now\n"),
     }
 }
@@ -239,8 +240,8 @@ async fn within<T>(time: std::time::Duration, work: impl Future<Output = T>) -> 
 async fn sign_in(code: &str, shop: &Shop) -> Page {
     let question = Command::ShowSignIn { code: code.to_owned() };
     let view = match within(limits::HEALTH, shop.desk.command(Principal::Server, question)).await {
-        Some(Ok(Ok(Reply::SignIn(view)))) => view,
-        Some(Ok(_)) => {
+        Some(Ok(Reply::SignIn(view))) => view,
+        Some(Ok(_) | Err(No::Refused(_))) => {
             return text(
                 StatusCode::NOT_FOUND,
                 "this sign-in is over; start it again on the device, which shows a new URL\n",

@@ -3,7 +3,6 @@
 #![allow(clippy::disallowed_types, clippy::disallowed_methods, reason = "shell")]
 
 use std::{
-    mem,
     net::{IpAddr, SocketAddr},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -12,7 +11,11 @@ use std::{
     time::Instant,
 };
 
-use relay::{gate::Gate, stats::CloseReason};
+use relay::{
+    gate::{Gate, Place},
+    serve::told::Told,
+    stats::CloseReason,
+};
 
 use super::limits;
 
@@ -23,39 +26,25 @@ pub(super) struct Door {
     told: Arc<Mutex<Told>>,
 }
 
-/// Lines of the log that strangers caused.
-#[derive(Default)]
-struct Told {
-    /// Since when they are counted.
-    since: Option<Instant>,
-    lines: u32,
-    left_out: u64,
-}
-
-impl Told {
-    /// Whether there may be another line, and how many were left out before it.
-    fn next(&mut self, now: Instant) -> Option<u64> {
-        if self.since.is_none_or(|since| now.duration_since(since) >= limits::LINES_TIME) {
-            (self.since, self.lines) = (Some(now), 0);
-        }
-        if self.lines >= limits::LINES {
-            self.left_out += 1;
-            return None;
-        }
-        self.lines += 1;
-        Some(mem::take(&mut self.left_out))
-    }
-}
-
 impl Door {
+    /// One for so many connections at once, and [`relay::limits::CONNECTIONS`] at most.
+    pub(super) fn new(room: usize) -> Self {
+        Self { gate: Arc::new(Mutex::new(Gate::new(room))), told: Arc::default() }
+    }
+
     /// Takes a connection in, unless there are too many.
     ///
     /// # Errors
     /// Which bound it met.
     pub(super) fn enter(&self, from: SocketAddr) -> Result<Pass, CloseReason> {
         let from = from.ip().to_canonical();
-        self.gate().enter(from)?;
-        Ok(Pass { door: self.clone(), from, greeted: AtomicBool::new(false), gathered: AtomicUsize::new(0) })
+        let place = self.gate().enter(from)?;
+        Ok(Pass { door: self.clone(), from, place, greeted: AtomicBool::new(false), gathered: AtomicUsize::new(0) })
+    }
+
+    /// How many had to make room for others before their node was let in.
+    pub(super) fn displaced(&self) -> u64 {
+        self.gate().displaced()
     }
 
     /// Connections, and those of them whose node was not let in.
@@ -73,6 +62,7 @@ impl Door {
 pub(super) struct Pass {
     door: Door,
     from: IpAddr,
+    place: Arc<Place>,
     greeted: AtomicBool,
     /// Bytes of bodies that are being read, or whose request was not answered.
     gathered: AtomicUsize,
@@ -89,10 +79,15 @@ impl Pass {
         self.door.told.lock().unwrap_or_else(PoisonError::into_inner).next(Instant::now())
     }
 
+    /// Waits until the place is needed for another: the connection is to be closed. Never, once a node was let in on it.
+    pub(super) fn lost(&self) -> impl Future<Output = ()> + Send + use<> {
+        self.place.lost()
+    }
+
     /// A node was let in on it.
     pub(super) fn note_greeted(&self) {
         if !self.greeted.swap(true, Relaxed) {
-            self.door.gate().note_greeted(self.from);
+            self.door.gate().note_greeted(&self.place);
         }
     }
 
@@ -104,7 +99,7 @@ impl Pass {
 
 impl Drop for Pass {
     fn drop(&mut self) {
-        self.door.gate().leave(self.from, self.is_greeted());
+        self.door.gate().leave(&self.place);
     }
 }
 
@@ -185,15 +180,5 @@ mod tests {
 
     fn pass() -> Arc<Pass> {
         Arc::new(Door::default().enter("192.0.2.1:5".parse().unwrap()).unwrap())
-    }
-
-    #[test]
-    fn strangers_fill_no_log() {
-        let (mut told, start) = (Told::default(), Instant::now());
-        let said = (0..1_000).filter(|_| told.next(start) == Some(0)).count();
-        assert_eq!(said, limits::LINES as usize);
-        let later = start + limits::LINES_TIME;
-        assert_eq!(told.next(later), Some(1_000 - u64::from(limits::LINES)), "the next line says how many are missing");
-        assert_eq!(told.next(later), Some(0));
     }
 }

@@ -13,15 +13,10 @@ use mesh_core::{
     derp::{DerpMap, DerpRegion},
     key::NodePublic,
 };
-use relay::{
-    admission,
-    serve::{
-        Ask,
-        failure::{Exit, Failure},
-    },
-};
+use relay::{admission, serve::Ask};
+use transports::program::{Exit, Failure};
 
-use super::desk::Desk;
+use super::desk::{Desk, No};
 use crate::{
     coordinator::{Command, Reply},
     store::Principal,
@@ -49,9 +44,9 @@ impl Ask for Admission {
         Box::pin(async move {
             let Some(desk) = self.desk.get() else { return admission::Admission::Unreachable };
             match desk.command(Principal::Server, Command::Verify { node }).await {
-                Ok(Ok(Reply::Verdict(true))) => admission::Admission::Allowed,
-                Ok(Ok(Reply::Verdict(false))) => admission::Admission::Refused,
-                Ok(_) => admission::Admission::Unclear,
+                Ok(Reply::Verdict(true)) => admission::Admission::Allowed,
+                Ok(Reply::Verdict(false)) => admission::Admission::Refused,
+                Ok(_) | Err(No::Refused(_)) => admission::Admission::Unclear,
                 Err(_) => admission::Admission::Unreachable,
             }
         })

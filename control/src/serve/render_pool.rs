@@ -8,6 +8,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use mesh_core::control::codec::frame;
 use tokio::{sync::Semaphore, task::spawn_blocking};
 use zstd::{bulk::Compressor, zstd_safe::compress_bound};
 
@@ -43,7 +44,7 @@ impl RenderPool {
     /// A message as it is written to its stream.
     ///
     /// # Errors
-    /// When it cannot be compressed, which is a bug, or is longer than a frame can be.
+    /// When it cannot be compressed, which is a bug, or is longer than nodes take.
     pub(super) async fn render(&self, update: Box<MapUpdate>, coding: Coding) -> io::Result<Bytes> {
         // To hand it to another thread costs more than it does.
         if update.is_brief() {
@@ -123,12 +124,8 @@ pub(super) fn keep_alive(coding: Coding) -> io::Result<Bytes> {
 }
 
 /// Length and message.
-fn framed(body: &[u8]) -> io::Result<Bytes> {
-    let length = u32::try_from(body.len()).map_err(io::Error::other)?;
-    let mut frame = Vec::with_capacity(4 + body.len());
-    frame.extend_from_slice(&length.to_le_bytes());
-    frame.extend_from_slice(body);
-    Ok(frame.into())
+fn framed(message: &[u8]) -> io::Result<Bytes> {
+    frame(message).map(Bytes::from).map_err(io::Error::other)
 }
 
 #[cfg(test)]

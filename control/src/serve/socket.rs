@@ -17,13 +17,18 @@ use hyper::{
     service::service_fn,
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
-use relay::serve::failure::{Exit, Failure};
 use serde_json::{Value, json};
 use tokio::{net::UnixStream, time::timeout};
 use tracing::debug;
-use transports::local::{self, LocalSocket};
+use transports::{
+    local::{self, LocalSocket},
+    program::{Exit, Failure},
+};
 
-use super::{desk::Desk, limits, objects};
+use super::{
+    desk::{Desk, No},
+    limits, objects,
+};
 use crate::{
     coordinator::{AdminError, Command},
     store::Principal,
@@ -36,6 +41,13 @@ const BAD_POLICY: &str = "bad_policy";
 
 /// The code of a [`Failure`] because no server is there.
 pub(super) const NOT_RUNNING: &str = "not-running";
+
+/// What to do about [`No::NotYet`].
+const NOT_YET: &str = "make room where the server's state directory is: it is tried again every second; look whether it is there before \
+     you ask again";
+
+/// What to do about [`No::NotNow`].
+const NOT_NOW: &str = "make room where the server's state directory is, and ask again";
 
 /// The socket of those who run the server.
 pub(super) struct AdminSocket(LocalSocket);
@@ -108,9 +120,16 @@ async fn answer(request: Request<Incoming>, uid: u32, desk: &Desk) -> (StatusCod
     };
     let by = Principal::Operator(if uid == 0 { "root".to_owned() } else { format!("uid {uid}") });
     match desk.command(by, command).await {
-        Ok(Ok(reply)) => (StatusCode::OK, objects::reply(&reply)),
-        Ok(Err(error)) => refuse(StatusCode::CONFLICT, error.code(), &error.to_string(), ""),
-        Err(ending) => refuse(StatusCode::SERVICE_UNAVAILABLE, "stopping", &ending.to_string(), ""),
+        Ok(reply) => (StatusCode::OK, objects::reply(&reply)),
+        Err(no) => {
+            let (status, code, hint) = match &no {
+                No::Refused(error) => (StatusCode::CONFLICT, error.code(), ""),
+                No::NotYet(_) => (StatusCode::INSUFFICIENT_STORAGE, "not_stored", NOT_YET),
+                No::NotNow(_) => (StatusCode::INSUFFICIENT_STORAGE, "not_stored", NOT_NOW),
+                No::Ending(_) => (StatusCode::SERVICE_UNAVAILABLE, "stopping", ""),
+            };
+            refuse(status, code, &no.to_string(), hint)
+        }
     }
 }
 

@@ -4,7 +4,13 @@
 //! and PostgreSQL both understand. What one commit holds is there wholly or not at all, on disk when it returns.
 #![allow(clippy::disallowed_types, clippy::disallowed_methods, reason = "shell")]
 
-use std::{collections::BTreeMap, fs, io, os::unix::fs::OpenOptionsExt, path::Path, sync::LazyLock};
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    os::unix::fs::OpenOptionsExt,
+    path::{Path, PathBuf},
+    sync::LazyLock,
+};
 
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Map, Value};
@@ -21,6 +27,10 @@ use crate::{
 
 /// The layout of the tables. A store with a higher number was written by a later program.
 const SCHEMA: i64 = 1;
+
+/// Pages of 4 KiB in the log beside the file, after which it is emptied into the file; SQLite: 1,000. A log that fills the
+/// disk cannot be emptied any more.
+const LOG_PAGES: u32 = 64;
 
 /// Why the store cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -39,9 +49,27 @@ pub(super) enum StoreError {
         /// What is wrong.
         why: serde_json::Error,
     },
+    /// Pages of it are damaged, or there is nothing in it.
+    #[error("it is damaged: {0}")]
+    Damaged(String),
     /// It was written by a later program.
     #[error("the store has layout {0}, and this program knows layouts up to {SCHEMA}")]
     Newer(i64),
+}
+
+impl StoreError {
+    /// Whether there would be none with more room.
+    pub(super) fn is_full(&self) -> bool {
+        match self {
+            Self::File(error) => matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded),
+            // SQLITE_FULL, and SQLITE_IOERR_SHMSIZE: no room for what is shared beside the file.
+            Self::Sql(error) => {
+                let code = error.as_database_error().and_then(|error| error.code());
+                code.is_some_and(|code| matches!(&*code, "13" | "4874"))
+            }
+            Self::Row { .. } | Self::Damaged(_) | Self::Newer(_) => false,
+        }
+    }
 }
 
 /// An open store.
@@ -52,27 +80,30 @@ pub(super) struct SqlStore {
 impl SqlStore {
     /// Opens the database, or makes one that only its owner may read.
     pub(super) async fn open(path: &Path) -> Result<Self, StoreError> {
-        // SQLite gives the files beside it the rights of this one.
-        drop(fs::OpenOptions::new().append(true).create(true).mode(0o600).open(path)?);
-        let mut connection = SqliteConnectOptions::new()
-            .filename(path)
+        match fs::metadata(path) {
+            // Made elsewhere and renamed, so that an empty file is never one of ours.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => make(path).await?,
+            Err(error) => return Err(error.into()),
+            Ok(found) if found.is_dir() => return Err(io::Error::from(io::ErrorKind::IsADirectory).into()),
+            Ok(found) if found.len() == 0 => return Err(StoreError::Damaged("it is empty".to_owned())),
+            // Whether it can be written is known before anybody is answered.
+            Ok(_) => drop(fs::OpenOptions::new().append(true).open(path)?),
+        }
+        let mut connection = options(path)
             .journal_mode(SqliteJournalMode::Wal)
             // What was answered survives a power cut too.
             .synchronous(SqliteSynchronous::Full)
-            .disable_statement_logging()
+            .pragma("wal_autocheckpoint", LOG_PAGES.to_string())
             .connect()
             .await?;
-        let mut transaction = connection.begin().await?;
-        for table in TABLES {
-            run(&mut transaction, query(&table.create())).await?;
+        // Of damage the first is enough.
+        let check: String = query("PRAGMA quick_check(1)").fetch_one(&mut connection).await?.try_get(0)?;
+        if check != "ok" {
+            return Err(StoreError::Damaged(check.replace('\n', " ")));
         }
-        transaction.commit().await?;
         let mut store = Self { connection };
         match store.schema().await? {
-            None => {
-                let row = serde_json::json!({ "name": SCHEMA_ROW, "next": SCHEMA });
-                run(&mut store.connection, SEQUENCES.put(&row)).await?;
-            }
+            None => return Err(StoreError::Damaged("its layout is not said".to_owned())),
             Some(newer) if newer > SCHEMA => return Err(StoreError::Newer(newer)),
             Some(_) => {}
         }
@@ -122,9 +153,31 @@ impl SqlStore {
 
     /// Carries out mutations: all of them are on disk when this returns, or none is.
     pub(super) async fn commit(&mut self, mutations: &[Mutation]) -> Result<(), StoreError> {
-        let mut transaction = self.connection.begin().await?;
+        match self.try_commit(mutations).await {
+            // What is in the log beside the file may fit into the file. Where it does not, the first error says more.
+            Err(error) if error.is_full() => {
+                let emptied = run(&mut self.connection, query("PRAGMA wal_checkpoint(TRUNCATE)")).await;
+                if emptied.is_ok() { self.try_commit(mutations).await } else { Err(error) }
+            }
+            ended => ended,
+        }
+    }
+
+    /// The transaction is ours, not sqlx's: of one that SQLite has rolled back by itself, as where the disk is full, sqlx
+    /// goes on counting, and makes the next ones parts of a transaction that nobody ends.
+    async fn try_commit(&mut self, mutations: &[Mutation]) -> Result<(), StoreError> {
+        run(&mut self.connection, query("BEGIN IMMEDIATE")).await?;
+        let result = self.put(mutations).await;
+        if result.is_err() {
+            // Where SQLite has done so by itself there is nothing to roll back.
+            let _ = run(&mut self.connection, query("ROLLBACK")).await;
+        }
+        result
+    }
+
+    async fn put(&mut self, mutations: &[Mutation]) -> Result<(), StoreError> {
         for mutation in mutations {
-            let query = match mutation {
+            let statement = match mutation {
                 Mutation::PutUser(row) => USERS.put(&value(USERS, row)?),
                 Mutation::DeleteUser(id) => USERS.delete(Value::from(id.0)),
                 Mutation::PutNode(row) => NODES.put(&value(NODES, row)?),
@@ -137,18 +190,45 @@ impl SqlStore {
                 }
                 Mutation::Audit(row) => AUDIT.put(&value(AUDIT, row)?),
             };
-            run(&mut transaction, query).await?;
+            run(&mut self.connection, statement).await?;
         }
         if mutations.iter().any(|mutation| matches!(mutation, Mutation::Audit(_))) {
-            run(&mut transaction, AUDIT.keep_newest(limits::AUDIT_ROWS)).await?;
+            run(&mut self.connection, AUDIT.keep_newest(limits::AUDIT_ROWS)).await?;
         }
-        Ok(transaction.commit().await?)
+        Ok(run(&mut self.connection, query("COMMIT")).await?)
     }
 
     /// Closes the database; what is beside the file goes into it.
     pub(super) async fn close(self) -> Result<(), StoreError> {
         Ok(self.connection.close().await?)
     }
+}
+
+/// Makes a database with empty tables.
+async fn make(path: &Path) -> Result<(), StoreError> {
+    let mut fresh = path.as_os_str().to_owned();
+    fresh.push(".new");
+    let fresh = PathBuf::from(fresh);
+    match fs::remove_file(&fresh) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
+        Ok(()) | Err(_) => {}
+    }
+    // SQLite gives the files beside it the rights of this one.
+    drop(fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&fresh)?);
+    let mut connection = options(&fresh).connect().await?;
+    let mut transaction = connection.begin().await?;
+    for table in TABLES {
+        run(&mut transaction, query(&table.create())).await?;
+    }
+    let row = serde_json::json!({ "name": SCHEMA_ROW, "next": SCHEMA });
+    run(&mut transaction, SEQUENCES.put(&row)).await?;
+    transaction.commit().await?;
+    connection.close().await?;
+    Ok(fs::rename(&fresh, path)?)
+}
+
+fn options(path: &Path) -> SqliteConnectOptions {
+    SqliteConnectOptions::new().filename(path).disable_statement_logging()
 }
 
 fn value(table: Table, row: &impl Serialize) -> Result<Value, StoreError> {
@@ -392,204 +472,4 @@ impl Table {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::os::unix::fs::PermissionsExt;
-
-    use mesh_core::{
-        control::types::{Hostinfo, NodeId, UserId},
-        key::{DiscoPublic, MachinePublic, NodePublic},
-        time::WallTime,
-    };
-
-    use super::*;
-    use crate::{
-        policy::Role,
-        store::{AuditRow, KeyRow, NodeRow, PolicyRow, Principal, UserRow},
-    };
-
-    #[tokio::test(flavor = "current_thread")]
-    async fn every_row_comes_back_as_it_was_put() {
-        let folder = Folder::new("round");
-        let mut mutations = vec![
-            Mutation::PutUser(user()),
-            Mutation::PutNode(Box::new(full_node())),
-            Mutation::PutNode(Box::new(bare_node())),
-            Mutation::PutKey(key()),
-            Mutation::PutPolicy(PolicyRow { text: "{} // 'ü\u{0}".to_owned(), stored: WallTime::from_unix_secs(7) }),
-            Mutation::PutNext(Sequence::Nodes, 3),
-            Mutation::PutNext(Sequence::Users, 2),
-        ];
-        let audit = [Principal::Server, Principal::Operator("root".to_owned())].map(audit_row);
-        mutations.extend(audit.clone().map(Mutation::Audit));
-        let mut expected = Rows::default();
-        mutations.iter().filter(|m| !matches!(m, Mutation::Audit(_))).for_each(|m| expected.apply(m.clone()));
-
-        let mut store = SqlStore::open(&folder.file()).await.unwrap();
-        store.commit(&mutations).await.unwrap();
-        assert_eq!(store.load().await.unwrap(), expected);
-        store.close().await.unwrap();
-        let mut store = SqlStore::open(&folder.file()).await.unwrap();
-        assert_eq!(store.load().await.unwrap(), expected);
-        assert_eq!(store.audit().await.unwrap(), audit);
-
-        let later = [
-            Mutation::PutUser(UserRow { login: "other".to_owned(), ..user() }),
-            Mutation::DeleteNode(NodeId(1)),
-            Mutation::DeleteKey(key().id),
-            Mutation::PutNext(Sequence::Nodes, 9),
-        ];
-        later.iter().for_each(|mutation| expected.apply(mutation.clone()));
-        store.commit(&later).await.unwrap();
-        assert_eq!(store.load().await.unwrap(), expected);
-        store.commit(&[Mutation::DeleteUser(UserId(1))]).await.unwrap();
-        assert!(store.load().await.unwrap().users.is_empty());
-    }
-
-    #[tokio::test(flavor = "current_thread")]
-    async fn the_record_of_who_changed_what_is_bounded() {
-        let folder = Folder::new("audit");
-        let mut store = SqlStore::open(&folder.file()).await.unwrap();
-        let row = |name: &str| audit_row(Principal::Operator(name.to_owned()));
-        store.commit(&["a", "b"].map(|name| Mutation::Audit(row(name)))).await.unwrap();
-        // As though there were all rows that there may be.
-        let text = "UPDATE \"audit\" SET \"number\" = $1 WHERE \"number\" = 2";
-        run(&mut store.connection, query(text).bind(limits::AUDIT_ROWS)).await.unwrap();
-        assert_eq!(store.audit().await.unwrap(), ["a", "b"].map(row));
-        store.commit(&[Mutation::Audit(row("c"))]).await.unwrap();
-        assert_eq!(store.audit().await.unwrap(), ["b", "c"].map(row));
-    }
-
-    #[tokio::test(flavor = "current_thread")]
-    async fn a_commit_that_fails_leaves_nothing_behind() {
-        let folder = Folder::new("atomic");
-        let mut store = SqlStore::open(&folder.file()).await.unwrap();
-        run(&mut store.connection, query("DROP TABLE auth_keys")).await.unwrap();
-        assert!(store.commit(&[Mutation::PutUser(user()), Mutation::PutKey(key())]).await.is_err());
-        run(&mut store.connection, query(&KEYS.create())).await.unwrap();
-        assert_eq!(store.load().await.unwrap(), Rows::default());
-    }
-
-    #[tokio::test(flavor = "current_thread")]
-    async fn all_files_are_for_their_owner_alone() {
-        let folder = Folder::new("rights");
-        let mut store = SqlStore::open(&folder.file()).await.unwrap();
-        store.commit(&[Mutation::PutUser(user())]).await.unwrap();
-        let mut names = Vec::new();
-        for entry in fs::read_dir(&folder.0).unwrap().map(Result::unwrap) {
-            assert_eq!(entry.metadata().unwrap().permissions().mode() & 0o777, 0o600, "{:?}", entry.path());
-            names.push(entry.file_name().into_string().unwrap());
-        }
-        assert!(names.contains(&"control.db-wal".to_owned()), "{names:?}");
-    }
-
-    #[tokio::test(flavor = "current_thread")]
-    async fn what_a_later_program_wrote_is_refused() {
-        let folder = Folder::new("later");
-        let mut store = SqlStore::open(&folder.file()).await.unwrap();
-        let row = serde_json::json!({ "name": SCHEMA_ROW, "next": SCHEMA + 1 });
-        run(&mut store.connection, SEQUENCES.put(&row)).await.unwrap();
-        store.close().await.unwrap();
-        assert!(matches!(SqlStore::open(&folder.file()).await, Err(StoreError::Newer(_))));
-    }
-
-    fn user() -> UserRow {
-        UserRow {
-            id: UserId(1),
-            stable_id: "u1CNTRL".to_owned(),
-            login: "alice@example.com".to_owned(),
-            display_name: "Alice \"A\"".to_owned(),
-            role: Role::ItAdmin,
-            created: WallTime::from_unix_nanos(1_234_567_890_123_456_789),
-        }
-    }
-
-    fn full_node() -> NodeRow {
-        NodeRow {
-            id: NodeId(1),
-            stable_id: "n1CNTRL".to_owned(),
-            machine: MachinePublic::from_bytes([1; 32]),
-            key: NodePublic::from_bytes([2; 32]),
-            nl_key: "nlpub:1".to_owned(),
-            disco: Some(DiscoPublic::from_bytes([3; 32])),
-            user: Some(UserId(1)),
-            tags: ["tag:a".to_owned(), "tag:b".to_owned()].into(),
-            name: "web".to_owned(),
-            name_is_fixed: true,
-            ipv4: "100.64.0.1".parse().unwrap(),
-            ipv6: "fd7a:115c:a1e0::1".parse().unwrap(),
-            created: WallTime::from_unix_secs(5),
-            key_expiry: Some(WallTime::from_unix_secs(6)),
-            ephemeral: true,
-            auth_key: Some("k1CNTRL".to_owned()),
-            approved_routes: ["10.0.0.0/8".parse().unwrap(), "::/0".parse().unwrap()].into(),
-            hostinfo: Box::new(Hostinfo { hostname: "web".to_owned(), ..Hostinfo::default() }),
-            cap: 119,
-            last_seen: Some(WallTime::from_unix_secs(7)),
-            announced: true,
-        }
-    }
-
-    fn bare_node() -> NodeRow {
-        NodeRow {
-            id: NodeId(2),
-            key: NodePublic::from_bytes([4; 32]),
-            disco: None,
-            user: None,
-            tags: Default::default(),
-            key_expiry: None,
-            ephemeral: false,
-            name_is_fixed: false,
-            auth_key: None,
-            approved_routes: Default::default(),
-            last_seen: None,
-            announced: false,
-            ..full_node()
-        }
-    }
-
-    fn key() -> KeyRow {
-        KeyRow {
-            id: "k1CNTRL".to_owned(),
-            hash: [9; 32],
-            user: UserId(1),
-            reusable: true,
-            ephemeral: false,
-            tags: ["tag:a".to_owned()].into(),
-            created: WallTime::from_unix_secs(8),
-            expires: WallTime::from_unix_secs(9),
-            revoked: Some(WallTime::from_unix_secs(10)),
-            uses: 3,
-        }
-    }
-
-    fn audit_row(actor: Principal) -> AuditRow {
-        AuditRow {
-            at: WallTime::from_unix_secs(11),
-            actor,
-            action: "node.expire".to_owned(),
-            target: "n1CNTRL".to_owned(),
-            before: Value::Null,
-            after: serde_json::json!({ "a": [1, "two"] }),
-        }
-    }
-
-    struct Folder(std::path::PathBuf);
-
-    impl Folder {
-        fn new(name: &str) -> Self {
-            let path = std::env::temp_dir().join(format!("mesh-sql-{name}-{}", std::process::id()));
-            fs::create_dir_all(&path).unwrap();
-            Self(path)
-        }
-
-        fn file(&self) -> std::path::PathBuf {
-            self.0.join("control.db")
-        }
-    }
-
-    impl Drop for Folder {
-        fn drop(&mut self) {
-            let _ = fs::remove_dir_all(&self.0);
-        }
-    }
-}
+mod tests;

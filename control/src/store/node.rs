@@ -24,6 +24,8 @@ pub struct Live {
     pub online: bool,
     /// Its key has expired.
     pub expired: bool,
+    /// Another machine has its keys.
+    pub cloned: bool,
 }
 
 /// A node at one version: immutable, shared by all views of that time.

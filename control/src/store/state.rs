@@ -522,6 +522,7 @@ fn differences(before: &Member, row: &NodeRow, live: &Live) -> Parts {
         |live: &Live| live.endpoints.iter().copied().zip(live.endpoint_kinds.iter().copied()).collect::<Vec<_>>();
     add(render::adds_endpoint(&endpoints(&before.live), &endpoints(live)), Parts::ENDPOINTS);
     add(before.live.expired != live.expired, Parts::WHOLE | Parts::OWN);
+    add(before.live.cloned != live.cloned, Parts::OWN);
     let is_other = old.name != row.name || old.user != row.user || old.tags != row.tags;
     add(is_other, Parts::WHOLE | Parts::OWN);
     let routes = |row: &NodeRow| row.served_routes().collect::<BTreeSet<_>>();

@@ -83,9 +83,8 @@ fn p07_no_peers_left_is_said_by_removing_them() {
     world.clients.get_mut(&a).unwrap().stalled = true;
     world.join(3, &key);
     world.settle();
-    world.clients.get_mut(&3).unwrap().stalled = true;
-    for number in 0..=limits::LOG_ENTRIES {
-        world.update(3, &[&format!("203.0.{}.{}:1", number / 256 % 256, number % 256)]);
+    for port in 1..=limits::LOG_POLICIES + 2 {
+        world.admin(Command::SetPolicy { text: support::ALL.replace("*:*", &format!("*:{port}")) }).unwrap();
     }
     world.admin(Command::DeleteNode { node: "host3".into() }).unwrap();
     world.unstall(a);
@@ -356,10 +355,14 @@ fn p25_an_expired_node_that_is_connected_is_online() {
     assert_eq!((seen.online, seen.expired), (Some(true), true));
     let own = world.clients[&b].map.self_node().unwrap();
     assert!(own.key_expiry.unwrap() <= world.wall(), "it asks its user to sign in");
-    assert!(world.clients[&b].stream.is_some());
+    world.stream(b);
+    world.advance(2 * limits::OFFLINE_GRACE);
+    assert_eq!(world.peer(a, b).unwrap().online, Some(true));
     // A key that expires by itself is told likewise.
-    world.advance(limits::NODE_KEY_LIFE);
-    assert!(world.peer(b, a).unwrap().expired);
+    let key = world.key(true, false, &[]);
+    let c = world.join(3, &key);
+    world.advance(limits::NODE_KEY_LIFE - Duration::from_secs(10));
+    assert!(world.peer(c, a).unwrap().expired && !world.clients[&c].map.self_node().unwrap().expired);
 }
 
 #[test]
@@ -531,4 +534,43 @@ fn a_machine_keeps_its_promises_to_its_driver() {
     assert!(world.coordinator.poll_timeout().is_some_and(|deadline| deadline.at > world.now));
     // Keepalives go to both, about once a minute, and are drawn apart.
     assert_eq!(world.clients.values().map(|client| client.keep_alives).collect::<Vec<_>>(), [3, 3]);
+}
+
+#[test]
+fn two_machines_with_the_keys_of_one_node_do_not_end_each_others_streams() {
+    let (mut world, a, b) = pair();
+    let first = world.clients[&b].conn;
+    let number = world.number();
+    world.reconnect(b, number);
+    world.stream(b);
+    let copy = world.clients[&b].conn;
+    assert_eq!(world.clients[&b].map.health(), [] as [String; 0], "a network that is another looks like this");
+    // The first machine is there, and comes back on its own connection.
+    let back = |world: &mut World| {
+        world.clients.get_mut(&b).unwrap().conn = first;
+        let request = MapRequest { stream: true, ..world.clients[&b].map_request() };
+        let response = world.ask(b, Request::Map(Box::new(request)));
+        world.clients.get_mut(&b).unwrap().conn = copy;
+        response
+    };
+    // An update of it may have been under way.
+    let update = world.clients[&b].update(&["192.0.2.7:7"]);
+    world.clients.get_mut(&b).unwrap().conn = first;
+    let Some(Response::Refused(refusal)) = world.ask(b, Request::Map(Box::new(update))) else { panic!("it is served") };
+    world.clients.get_mut(&b).unwrap().conn = copy;
+    assert_eq!((refusal.status, world.coordinator.counters().clones_total), (409, 0));
+    for _ in 0..5 {
+        let Some(Response::Refused(refusal)) = back(&mut world) else { panic!("it is served") };
+        assert_eq!((refusal.status, refusal.retry_after.is_some()), (409, true));
+        world.settle();
+    }
+    assert!(world.clients[&b].stream.is_some() && world.clients[&b].conn == copy);
+    assert_eq!(world.clients[&b].map.health().len(), 1);
+    assert_eq!(world.coordinator.counters().clones_total, 1);
+    assert_eq!(world.rows.audit.iter().filter(|row| row.action == "node.clone").count(), 1);
+    assert_eq!(world.peer(a, b).unwrap().online, Some(true));
+    // One of them goes.
+    world.input(Input::Closed { conn: first });
+    world.settle();
+    assert_eq!(world.clients[&b].map.health(), [] as [String; 0]);
 }

@@ -9,10 +9,11 @@ use control::{
 };
 use mesh_core::{
     control::types::{MapRequest, NetInfo, RegisterAuth, RegisterRequest},
+    key::NodePublic,
     time::WallTime,
 };
 
-use crate::support::World;
+use crate::support::{ALL, World};
 
 const HALF_A_YEAR: u64 = 180 * 24 * 3600;
 
@@ -135,7 +136,7 @@ fn p11_a_node_key_of_another_machine_is_refused_everywhere() {
     ];
     let mut rotated = plain;
     rotated.old_node_key = Some(core::mem::replace(&mut rotated.node_key, world.clients[&victim].key));
-    rotated.node_key = mesh_core::key::NodePublic::from_bytes([99; 32]);
+    rotated.node_key = NodePublic::from_bytes([99; 32]);
     requests.push(register(rotated));
     let all = [
         Endpoint::SetDns,
@@ -281,6 +282,202 @@ fn p31_sign_ins_are_bounded_and_bound_to_their_machine() {
 }
 
 #[test]
+fn who_floods_sign_ins_pushes_out_their_own() {
+    let mut world = World::open();
+    let honest = world.client(1);
+    world.clients.get_mut(&honest).unwrap().from = "2001:db8:0:1::7".parse().unwrap();
+    let code = world.code(honest);
+    let places = u32::try_from(limits::SIGN_INS).unwrap();
+    // One customer has a /64; all of it is one source.
+    let stranger = |world: &mut World, number: u32| {
+        world.client(number);
+        world.clients.get_mut(&number).unwrap().from = format!("2001:db8:0:2::{number:x}").parse().unwrap();
+        world.register(number, None).auth_url
+    };
+    for number in 2..=3 * places {
+        assert!(!stranger(&mut world, number).is_empty());
+    }
+    assert_eq!(world.coordinator.status().sign_ins, limits::SIGN_INS);
+    assert_eq!(world.coordinator.counters().sign_ins_evicted_total, u64::from(2 * places));
+    // Requests that wait at all of theirs keep nobody else out.
+    let waits: Vec<_> = (2 * places + 2..=3 * places)
+        .map(|number| {
+            let followup = world.register(number, None).auth_url;
+            let request = RegisterRequest { followup, ..world.clients[&number].registration(None) };
+            (number, world.begin(number, Request::Register(Box::new(request))))
+        })
+        .collect();
+    let other = world.client(1_000_000);
+    world.clients.get_mut(&other).unwrap().from = "192.0.2.9".parse().unwrap();
+    let other = world.code(other);
+    let told: Vec<_> = waits.iter().filter_map(|(number, id)| world.answer(*number, *id)).collect();
+    assert!(matches!(&told[..], [Response::Refused(refusal)] if refusal.status == 503), "{told:?}");
+    // The next place is that one's own: nobody is pushed out for it, and who waits is told when to come again.
+    let refused = world.client(1_000_001);
+    world.clients.get_mut(&refused).unwrap().from = "2001:db8:0:2::ffff".parse().unwrap();
+    let request = world.clients[&refused].registration(None);
+    let refusal = world.register_with(refused, request).unwrap_err();
+    assert_eq!((refusal.status, refusal.retry_after), (429, Some(limits::SIGN_IN_RETRY)));
+    for code in [code, other] {
+        world.admin(Command::RegisterNode { code, user: "alice@example.com".into() }).unwrap();
+    }
+}
+
+#[test]
+fn who_has_registered_too_often_still_signs_out() {
+    let mut world = World::open();
+    let key = world.key(true, false, &[]);
+    let (node, viewer) = (world.join(1, &key), world.join(2, &key));
+    world.settle();
+    let is_refused = |world: &mut World, request: RegisterRequest| {
+        let answer = world.ask(node, Request::Register(Box::new(request)));
+        matches!(answer, Some(Response::Refused(refusal)) if refusal.status == 429)
+    };
+    let again = world.clients[&node].registration(Some(&key));
+    assert!((0..=limits::CHANGES).any(|_| is_refused(&mut world, again.clone())));
+    let out = RegisterRequest { expiry: Some(WallTime::UNIX_EPOCH), ..world.clients[&node].registration(None) };
+    assert!(!is_refused(&mut world, out.clone()));
+    assert!(world.row(node).key_expiry.is_some_and(|expiry| expiry <= world.wall()));
+    // Once for each registration: those have their price.
+    assert!(is_refused(&mut world, out));
+    world.settle();
+    assert!(world.peer(viewer, node).is_none_or(|peer| peer.expired));
+}
+
+#[test]
+fn who_has_registered_too_often_still_signs_in_and_mistypes_keys() {
+    let mut world = World::open();
+    let key = world.key(true, false, &[]);
+    let node = world.join(1, &key);
+    world.settle();
+    // A wrong key costs nothing, however often it is tried.
+    let wrong = RegisterRequest {
+        node_key: NodePublic::from_bytes([71; 32]),
+        ..world.clients[&node].registration(Some("tskey-auth-x-y"))
+    };
+    for _ in 0..3 * limits::CHANGES {
+        let told = world.ask(node, Request::Register(Box::new(wrong.clone())));
+        assert!(matches!(&told, Some(Response::Register(told)) if told.error == "invalid authkey"), "{told:?}");
+    }
+    let again = world.clients[&node].registration(Some(&key));
+    let is_refused = |world: &mut World| {
+        let answer = world.ask(node, Request::Register(Box::new(again.clone())));
+        matches!(answer, Some(Response::Refused(refusal)) if refusal.status == 429)
+    };
+    assert!((0..=limits::CHANGES).any(|_| is_refused(&mut world)));
+    // With the budget spent it still gets a page, waits at it, and is let in.
+    let request =
+        RegisterRequest { node_key: NodePublic::from_bytes([72; 32]), ..world.clients[&node].registration(None) };
+    let followup = world.register_with(node, request.clone()).unwrap().auth_url;
+    let request = RegisterRequest { followup: followup.clone(), ..request };
+    let waiting = world.begin(node, Request::Register(Box::new(request)));
+    assert!(!followup.is_empty() && world.answer(node, waiting).is_none());
+    let code = followup.rsplit('/').next().unwrap().to_owned();
+    world.admin(Command::RegisterNode { code, user: "alice@example.com".into() }).unwrap();
+    let told = world.answer(node, waiting);
+    assert!(matches!(&told, Some(Response::Register(told)) if told.machine_authorized), "{told:?}");
+}
+
+#[test]
+fn who_changes_itself_without_end_waits_and_others_do_not() {
+    let mut world = World::open();
+    let key = world.key(true, false, &[]);
+    let (hostile, honest) = (world.join(1, &key), world.join(2, &key));
+    world.settle();
+    let began = world.now;
+    let told = |world: &World| world.clients[&honest].messages.len();
+    let (before, mut asked, mut answered) = (told(&world), 0, 0);
+    while world.now.since(began) < Duration::from_secs(60) {
+        let mut update = world.clients[&hostile].update(&["192.0.2.1:41641"]);
+        update.hostinfo.as_mut().unwrap().os = format!("os {asked}");
+        let id = world.begin(hostile, Request::Map(Box::new(update)));
+        answered += u32::from(matches!(world.answer(hostile, id), Some(Response::Updated)));
+        asked += 1;
+        // Another key, or the same again, is no way around it.
+        if asked % 100 == 0 {
+            let request = Request::Register(Box::new(world.clients[&hostile].registration(Some(&key))));
+            let refused = world.ask(hostile, request);
+            assert!(matches!(refused, Some(Response::Refused(refusal)) if refusal.status == 429));
+        }
+        world.advance(Duration::from_millis(20));
+    }
+    assert!(asked > 2_000 && answered <= limits::CHANGES, "{asked} {answered}");
+    let told = told(&world) - before;
+    assert!((20..=55).contains(&told), "the burst by four a second, then one each two seconds: {told}");
+    assert!(world.coordinator.counters().requests_delayed_total > 1_900);
+    // Meanwhile the other is answered at once, and the last word of the first counts in the end.
+    world.update(honest, &["198.51.100.1:1"]);
+    world.advance(2 * limits::CHANGES_EVERY);
+    assert_eq!(world.row(hostile).hostinfo.os, format!("os {}", asked - 1));
+    world.settle();
+    assert_eq!(world.peer(honest, hostile).unwrap().hostinfo.as_ref().unwrap().os, format!("os {}", asked - 1));
+    // Requests that are given up are not carried out, nor are those of a node that is gone.
+    let os = world.row(hostile).hostinfo.os.clone();
+    let ask = |world: &mut World, number: u32| {
+        let mut update = world.clients[&hostile].update(&["192.0.2.1:41641"]);
+        update.hostinfo.as_mut().unwrap().os = format!("late {number}");
+        let id = world.begin(hostile, Request::Map(Box::new(update)));
+        (id, world.answer(hostile, id))
+    };
+    let taken = (0..).take_while(|number| ask(&mut world, *number).1.is_some()).count();
+    let (last, None) = ask(&mut world, 99) else { panic!("it has to wait") };
+    world.abort(hostile, last);
+    world.advance(Duration::from_secs(10));
+    let expected = if taken == 0 { os } else { format!("late {}", taken - 1) };
+    assert_eq!(world.row(hostile).hostinfo.os, expected);
+    assert!((100..200).any(|number| ask(&mut world, number).1.is_none()));
+    world.hang_up(hostile);
+    world.admin(Command::DeleteNode { node: "host1".into() }).unwrap();
+    world.advance(Duration::from_secs(60));
+    assert!(world.clients[&honest].map.peers().is_empty());
+}
+
+#[test]
+fn who_has_to_sign_in_again_is_told_of_nobody_until_then() {
+    let mut world = World::open();
+    let key = world.key(true, false, &[]);
+    let (a, b) = (world.join(1, &key), world.join(2, &key));
+    world.settle();
+    world.admin(Command::ExpireNode { node: "host2".into() }).unwrap();
+    world.settle();
+    assert!(world.clients[&b].map.self_node().unwrap().expired && world.clients[&b].stream.is_none());
+    // Whichever way it asks, and whatever happens to others.
+    world.stream(b);
+    world.settle();
+    let began = world.clients[&b].messages.len() - 1;
+    assert!(world.clients[&b].map.self_node().unwrap().expired);
+    world.update(a, &["198.51.100.1:1"]);
+    world.join(3, &key);
+    world.admin(Command::SetPolicy { text: ALL.replace("*:*", "*:22") }).unwrap();
+    world.admin(Command::DeleteNode { node: "host3".into() }).unwrap();
+    world.settle();
+    let fresh = world.fresh(b);
+    for map in [&world.clients[&b].map, &fresh] {
+        assert_eq!((map.peers().len(), map.filters()["base"].len()), (0, 0));
+    }
+    let told = serde_json::to_string(&world.clients[&b].messages[began..]).unwrap();
+    let row = world.row(a).clone();
+    for of_a in [row.key.to_string(), row.ipv4.to_string(), "198.51.100.1".to_owned(), row.stable_id] {
+        assert!(!told.contains(&of_a), "{of_a}: {told}");
+    }
+    // What it says of itself does not change what others see, but where it is.
+    let mut update = world.clients[&b].update(&["192.0.2.77:1"]);
+    update.hostinfo.as_mut().unwrap().hostname = "other".into();
+    update.hostinfo.as_mut().unwrap().routable_ips = vec!["10.0.0.0/8".parse().unwrap()];
+    world.update_with(b, update);
+    assert_eq!((world.row(b).name.as_str(), world.row(b).hostinfo.routable_ips.len()), ("host2", 0));
+    // Once it has signed in, with the key that it has or another, it is told everything again.
+    world.clients.get_mut(&b).unwrap().hostinfo.hostname = "other".into();
+    assert!(world.register(b, Some(&key)).machine_authorized);
+    world.settle();
+    assert!(!world.clients[&b].map.self_node().unwrap().expired);
+    assert_eq!(world.clients[&b].map.peers().len(), 1);
+    assert_eq!(world.clients[&b].map.filters()["base"][0].dst_ports[0].ports.first, 22);
+    assert_eq!((world.row(b).name.as_str(), world.peer(a, b).unwrap().endpoints[0].port()), ("other", 1));
+    assert_eq!(world.peer(a, b).unwrap().name, "other.mesh.internal.");
+}
+
+#[test]
 fn p36_no_signature_is_ever_asked_for() {
     let mut world = World::open();
     let key = world.key(true, false, &[]);
@@ -309,8 +506,8 @@ fn a_node_says_its_network_when_it_knows_it() {
 #[test]
 fn keys_have_expired_or_have_not_by_the_calendar_of_now() {
     let mut world = World::open();
-    let key = world.key(true, false, &[]);
-    let (a, b) = (world.join(1, &key), world.join(2, &key));
+    let keys = [world.key(true, false, &["tag:a"]), world.key(true, false, &[])];
+    let (a, b) = (world.join(1, &keys[0]), world.join(2, &keys[1]));
     world.settle();
     let began = world.wall();
     let later = WallTime::from_unix_nanos(began.as_unix_nanos() + (HALF_A_YEAR + 60) * 1_000_000_000);
@@ -322,6 +519,14 @@ fn keys_have_expired_or_have_not_by_the_calendar_of_now() {
         world.set_calendar(calendar);
         world.settle();
         assert_eq!(expired(&world), (is_expired, is_expired));
+        // Where it is told that its key has expired the stream ends, and it opens another.
+        assert_eq!(world.clients[&b].stream.is_none(), is_expired);
+        world.stream(b);
+        world.settle();
+        assert_eq!(
+            (expired(&world), world.clients[&b].map.peers().len()),
+            ((is_expired, is_expired), usize::from(!is_expired))
+        );
     }
     // And by the calendar that is set right, keys still expire when it is time.
     world.set_calendar(began);
@@ -442,6 +647,6 @@ fn a_sign_in_keeps_what_it_needs_and_no_more() {
     assert!(kept < 16 * 1024, "{kept}");
     // One that says more of itself than any node does is told so.
     let mut talker = request;
-    talker.hostinfo.as_mut().unwrap().ssh_host_keys = vec!["x".repeat(limits::HOSTINFO_TEXT); limits::HOSTINFO_LIST];
+    talker.hostinfo.as_mut().unwrap().request_tags = vec!["x".repeat(limits::HOSTINFO_TEXT); limits::HOSTINFO_LIST];
     assert_eq!(world.register_with(node, talker).unwrap_err().status, 413);
 }

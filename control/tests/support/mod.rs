@@ -3,7 +3,9 @@
 #![allow(dead_code, reason = "each of the tests that share this uses a part of it")]
 #![allow(clippy::unwrap_used, reason = "helpers of tests too")]
 
-use core::time::Duration;
+pub(crate) mod model;
+
+use core::{net::IpAddr, time::Duration};
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
@@ -14,6 +16,7 @@ use control::{
         AdminError, AdminId, Command, Config, ConnId, Coordinator, Input, Output, Refusal, Reply, Request, RequestId,
         Response, StreamId,
     },
+    limits,
     store::{Principal, Rows},
 };
 use mesh_core::{
@@ -66,6 +69,8 @@ pub(crate) struct Client {
     pub(crate) key: NodePublic,
     pub(crate) disco: Option<DiscoPublic>,
     pub(crate) conn: ConnId,
+    /// Where it is.
+    pub(crate) from: IpAddr,
     pub(crate) hostinfo: Hostinfo,
     pub(crate) stream: Option<StreamId>,
     /// The request that opened the stream.
@@ -217,8 +222,17 @@ impl World {
 
     /// Says what it is with a request made by hand.
     pub(crate) fn update_with(&mut self, client: u32, request: MapRequest) {
-        let response = self.ask(client, Request::Map(Box::new(request)));
+        let response = self.ask_in_turn(client, Request::Map(Box::new(request)));
         assert!(matches!(response, Some(Response::Updated)), "{response:?}");
+    }
+
+    /// Asks as a client; one that asks too often waits for its turn.
+    fn ask_in_turn(&mut self, client: u32, request: Request) -> Option<Response> {
+        let id = self.begin(client, request);
+        self.answer(client, id).or_else(|| {
+            self.advance(limits::CHANGES_EVERY);
+            self.answer(client, id)
+        })
     }
 
     /// An auth key of alice.
@@ -251,8 +265,8 @@ impl World {
 
     pub(crate) fn begin(&mut self, client: u32, request: Request) -> RequestId {
         let id = RequestId(self.number());
-        let Client { conn, machine, .. } = self.clients[&client];
-        self.input(Input::Request { conn, machine, id, request });
+        let Client { conn, machine, from, .. } = self.clients[&client];
+        self.input(Input::Request { conn, machine, from, id, request });
         id
     }
 
@@ -266,8 +280,12 @@ impl World {
     }
 
     pub(crate) fn register_with(&mut self, client: u32, request: RegisterRequest) -> Result<RegisterResponse, Refusal> {
-        match self.ask(client, Request::Register(Box::new(request))).expect("it is answered at once") {
+        match self.ask(client, Request::Register(Box::new(request.clone()))).expect("it is answered at once") {
             Response::Register(response) => Ok(*response),
+            Response::Refused(refusal) if refusal.retry_after == Some(limits::CHANGES_EVERY) => {
+                self.advance(limits::CHANGES_EVERY);
+                self.register_with(client, request)
+            }
             Response::Refused(refusal) => Err(refusal),
             other => panic!("{other:?}"),
         }
@@ -282,7 +300,7 @@ impl World {
     /// Opens the map.
     pub(crate) fn stream(&mut self, client: u32) {
         let request = MapRequest { stream: true, keep_alive: true, ..self.clients[&client].map_request() };
-        let response = self.ask(client, Request::Map(Box::new(request)));
+        let response = self.ask_in_turn(client, Request::Map(Box::new(request)));
         assert!(matches!(response, Some(Response::Stream(_))), "{response:?}");
     }
 
@@ -356,8 +374,8 @@ impl World {
 
     /// The map of a client as a fresh request would have it.
     pub(crate) fn fresh(&mut self, client: u32) -> NetMap {
-        let request = MapRequest { read_only: true, ..self.clients[&client].map_request() };
-        let Some(Response::Once(update)) = self.ask(client, Request::Map(Box::new(request))) else { panic!("a map") };
+        let id = self.id(client);
+        let update = self.coordinator.map_of(id).expect("it is registered");
         let mut map = NetMap::new();
         map.apply(netmap::decode(&update.render().to_json(), None).unwrap(), BEGIN).unwrap();
         map
@@ -388,6 +406,7 @@ impl Client {
             key: NodePublic::from_bytes(bytes(number, 2)),
             disco: Some(DiscoPublic::from_bytes(bytes(number, 3))),
             conn,
+            from: [192, 0, 2, 1].into(),
             hostinfo,
             stream: None,
             opened_by: None,

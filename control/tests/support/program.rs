@@ -12,7 +12,6 @@ use std::{
 };
 
 use bytes::{Bytes, BytesMut};
-use control::serve::noise::NoiseStream;
 use data_encoding::BASE64;
 use http_body_util::{BodyExt, Full};
 use hyper::{
@@ -35,6 +34,7 @@ use tokio::{
     net::TcpStream,
     time::timeout,
 };
+use transports::control::NoiseIo;
 
 /// How long anything may take that is expected to come.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
@@ -271,7 +271,8 @@ impl Link {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
         };
-        let stream = NoiseStream::new(stream, sealer, opener, Vec::new());
+        // From here on both ends are alike.
+        let stream = NoiseIo::of_server(stream, sealer, opener, Vec::new());
         let (unread, writer) = tokio::io::split(stream);
         let stream = tokio::io::join(io::Cursor::new(rest).chain(unread), writer);
         let (sender, connection) =

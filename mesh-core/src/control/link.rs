@@ -67,6 +67,21 @@ pub enum ControlRequest {
     Answer(Answer),
 }
 
+impl ControlRequest {
+    /// What names it; `None` for what is not answered.
+    #[must_use]
+    pub fn id(&self) -> Option<RequestId> {
+        match self {
+            Self::FetchKey { id, .. }
+            | Self::Register { id, .. }
+            | Self::StreamMap { id, .. }
+            | Self::Update { id, .. }
+            | Self::Cancel { id } => Some(*id),
+            Self::Connect(_) | Self::Disconnect | Self::Answer(_) => None,
+        }
+    }
+}
+
 /// An answer to control, by its own URL.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Answer {

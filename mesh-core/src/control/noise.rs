@@ -42,6 +42,8 @@ mod tests;
 
 use core::fmt;
 
+use zeroize::Zeroizing;
+
 use crate::{
     crypto::{aead::ForgedError, noise::SymmetricState, x25519::SharedSecret},
     key::{MachinePrivate, MachinePublic},
@@ -210,8 +212,9 @@ impl Initiator {
         self.state.mix_chain(agree(&self.ephemeral, &ephemeral)?.as_bytes());
         let key = self.state.mix_key(&agree(&self.machine, &ephemeral)?);
         let [] = self.state.open(&key, sealed_nothing)?;
-        let [send, receive] = self.state.split();
-        Ok(Progress::Done { sealer: Sealer::new(&send), opener: Opener::new(&receive), used: RESPONSE_BYTES })
+        let keys = Zeroizing::new(self.state.split());
+        let [send, receive] = &*keys;
+        Ok(Progress::Done { sealer: Sealer::new(send), opener: Opener::new(receive), used: RESPONSE_BYTES })
     }
 }
 
@@ -284,10 +287,11 @@ impl Initiation {
         let key = self.state.mix_key(&agree(&ephemeral, &self.machine)?);
         let mut sealed_nothing = [0; TAG];
         self.state.seal(&key, &[], &mut sealed_nothing);
-        let [receive, send] = self.state.split();
+        let keys = Zeroizing::new(self.state.split());
+        let [receive, send] = &*keys;
 
         let message = joined(&[&[TYPE_RESPONSE, 0, 48], ephemeral.public().as_bytes(), &sealed_nothing]);
-        Ok((message, Sealer::new(&send), Opener::new(&receive)))
+        Ok((message, Sealer::new(send), Opener::new(receive)))
     }
 }
 

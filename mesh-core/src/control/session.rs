@@ -95,7 +95,8 @@ pub struct Goal {
     pub hostinfo: Hostinfo,
 }
 
-/// How to sign in.
+/// How to sign in. A key is kept in memory until control has let the node in or refused it, however long it is away, and is
+/// written nowhere, as with stock nodes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SignIn {
     /// A key that lets the node in; without one a page has to be visited.
@@ -162,6 +163,8 @@ pub struct Session {
     login_backoff: Backoff,
     /// Control does not know us (any more): somebody has to sign in.
     is_rejected: bool,
+    /// A key that the user gave while control could not say whether it knows us: for the case that it does not.
+    spare_key: Option<AuthKey>,
     rotation: Rotation,
     stream: Stream,
     stream_backoff: Backoff,
@@ -219,6 +222,7 @@ impl Session {
             login: None,
             login_backoff: Backoff::default(),
             is_rejected: false,
+            spare_key: None,
             rotation: Rotation::default(),
             stream: Stream::default(),
             stream_backoff: Backoff::default(),
@@ -249,6 +253,7 @@ impl Session {
             self.disconnect();
             self.login = None;
             self.server_key = None;
+            self.spare_key = None;
             self.key_backoff.reset();
             self.login_backoff.reset();
         }
@@ -287,6 +292,16 @@ impl Session {
             backoff.reset();
         }
         self.advance(now);
+    }
+
+    /// The first message of a stream was taken in, and says whether our key has expired. Control knows us: a key that was
+    /// given for the case that it does not is forgotten, or used where somebody has to sign in after all.
+    pub fn note_first_map(&mut self, is_expired: bool, now: Instant) {
+        let auth_key = self.spare_key.take();
+        if is_expired && auth_key.is_some() {
+            self.begin_sign_in(SignIn { auth_key, force: true });
+            self.advance(now);
+        }
     }
 
     /// A message of the map makes no sense: the stream is opened anew.

@@ -224,6 +224,11 @@ impl Relays {
     pub fn handle_restarting(&mut self, region: RegionId, reconnect_in: Duration, now: Instant) {
         self.tick(now);
         let Some(link) = self.links.get_mut(&region) else { return };
+        match link.state {
+            State::Connecting | State::Connected { .. } => {}
+            // The connection that said so has ended since.
+            State::Waiting { .. } => return,
+        }
         let jitter = self.rng.duration_below(FIRST_RETRY_WITHIN);
         link.state = State::Waiting { until: self.now + reconnect_in.min(RESTART_MAX) + jitter };
         self.outputs.push_back(Output::Close(region));
@@ -494,6 +499,18 @@ mod tests {
         assert_eq!(drain(&mut relays), [Output::Connect(id(1))]);
         relays.handle_restarting(id(1), Duration::MAX, secs(20));
         assert!(relays.poll_timeout().unwrap().at < secs(51));
+    }
+
+    #[test]
+    fn a_restart_of_a_relay_whose_connection_has_ended_changes_nothing() {
+        let mut relays = relays();
+        relays.set_home(region(1), secs(1));
+        relays.handle_connected(id(1), secs(1));
+        drain(&mut relays);
+        relays.handle_failed(id(1), secs(10));
+        let again = relays.poll_timeout();
+        relays.handle_restarting(id(1), Duration::from_secs(30), secs(10));
+        assert_eq!((drain(&mut relays), relays.poll_timeout()), (vec![], again));
     }
 
     #[test]

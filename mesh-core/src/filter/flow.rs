@@ -6,22 +6,26 @@
 //! nothing, and a table is there only once something was sent.
 //!
 //! A table holds, for each flow, a keyed 64-bit hash of addresses, ports and protocol, and until when the flow lasts.
-//! Nobody who lacks the keys can find another flow with the same hash. Slots are read and written without a lock: a
-//! reader who meets a slot that is just being given to another flow may miss it for this one packet, and can at worst
-//! let a flow last as long as its neighbour.
+//! Nobody who lacks the keys can find another flow with the same hash. Slots are read and written without a lock: of the
+//! threads that want a slot one alone takes it, and a reader who meets it just then may miss a flow for this one packet,
+//! and can at worst let a flow last as long as its neighbour.
 //!
 //! Unlike stock nodes, whose flows end only when 512 others came and where an answer opens the way for more questions,
 //! flows here end by time, and as many fit as are needed, within [`limits`]. Those that a peer began take few of the
 //! slots, and none of ours.
 
+#[cfg(not(loom))]
+use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use core::{
     fmt,
     hash::{BuildHasher, Hash, Hasher},
     net::IpAddr,
-    sync::atomic::{AtomicU64, AtomicUsize, Ordering},
     time::Duration,
 };
 use std::sync::{Arc, OnceLock};
+
+#[cfg(loom)]
+use loom::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use crate::{ip::packet::protocol, limits, lookup::Keys, rng::Rng, time::Instant};
 
@@ -43,6 +47,8 @@ const WAYS: usize = 8;
 const ANSWERED: u64 = 1;
 /// Of a stamp: the peer began, and a rule let it.
 const THEIRS: u64 = 2;
+/// A stamp long past that no flow has: a thread is about to write whose the slot is.
+const TAKEN: u64 = THEIRS;
 /// Steps that flows of the peer's may be in: nobody takes all slots from outside.
 const STEPS_OF_THEIRS: usize = 2;
 
@@ -165,15 +171,9 @@ impl FlowTable {
     pub(super) fn note_sent(&self, flow: &Flow, pool: &Arc<FlowPool>, now: Instant) {
         let hash = pool.hash(flow);
         match self.find(hash) {
-            Some(slot) if slot.is_live(now) && slot.is_theirs() => slot.extend(flow, THEIRS | ANSWERED, now),
-            Some(slot) if slot.is_live(now) => slot.extend(flow, slot.marks(), now),
-            Some(slot) => slot.begin(hash, flow, 0, now),
-            None => {
-                let slot = self.slot(hash, limits::FLOWS_PER_PEER.len(), |_| true, pool, now);
-                if let Some(slot) = slot {
-                    slot.begin(hash, flow, 0, now);
-                }
-            }
+            Some(slot) if slot.is_live(now) && slot.is_theirs() => slot.extend(flow, ANSWERED, now),
+            Some(slot) if slot.is_live(now) => slot.extend(flow, 0, now),
+            ended => self.begin(ended, hash, flow, 0, pool, now),
         }
     }
 
@@ -192,15 +192,22 @@ impl FlowTable {
     pub(super) fn note_admitted(&self, flow: &Flow, pool: &Arc<FlowPool>, now: Instant) {
         let hash = pool.hash(flow);
         match self.find(hash) {
-            Some(slot) if slot.is_live(now) && slot.is_theirs() => slot.extend(flow, slot.marks(), now),
+            Some(slot) if slot.is_live(now) && slot.is_theirs() => slot.extend(flow, 0, now),
             // Another thread has just sent something of it.
             Some(slot) if slot.is_live(now) => {}
-            Some(slot) => slot.begin(hash, flow, THEIRS, now),
-            None => {
-                if let Some(slot) = self.slot(hash, STEPS_OF_THEIRS, Slot::is_theirs, pool, now) {
-                    slot.begin(hash, flow, THEIRS, now);
-                }
-            }
+            ended => self.begin(ended, hash, flow, THEIRS, pool, now),
+        }
+    }
+
+    /// A flow begins: where it stood before, if that is still free, or in another slot.
+    fn begin(&self, ended: Option<&Slot>, hash: u64, flow: &Flow, marks: u64, pool: &Arc<FlowPool>, now: Instant) {
+        let again = ended.filter(|slot| slot.take_free(now));
+        let taken = again.or_else(|| match marks & THEIRS {
+            0 => self.take(hash, limits::FLOWS_PER_PEER.len(), |_| true, pool, now),
+            _ => self.take(hash, STEPS_OF_THEIRS, Slot::is_theirs, pool, now),
+        });
+        if let Some(slot) = taken {
+            slot.begin(hash, flow, marks, now);
         }
     }
 
@@ -209,9 +216,9 @@ impl FlowTable {
         self.find(pool.hash(flow)).is_some_and(|slot| slot.is_live(now) && !slot.is_theirs())
     }
 
-    /// A slot for a new flow in one of the first `steps`: one that is free, or of those that `may_go` in the last step the
-    /// one that would end first.
-    fn slot(
+    /// Takes a slot for a new flow in one of the first `steps`: one that is free, or of those that `may_go` in the last step
+    /// the one that would end first.
+    fn take(
         &self,
         hash: u64,
         steps: usize,
@@ -231,13 +238,16 @@ impl FlowTable {
                     step
                 }
             };
-            if let Some(slot) = step.ways(hash).iter().find(|slot| !slot.is_live(now)) {
+            if let Some(slot) = step.ways(hash).iter().find(|slot| slot.take_free(now)) {
                 return Some(slot);
             }
             last = Some(step);
         }
         let of_last = last.map(|step| step.ways(hash)).unwrap_or_default();
-        let taken = of_last.iter().filter(|slot| may_go(slot)).min_by_key(|slot| slot.until());
+        let first =
+            of_last.iter().filter(|slot| may_go(slot)).map(|slot| (slot.stamp(), slot)).min_by_key(|(at, _)| *at);
+        // Where another thread was faster the flow is not noted: its next packet tries again.
+        let taken = first.filter(|(seen, slot)| slot.take_from(*seen)).map(|(_, slot)| slot);
         let count = if taken.is_some() { &pool.evicted } else { &pool.unnoted };
         count.fetch_add(1, Ordering::Relaxed);
         taken
@@ -285,37 +295,132 @@ struct Slot {
 }
 
 impl Slot {
+    /// Takes the slot if no flow is in it that has not ended.
+    fn take_free(&self, now: Instant) -> bool {
+        let seen = self.stamp();
+        until(seen) <= now && self.take_from(seen)
+    }
+
+    /// Takes the slot from the flow with this stamp. Of several threads one succeeds, and must [`begin`](Self::begin).
+    fn take_from(&self, seen: u64) -> bool {
+        seen != TAKEN && self.until.compare_exchange(seen, TAKEN, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+    }
+
+    /// Gives a slot that was taken to a flow.
     fn begin(&self, hash: u64, flow: &Flow, marks: u64, now: Instant) {
-        // Over before it is another's: whoever reads between the two finds a flow that has ended.
-        self.until.store(0, Ordering::Relaxed);
+        // It is over before it is another's: whoever reads between the two finds a flow that has ended.
         self.hash.store(hash, Ordering::Release);
-        self.store(now + flow.lasts(false), marks);
+        self.until.store(stamp(now + flow.lasts(false), marks), Ordering::Release);
     }
 
+    /// A packet of the flow: it lasts longer, and has these marks too.
     fn extend(&self, flow: &Flow, marks: u64, now: Instant) {
-        let until = now + flow.lasts(marks & ANSWERED != 0);
-        if marks != self.marks() || until.since(self.until()) >= STAMP_STEP {
-            self.store(until, marks);
-        }
+        // One that has ended meanwhile may be another's.
+        let _ = self.until.fetch_update(Ordering::AcqRel, Ordering::Acquire, |seen| {
+            let marks = marks | seen & (ANSWERED | THEIRS);
+            let later = now + flow.lasts(marks & ANSWERED != 0);
+            let is_news = stamp(until(seen), marks) != seen || later.since(until(seen)) >= STAMP_STEP;
+            (until(seen) > now && is_news).then(|| stamp(later, marks))
+        });
     }
 
-    fn store(&self, until: Instant, marks: u64) {
-        self.until.store(until.as_nanos() & !(ANSWERED | THEIRS) | marks, Ordering::Release);
-    }
-
-    fn until(&self) -> Instant {
-        Instant::from_nanos(self.until.load(Ordering::Acquire))
+    fn stamp(&self) -> u64 {
+        self.until.load(Ordering::Acquire)
     }
 
     fn is_live(&self, now: Instant) -> bool {
-        self.until() > now
-    }
-
-    fn marks(&self) -> u64 {
-        self.until.load(Ordering::Acquire) & (ANSWERED | THEIRS)
+        until(self.stamp()) > now
     }
 
     fn is_theirs(&self) -> bool {
-        self.marks() & THEIRS != 0
+        self.stamp() & THEIRS != 0
+    }
+}
+
+fn stamp(until: Instant, marks: u64) -> u64 {
+    until.as_nanos() & !(ANSWERED | THEIRS) | marks
+}
+
+fn until(stamp: u64) -> Instant {
+    Instant::from_nanos(stamp & !(ANSWERED | THEIRS))
+}
+
+/// Every order in which threads can meet at a slot:
+/// `RUSTFLAGS="--cfg loom" cargo test -p mesh-core --lib --target-dir target/loom every_order`
+#[cfg(all(test, loom))]
+mod every_order {
+    use loom::{sync::Arc, thread};
+
+    use super::*;
+
+    const NOW: Instant = Instant::from_secs(1_000);
+    const FLOW: Flow = Flow {
+        ours: IpAddr::V4(core::net::Ipv4Addr::new(10, 0, 0, 1)),
+        our_port: 1,
+        theirs: IpAddr::V4(core::net::Ipv4Addr::new(10, 0, 0, 2)),
+        their_port: 2,
+        protocol: protocol::UDP,
+    };
+
+    fn begin(ways: &[Slot], hash: u64) {
+        let slot = ways.iter().find(|slot| slot.take_free(NOW)).expect("there are as many slots as flows");
+        slot.begin(hash, &FLOW, 0, NOW);
+    }
+
+    fn is_there(ways: &[Slot], hash: u64) -> bool {
+        ways.iter().any(|slot| slot.hash.load(Ordering::Relaxed) == hash && slot.is_live(NOW))
+    }
+
+    #[test]
+    fn flows_that_begin_at_once_all_have_a_slot() {
+        loom::model(|| {
+            let ways = Arc::new([Slot::default(), Slot::default()]);
+            let other = thread::spawn({
+                let ways = Arc::clone(&ways);
+                move || begin(&*ways, 3)
+            });
+            begin(&*ways, 5);
+            other.join().expect("it does not panic");
+            assert!(is_there(&*ways, 3) && is_there(&*ways, 5));
+        });
+    }
+
+    #[test]
+    fn what_is_heard_of_a_flow_at_once_is_all_kept() {
+        loom::model(|| {
+            let slot = Arc::new(Slot::default());
+            begin(core::slice::from_ref(&*slot), 3);
+            let later = NOW + STAMP_STEP * 2;
+            let other = thread::spawn({
+                let slot = Arc::clone(&slot);
+                move || slot.extend(&FLOW, ANSWERED, NOW)
+            });
+            slot.extend(&FLOW, 0, later);
+            other.join().expect("it does not panic");
+            assert_eq!(slot.stamp() & ANSWERED, ANSWERED);
+            assert!(until(slot.stamp()) >= later + UNANSWERED_FOR);
+        });
+    }
+
+    #[test]
+    fn a_slot_that_is_given_away_keeps_nothing_of_the_flow_before() {
+        loom::model(|| {
+            let slot = Arc::new(Slot::default());
+            begin(core::slice::from_ref(&*slot), 3);
+            let other = thread::spawn({
+                let slot = Arc::clone(&slot);
+                move || {
+                    let seen = slot.stamp();
+                    if slot.take_from(seen) {
+                        slot.begin(5, &FLOW, THEIRS, NOW);
+                    }
+                }
+            });
+            // A packet of the flow before, by a thread that has found it.
+            slot.extend(&FLOW, 0, NOW + STAMP_STEP * 2);
+            other.join().expect("it does not panic");
+            let is_theirs = slot.is_theirs();
+            assert_eq!(is_theirs, slot.hash.load(Ordering::Relaxed) == 5, "hash and marks are of one flow");
+        });
     }
 }

@@ -46,8 +46,8 @@ pub(super) struct Matcher {
 }
 
 impl Matcher {
-    /// Takes as many services as [`limits::FILTER_CELLS`] allows, in the order of the rules; says how many were left
-    /// out. What is left out admits nothing.
+    /// Takes all services, or half of them, a quarter and so on, in the order of the rules, until they fit into
+    /// [`limits::FILTER_CELLS`]; says how many were left out. What is left out admits nothing.
     pub(super) fn compile(rules: &[Rule]) -> (Self, usize) {
         let (v4, v4_left) = Family::compile(rules);
         let (v6, v6_left) = Family::compile(rules);

@@ -7,9 +7,6 @@ use super::{
     packet::{IpPacket, protocol},
 };
 
-/// Bytes of payload in the echo requests that we build.
-pub const ECHO_PAYLOAD: usize = 16;
-
 /// An echo request or reply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Echo<'p> {

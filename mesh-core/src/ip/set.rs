@@ -167,19 +167,6 @@ impl IpSet {
         }
     }
 
-    /// What both hold.
-    #[must_use]
-    pub fn intersection(&self, other: &Self) -> Self {
-        let mut both = Self::default();
-        for span in &other.spans {
-            let from = self.spans.partition_point(|ours| ours.last < span.first);
-            for ours in self.spans[from..].iter().take_while(|ours| ours.overlaps(span)) {
-                both.insert(Span { first: ours.first.max(span.first), last: ours.last.min(span.last) });
-            }
-        }
-        both
-    }
-
     /// Whether all of a span is in.
     #[must_use]
     pub fn covers(&self, span: impl Into<Span>) -> bool {

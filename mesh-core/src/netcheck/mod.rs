@@ -376,12 +376,6 @@ impl Netcheck {
         self.home.map(|home| home.region)
     }
 
-    /// The newest report of this network.
-    #[must_use]
-    pub fn last_report(&self) -> Option<&Arc<Report>> {
-        self.history.last()
-    }
-
     /// Whether a run is under way.
     #[must_use]
     pub fn is_running(&self) -> bool {

@@ -30,6 +30,7 @@ impl Node {
         let Some(control) = &mut self.control else { return };
         control.skew = control.skew.map(|_| skew(before, after));
         self.look_at_expiries(now);
+        self.drain_session(now);
     }
 
     /// The server says its time. Whether that is other than was thought.
@@ -43,8 +44,13 @@ impl Node {
         is_news
     }
 
-    /// Keys may have expired, or not have expired after all.
+    /// Keys may have expired, or not have expired after all. What the session says is heard by who called.
     pub(super) fn look_at_expiries(&mut self, now: Instant) {
+        let own = self.netmap.self_node().map(|node| node.key_expiry);
+        let wall = self.control_wall(now);
+        if let (Some(control), Some(expiry)) = (&mut self.control, own) {
+            control.session.set_key_expiry(expiry, wall, now);
+        }
         self.refresh_state(now);
         self.apply_peers_of_map(now);
         self.answer_ups();

@@ -19,6 +19,7 @@ mod host;
 mod input;
 mod output;
 mod ping;
+mod sizes;
 mod state;
 mod status;
 mod table;
@@ -63,6 +64,7 @@ pub use config::{ConfigError, ControlConfig, NodeConfig, PeerAddressing, PeerCon
 pub use host::{HostConfig, SocketPlan};
 pub use input::{Command, CommandId, HostEvent, Input, LinkState, PingKind, PingTarget, RelayEvent, Up};
 pub use output::{CommandError, Event, FetchRequest, Output, RelayCommand, Reply, Transmit};
+pub use sizes::Sizes;
 pub use state::{BackendState, Prefs, SavedState};
 pub use status::{ControlStatus, PathsStatus, PeerStatus, RelayStatus, Status};
 
@@ -209,7 +211,7 @@ impl Node {
             home: self.relays.home(),
             relays: self.regions.iter().map(|(region, known)| self.relay_status(*region, known)).collect(),
             addresses: self.addresses.iter().map(|(address, _)| *address).collect(),
-            peers: self.peers.iter().map(|peer| self.peer_status(peer, now)).collect(),
+            peers: self.peer_statuses(now),
             drops: self.drops.clone(),
             state: self.control.as_ref().map(|control| control.state).unwrap_or_default(),
             prefs: self.control.as_ref().map(|control| control.prefs.clone()).unwrap_or_default(),
@@ -229,6 +231,15 @@ impl Node {
             candidates: peer.paths.as_ref().map(|paths| paths.candidates(now)).unwrap_or_default(),
             stats: peer.paths.as_ref().map(|paths| paths.stats()).unwrap_or_default(),
         })
+    }
+
+    /// All peers, in the order of their keys; those with expired keys only as the map knows them.
+    fn peer_statuses(&self, now: Instant) -> Vec<PeerStatus> {
+        let mut peers: Vec<_> = self.peers.iter().map(|peer| self.peer_status(peer, now)).collect();
+        let known = self.netmap.peers().values().filter(|_| self.carries());
+        peers.extend(known.filter(|peer| self.peers.by_key(&peer.key).is_none()).map(PeerStatus::unreachable));
+        peers.sort_unstable_by_key(|peer| peer.key);
+        peers
     }
 
     fn peer_status(&self, peer: &table::Peer, now: Instant) -> PeerStatus {
@@ -329,8 +340,9 @@ impl Node {
         timeout: Duration,
         now: Instant,
     ) -> Result<(), CommandError> {
-        let address = self.address_of(target)?;
-        let peer = self.fib.routes().lookup(address).ok_or(CommandError::NoRoute(address))?.peer();
+        let address = self.address_of(target).map_err(|error| self.unless_expired(error, now))?;
+        let route = self.fib.routes().lookup(address);
+        let peer = route.ok_or_else(|| self.unless_expired(CommandError::NoRoute(address), now))?.peer();
         let disco_peer = self.peers.get(peer).filter(|peer| peer.disco_key().is_some()).map(|peer| peer.config.key);
         if let (PingKind::Disco, Some(key)) = (kind, disco_peer) {
             if self.pings.is_full() {

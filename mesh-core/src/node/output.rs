@@ -140,6 +140,9 @@ pub enum CommandError {
     /// No peer has this key.
     #[error("no peer has the key {0}")]
     UnknownPeer(NodePublic),
+    /// The peer has this name, and its key has expired.
+    #[error("the key of {0} has expired: it has to sign in again, with mesh up there")]
+    PeerExpired(String),
     /// The peer has no allowed IPs that are addresses of its own.
     #[error("peer {0} has no single address among its allowed IPs; ping an address instead")]
     NoAddress(NodePublic),
@@ -189,6 +192,9 @@ pub enum CommandError {
     /// Control could not be told; the node has forgotten its sign-in all the same.
     #[error("signed out here, but control could not be told: {0}")]
     LogoutUntold(String),
+    /// It is done, and not on disk. For drivers: a node does not know.
+    #[error("done, but not kept: {0}; it is written as soon as it can be, and a start before that undoes it")]
+    NotKept(String),
     /// Too many wait for the node to be signed out.
     #[error("{limit} wait for the node to be signed out already", limit = crate::limits::LOGOUTS_WAITING)]
     TooManyLogouts,

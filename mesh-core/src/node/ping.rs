@@ -86,7 +86,11 @@ impl Pings {
     }
 
     pub(super) fn is_full(&self) -> bool {
-        self.waiting.len() + self.waiting_tsmp.len() + self.waiting_disco.len() >= limits::PINGS
+        self.len() >= limits::PINGS
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.waiting.len() + self.waiting_tsmp.len() + self.waiting_disco.len()
     }
 
     /// The name under which a disco ping waits for its pong.

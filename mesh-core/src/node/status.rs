@@ -111,6 +111,26 @@ pub struct PeerStatus {
     pub received_bytes: u64,
 }
 
+impl PeerStatus {
+    /// A peer that is not talked to.
+    pub(super) fn unreachable(node: &Arc<PeerNode>) -> Self {
+        Self {
+            key: node.key,
+            node: Some(Arc::clone(node)),
+            allowed_ips: Vec::new(),
+            path: Selection::Nowhere,
+            relay: node.home(),
+            latency: None,
+            has_session: false,
+            last_handshake: None,
+            last_sent: None,
+            last_received: None,
+            sent_bytes: 0,
+            received_bytes: 0,
+        }
+    }
+}
+
 /// How one peer is reached, for people.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PathsStatus {

@@ -184,6 +184,11 @@ impl PeerTable {
         self.peers.keys().copied().collect()
     }
 
+    /// Of how many peers that are gone stamps are kept.
+    pub(super) fn departed_count(&self) -> usize {
+        self.departed.len()
+    }
+
     /// All peers in the order of their keys.
     pub(super) fn iter(&self) -> impl Iterator<Item = &Peer> {
         self.by_key.values().filter_map(|id| self.peers.get(id))

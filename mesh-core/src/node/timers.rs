@@ -39,6 +39,11 @@ impl TimerQueue {
         Some(peer)
     }
 
+    /// How many peers have one.
+    pub(super) fn len(&self) -> usize {
+        self.armed.len()
+    }
+
     /// The earliest deadline.
     pub(super) fn next(&self) -> Option<Deadline> {
         self.order.first().map(|(deadline, _)| *deadline)

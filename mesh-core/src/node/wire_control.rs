@@ -60,7 +60,9 @@ impl Node {
             let addresses = node.addresses.iter().filter(|prefix| prefix.is_host());
             own.extend(addresses.map(|prefix| (prefix.address(), prefix.length())));
             let (wall, routes) = (self.control_wall(now), self.routes_taken());
-            peers.extend(self.netmap.peers().values().map(|peer| config_of(peer, routes, wall)));
+            // Nobody is talked to whose key has expired, and nobody heard: neither tunnel nor way is left of before.
+            let valid = self.netmap.peers().values().filter(|peer| is_valid(peer, wall));
+            peers.extend(valid.map(|peer| config_of(peer, routes)));
         }
         PeerTable::check(self.local.identity.public(), &peers)?;
         self.addresses = own;
@@ -80,6 +82,18 @@ impl Node {
     /// The peer that a name means.
     pub(super) fn peer_named(&self, name: &str) -> Result<NodePublic, CommandError> {
         named(self.netmap.peers().values().map(|peer| &**peer), name).map(|peer| peer.key)
+    }
+
+    /// Why a peer is not found: a better reason where the map has it and its key has expired.
+    pub(super) fn unless_expired(&self, error: CommandError, now: Instant) -> CommandError {
+        let is_meant = |peer: &PeerNode| match error {
+            CommandError::NoRoute(address) => peer.addresses.contains(&Prefix::host(address)),
+            CommandError::UnknownPeer(key) => peer.key == key,
+            _ => false,
+        };
+        let wall = self.control_wall(now);
+        let expired = self.netmap.peers().values().find(|peer| is_meant(peer) && !is_valid(peer, wall));
+        expired.map_or(error.clone(), |peer| CommandError::PeerExpired(peer.name.trim_end_matches('.').to_owned()))
     }
 }
 
@@ -135,10 +149,14 @@ pub(super) fn named<'n>(
     }
 }
 
-/// A peer as the map describes it. Nobody is talked to whose key has expired.
-fn config_of(peer: &PeerNode, routes: Routes, wall: WallTime) -> PeerConfig {
-    let is_reachable = !peer.expired && peer.key_expiry.is_none_or(|expiry| expiry > wall);
-    let allowed_ips = peer.allowed_ips().iter().filter(|prefix| is_reachable && routes.takes(prefix, peer));
+/// Whether a peer's key has not expired.
+fn is_valid(peer: &PeerNode, wall: WallTime) -> bool {
+    !peer.expired && peer.key_expiry.is_none_or(|expiry| expiry > wall)
+}
+
+/// A peer as the map describes it.
+fn config_of(peer: &PeerNode, routes: Routes) -> PeerConfig {
+    let allowed_ips = peer.allowed_ips().iter().filter(|prefix| routes.takes(prefix, peer));
     let addressing = if peer.is_wire_guard_only {
         PeerAddressing::Roaming { endpoint: peer.endpoints.first().copied() }
     } else {

@@ -64,7 +64,8 @@ impl Node {
     }
 
     /// What the peer with the address `source` may do at this node besides opening ports, by the map's grants. As with
-    /// stock nodes, what counts is the node's first address of the same family.
+    /// stock nodes, what counts is the node's first address of the same family. For services of the node itself, of which
+    /// there is none yet.
     #[must_use]
     pub fn capabilities_of(&self, source: IpAddr) -> CapMap {
         let own = self.addresses.iter().map(|(address, _)| *address).find(|own| own.is_ipv4() == source.is_ipv4());
@@ -72,7 +73,7 @@ impl Node {
     }
 
     /// What would become of a packet with these headers, and why; `None` while there is no filter. Replies count for the
-    /// peer that has the source address.
+    /// peer that has the source address. For tests, and for whoever wants to know why.
     #[must_use]
     pub fn explain_filter(&self, headers: &Headers, now: Instant) -> Option<Explanation> {
         let flows = self.fib.routes().lookup(headers.source).map(|adjacency| adjacency.flows());

@@ -88,14 +88,19 @@ impl Node {
         }
     }
 
-    /// A peer of the map that has this address and no session, and is not being asked for one. Several may name the same
-    /// address of a home network: then it is one after the other.
+    /// A peer that has this address, by the map or because it is sent to there, and no session, and is not being asked for
+    /// one. Several may name the same address of a home network: then it is one after the other.
     fn peer_at(&mut self, address: SocketAddr, now: Instant) -> Option<PeerId> {
         if now < self.strays_at {
             return None;
         }
         self.strays_at = now + SEARCH_SPACING;
-        let has = |peer: &&Peer| peer.config.addressing.whereabouts().is_some_and(|w| w.endpoints.contains(&address));
+        let has = |peer: &&Peer| {
+            let whereabouts = peer.config.addressing.whereabouts();
+            whereabouts.is_some_and(|whereabouts| {
+                whereabouts.endpoints.contains(&address) || peer.selection().direct() == Some(address)
+            })
+        };
         let is_without = |peer: &&Peer| peer.sealer.as_ref().is_none_or(|sealer| sealer.is_spent(now));
         let mut found = self.peers.iter().filter(|peer| is_without(peer) && peer.initiated_at().is_none());
         found.find(has).map(|peer| peer.id)

@@ -164,6 +164,7 @@ impl Node {
         }
         if self.control.as_ref().is_some_and(|control| is_due(control.expiry_at)) {
             self.look_at_expiries(now);
+            self.drain_session(now);
         }
         if self.control.as_ref().is_some_and(|control| is_due(control.save_at)) {
             self.save();
@@ -294,7 +295,7 @@ impl Node {
         self.with_session(now, |session| session.set_goal(goal, sign_in, now));
     }
 
-    fn drain_session(&mut self, now: Instant) {
+    pub(super) fn drain_session(&mut self, now: Instant) {
         while let Some(output) = self.control.as_mut().and_then(|control| control.session.poll_output()) {
             match output {
                 SessionOutput::Request(request) => self.outbox.push_back(Output::Control(request)),
@@ -332,6 +333,11 @@ impl Node {
                     self.save();
                 }
                 self.handle_orders(change.orders);
+                let is_expired = self.is_expired(now);
+                if is_first && let Some(control) = &mut self.control {
+                    // What it says is heard by who called.
+                    control.session.note_first_map(is_expired, now);
+                }
             }
             Err(error) => {
                 let reason = error.to_string();

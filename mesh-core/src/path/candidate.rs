@@ -13,6 +13,9 @@ use super::{CandidateReport, Verdict, score::Measured};
 
 /// How long an address that only pings came from is kept without another. Stock nodes: 45 s.
 const HEARD_FOR: Duration = Duration::from_secs(45);
+/// Pings to an address for each ping that came from there, until it answers: with the pong less than three times what came,
+/// which is what QUIC allows towards an address that has not answered (RFC 9000 §8). Stock nodes have no such bound.
+const PINGS_FOR_ONE: u32 = 2;
 
 /// Who says that the peer is there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,11 +37,22 @@ pub(super) struct Candidate {
     pong: Option<(Instant, Duration)>,
     /// Last ping back, and how many since the last pong.
     pub(super) pinged_back: Option<(Instant, u32)>,
+    /// Pings that may go there before it answers, where nothing but pings says that the peer is there; `None` is any
+    /// number. A ping can be replayed by a stranger from the address of another.
+    credit: Option<u32>,
 }
 
 impl Candidate {
     const fn new(now: Instant) -> Self {
-        Self { in_netmap: false, in_call: false, heard_at: now, pong: None, pinged_back: None }
+        Self { in_netmap: false, in_call: false, heard_at: now, pong: None, pinged_back: None, credit: None }
+    }
+
+    /// Whether one more ping may go there; then it has.
+    pub(super) fn take_credit(&mut self) -> bool {
+        let Some(credit) = &mut self.credit else { return true };
+        let is_left = *credit > 0;
+        *credit = credit.saturating_sub(1);
+        is_left
     }
 
     /// Notes a pong; the round trip is smoothed as TCP's is (RFC 6298 §2.3).
@@ -47,6 +61,7 @@ impl Candidate {
         self.pong = Some((now, latency));
         self.heard_at = now;
         self.pinged_back = None;
+        self.credit = None;
         latency
     }
 
@@ -97,14 +112,16 @@ impl Candidates {
                     self.make_room(keep);
                     added = Added::New;
                 }
-                *self.by_address.entry(*address).or_insert(Candidate::new(now)).listed_mut(list) = true;
+                let candidate = self.by_address.entry(*address).or_insert(Candidate::new(now));
+                *candidate.listed_mut(list) = true;
+                candidate.credit = None;
             }
         }
         self.prune(keep, now);
         (added, refused)
     }
 
-    /// Notes a ping from an address; false when it cannot be used.
+    /// Notes a ping from an address; false when it cannot be used. Until it answers, it is pinged a bounded number of times.
     pub(super) fn note_ping(&mut self, address: SocketAddr, keep: Keep, now: Instant) -> bool {
         if !is_usable(address) {
             return false;
@@ -112,7 +129,10 @@ impl Candidates {
         if !self.by_address.contains_key(&address) {
             self.make_room(keep);
         }
-        self.by_address.entry(address).or_insert(Candidate::new(now)).heard_at = now;
+        let strange = Candidate { credit: Some(0), ..Candidate::new(now) };
+        let candidate = self.by_address.entry(address).or_insert(strange);
+        candidate.heard_at = now;
+        candidate.credit = candidate.credit.map(|_| PINGS_FOR_ONE);
         true
     }
 
@@ -241,6 +261,25 @@ mod tests {
         let many: Vec<_> = (1..=30).map(at).collect();
         assert_eq!(candidates.set_list(List::Call, &many, Keep(None), now), (Added::New, 6));
         assert_eq!(candidates.len(), limits::ENDPOINTS_PER_LIST);
+    }
+
+    #[test]
+    fn an_address_that_only_pings_come_from_is_pinged_twice_for_each_until_it_answers_or_is_listed() {
+        let (mut candidates, address, now) = (Candidates::default(), "192.0.2.1:1".parse().unwrap(), Instant::ZERO);
+        let credit = |candidates: &mut Candidates| {
+            let candidate = candidates.get_mut(address).unwrap();
+            (0..5).filter(|_| candidate.take_credit()).count()
+        };
+        for _ in 0..2 {
+            assert!(candidates.note_ping(address, Keep(None), now));
+            assert_eq!(credit(&mut candidates), 2);
+        }
+        candidates.get_mut(address).unwrap().note_pong(Duration::ZERO, now);
+        assert_eq!(credit(&mut candidates), 5);
+        let mut candidates = Candidates::default();
+        candidates.note_ping(address, Keep(None), now);
+        candidates.set_list(List::Call, &[address], Keep(None), now);
+        assert_eq!(credit(&mut candidates), 5);
     }
 
     #[test]

@@ -117,6 +117,8 @@ pub struct PathsStats {
     pub calls_heeded: u64,
     /// Call-me-maybes that were not, for the budget.
     pub calls_over_budget: u64,
+    /// Pings that were not sent to an address of which nothing but pings says that the peer is there.
+    pub pings_without_credit: u64,
     /// Addresses from lists and pings that cannot be used or were too many.
     pub addresses_refused: u64,
     /// Times a path in use fell into doubt.

@@ -14,14 +14,14 @@ use crate::{
     key::NodePublic,
     machine::Deadline,
     rng::Rng,
-    time::{Instant, earliest},
+    time::{Budget, Instant, earliest},
 };
 
 use super::{
     CandidateReport, Opening, Output, PathsConfig, PathsStats, Reach, Selection, Via,
     candidate::{Added, Candidates, Keep, List},
     direct::Direct,
-    probe::{Budget, DISCOVERY_SPACING, Discovery, Outstanding, ROUND_GAPS, Sent},
+    probe::{DISCOVERY_SPACING, Discovery, Outstanding, ROUND_GAPS, Sent},
     score::{self, Measured},
 };
 
@@ -583,6 +583,10 @@ impl PeerPaths {
     }
 
     fn ping(&mut self, to: SocketAddr, reach: Reach, now: Instant) {
+        if self.candidates.get_mut(to).is_some_and(|candidate| !candidate.take_credit()) {
+            self.stats.pings_without_credit += 1;
+            return;
+        }
         let tx = TxId::random(&mut self.rng);
         self.outstanding.insert(tx, Sent { to, at: now });
         self.stats.pings_sent += 1;

@@ -70,50 +70,9 @@ pub(super) struct Discovery {
     pub(super) at: Instant,
 }
 
-/// So many at once, and one more every so often.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Budget {
-    burst: u32,
-    every: Duration,
-    /// When the budget will be whole again.
-    whole_at: Instant,
-}
-
-impl Budget {
-    pub(super) const fn new(burst: u32, every: Duration) -> Self {
-        Self { burst, every, whole_at: Instant::ZERO }
-    }
-
-    /// Whether one more fits; it is then spent.
-    pub(super) fn take(&mut self, now: Instant) -> bool {
-        let fits = self.ready_at() <= now;
-        if fits {
-            self.whole_at = self.whole_at.max(now) + self.every;
-        }
-        fits
-    }
-
-    /// When the next fits.
-    pub(super) fn ready_at(&self) -> Instant {
-        self.whole_at - self.every * (self.burst - 1)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_budget_gives_its_burst_and_then_one_at_a_time() {
-        let mut budget = Budget::new(3, Duration::from_millis(10));
-        let spent = |budget: &mut Budget, millis| (0..9).filter(|_| budget.take(Instant::from_millis(millis))).count();
-        assert_eq!(spent(&mut budget, 1000), 3);
-        assert_eq!(budget.ready_at(), Instant::from_millis(1010));
-        assert_eq!(spent(&mut budget, 1009), 0);
-        assert_eq!(spent(&mut budget, 1010), 1);
-        assert_eq!(spent(&mut budget, 1035), 2);
-        assert_eq!(spent(&mut budget, 9000), 3);
-    }
 
     #[test]
     fn a_ping_is_answered_once_and_in_time() {

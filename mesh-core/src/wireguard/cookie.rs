@@ -5,11 +5,7 @@
 //! cookie, sealed, and not opened. Who then sends it along has shown that packets to that address reach it, and
 //! is held to a rate per address; a relay vouches for a key, which has a rate, too.
 
-use core::{
-    fmt,
-    net::{IpAddr, Ipv6Addr},
-    time::Duration,
-};
+use core::{fmt, net::IpAddr, time::Duration};
 use std::collections::{BTreeMap, BTreeSet};
 
 use subtle::ConstantTimeEq;
@@ -20,6 +16,7 @@ use crate::{
         aead::{xopen, xseal},
         hash::mac,
     },
+    ip,
     key::NodePublic,
     limits,
     path::PathAddr,
@@ -136,8 +133,7 @@ impl Bucket {
 /// What shares a rate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Source {
-    /// One IPv4 address, however it is written, or a /64 of IPv6, which is what one host has to itself. Linux limits the
-    /// same.
+    /// A source of packets, as [`ip::source`] has it.
     Network(IpAddr),
     /// The key that a relay vouches for, over whichever relay.
     Key(NodePublic),
@@ -147,10 +143,7 @@ impl Source {
     fn of(path: PathAddr) -> Self {
         match path {
             PathAddr::Relay { peer, .. } => Self::Key(peer),
-            PathAddr::Udp(address) => Self::Network(match address.ip().to_canonical() {
-                IpAddr::V4(v4) => v4.into(),
-                IpAddr::V6(v6) => Ipv6Addr::from_bits(v6.to_bits() & (u128::MAX << 64)).into(),
-            }),
+            PathAddr::Udp(address) => Self::Network(ip::source(address.ip())),
         }
     }
 }

@@ -3,8 +3,17 @@
 //! A transport message is type 4, three zero bytes, the receiver's index, a counter, all little-endian, then
 //! ciphertext and tag (WireGuard paper §5.4.6).
 
+#[cfg(not(loom))]
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+#[cfg(not(loom))]
+use std::sync::Mutex;
+use std::sync::PoisonError;
+
+#[cfg(loom)]
+use loom::sync::{
+    Mutex,
+    atomic::{AtomicBool, AtomicU64, Ordering},
+};
 
 use crate::{
     crypto::aead::{AeadKey, TAG, nonce_le},
@@ -243,5 +252,63 @@ mod tests {
     fn session() -> (Sealer, Opener) {
         let sealer = Sealer::new(&KEY, 1, Instant::from_secs(120), REJECT);
         (sealer, Opener::new(&KEY, Instant::FAR_FUTURE, REJECT, true))
+    }
+}
+
+/// Every order in which threads can meet at a session:
+/// `RUSTFLAGS="--cfg loom" cargo test -p mesh-core --lib --target-dir target/loom every_order`
+#[cfg(all(test, loom))]
+mod every_order {
+    use loom::{sync::Arc, thread};
+
+    use super::*;
+
+    fn both<T: Send + 'static>(work: impl Fn() -> T + Clone + Send + 'static) -> [T; 2] {
+        let other = thread::spawn(work.clone());
+        let here = work();
+        [here, other.join().expect("it does not panic")]
+    }
+
+    fn sealer() -> Arc<Sealer> {
+        Arc::new(Sealer::new(&[5; 32], 1, Instant::FAR_FUTURE, Instant::FAR_FUTURE))
+    }
+
+    fn opener(is_confirmed: bool) -> Arc<Opener> {
+        Arc::new(Opener::new(&[5; 32], Instant::FAR_FUTURE, Instant::FAR_FUTURE, is_confirmed))
+    }
+
+    #[test]
+    fn no_counter_is_used_twice() {
+        loom::model(|| {
+            let sealer = sealer();
+            let [one, other] = both(move || sealer.seal_to_vec(b"x", 1420, Instant::ZERO).expect("it is new"));
+            assert_ne!(one[8..16], other[8..16]);
+        });
+    }
+
+    #[test]
+    fn the_last_counter_is_used_once_and_none_after_it() {
+        loom::model(|| {
+            let sealer = sealer();
+            sealer.set_counter(REJECT_AFTER_MESSAGES - 1);
+            let last = Arc::clone(&sealer);
+            let sealed = both(move || [0; 2].map(|_| last.seal(b"x", &mut [0; OVERHEAD + 16])));
+            assert_eq!(sealed.concat().into_iter().filter(|is_sealed| *is_sealed).count(), 1);
+            assert!(sealer.is_spent(Instant::ZERO));
+        });
+    }
+
+    #[test]
+    fn a_packet_is_accepted_once_and_confirms_once() {
+        loom::model(|| {
+            let datagram = sealer().seal_to_vec(b"x", 1420, Instant::ZERO).expect("it is new");
+            let opener = opener(false);
+            let results = both(move || {
+                let is_new = opener.open(&mut datagram.clone(), Instant::ZERO).is_ok();
+                (is_new, opener.confirm())
+            });
+            assert_eq!(results.iter().filter(|(is_new, _)| *is_new).count(), 1);
+            assert_eq!(results.iter().filter(|(_, confirms)| *confirms).count(), 1);
+        });
     }
 }

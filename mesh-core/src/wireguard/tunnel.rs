@@ -405,6 +405,12 @@ impl Tunnel {
         self.poll_timeout().is_none() && self.outbox.is_empty()
     }
 
+    /// How many packets wait for a session.
+    #[must_use]
+    pub fn queued_count(&self) -> usize {
+        self.queue.len()
+    }
+
     /// What must outlive the tunnel.
     #[must_use]
     pub fn stamps(&self) -> Stamps {
@@ -415,12 +421,6 @@ impl Tunnel {
     #[must_use]
     pub fn peer(&self) -> NodePublic {
         self.remote.key
-    }
-
-    /// When the session in use began; `None` while there is none.
-    #[must_use]
-    pub fn established_at(&self) -> Option<Instant> {
-        self.sessions.current().map(|session| session.established)
     }
 
     /// Makes a session current, unless one that overlapped with it ranks higher.

@@ -6,12 +6,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use clap::{Args, ValueEnum};
+use clap::Args;
+use transports::program::{Exit, Failure, Layer, LogFormat, Sources, changed};
 
-use super::{
-    failure::{Exit, Failure},
-    source::{Layer, Sources, changed},
-};
 use crate::hub::Rate;
 
 const SOURCES: Sources = Sources { program: "mesh-relay serve", prefix: "MESH_RELAY_" };
@@ -68,16 +65,6 @@ pub(super) struct Settings {
     /// How to log [default: text]
     #[arg(long, value_name = "FORMAT")]
     log_format: Option<LogFormat>,
-}
-
-/// How log lines look.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub enum LogFormat {
-    /// For people.
-    #[default]
-    Text,
-    /// One object a line.
-    Json,
 }
 
 /// What the program does.
@@ -207,7 +194,10 @@ impl Settings {
 
 #[cfg(test)]
 mod tests {
+    use clap::Parser;
+
     use super::*;
+    use crate::serve::{Arguments, Verb};
 
     #[test]
     fn flags_win_over_the_file_and_the_file_over_defaults() {
@@ -259,6 +249,10 @@ mod tests {
     }
 
     fn flags(line: &[&str]) -> Settings {
-        SOURCES.of_flags(line).unwrap()
+        let arguments = Arguments::try_parse_from(["mesh-relay", "serve"].iter().chain(line)).unwrap();
+        match arguments.verb {
+            Verb::Serve(flags) => flags.settings,
+            verb => panic!("{verb:?}"),
+        }
     }
 }

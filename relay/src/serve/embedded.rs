@@ -9,11 +9,13 @@ use std::{
 };
 
 use mesh_core::{derp::DerpRegion, rng::Seed};
-use transports::net::Net;
+use transports::{
+    net::Net,
+    program::{Exit, Failure},
+};
 
 use super::{
     Region,
-    failure::{Exit, Failure},
     identity::{self, Certificate},
     listen::{self, Addresses, Running, Shop},
     verify::{Ask, Asker},
@@ -56,6 +58,8 @@ impl Embedded {
         let certificate = Certificate::load_or_make(place.state_dir, place.host)?;
         let pin = certificate.pin();
         let hub = Arc::new(Hub::new(hub::Config { key, policy: Policy::Ask, rate: None, seed }));
+        // The program around it has connections of its own.
+        hub.set_room(super::files() / 4);
         let tls = certificate.into_config(&hub.public)?;
         let shop = Shop {
             net: Net::Host,

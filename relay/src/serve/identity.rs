@@ -18,9 +18,10 @@ use rustls::{
 };
 
 use mesh_core::key::{NodePrivate, NodePublic};
-use transports::private;
-
-use super::failure::{Exit, Failure};
+use transports::program::{
+    Exit, Failure,
+    state_dir::{self, cannot_use, write_secret},
+};
 
 /// A certificate with its chain, and its key.
 pub(super) struct Certificate {
@@ -49,6 +50,7 @@ impl Certificate {
     fn read_files(chain: &Path, key: &Path) -> Result<Self, Failure> {
         let wrong = |path: &Path, error: &dyn std::fmt::Display| {
             Failure::new(Exit::Usage, "bad-certificate", format!("cannot read {}: {error}", path.display()))
+                .hint("restore it: clients may pin this certificate, and believe no other")
         };
         let certificates = CertificateDer::pem_file_iter(chain)
             .and_then(Iterator::collect::<Result<Vec<_>, _>>)
@@ -63,7 +65,7 @@ impl Certificate {
     /// The self-signed certificate of the state directory; made when there is none.
     pub(super) fn load_or_make(state_dir: &Path, host: &str) -> Result<Self, Failure> {
         let (chain, key) = (state_dir.join("relay.crt"), state_dir.join("relay.pem"));
-        private::make_directory(state_dir).map_err(|error| cannot(state_dir, &error))?;
+        state_dir::make(state_dir)?;
         // The key is written first: where there is no certificate, no client can have pinned one.
         if !chain.exists() {
             let (chain_text, key_text) = make(host).map_err(|error| {
@@ -127,18 +129,20 @@ pub(super) fn load_or_make_key(state_dir: &Path) -> Result<NodePrivate, Failure>
         #[serde(rename = "PrivateKey")]
         private_key: String,
     }
-    private::make_directory(state_dir).map_err(|error| cannot(state_dir, &error))?;
+    state_dir::make(state_dir)?;
     let path = state_dir.join("relay.key");
     let text = match fs::read_to_string(&path) {
         Ok(text) => text,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let seed = transports::entropy::seed().map_err(|error| cannot(&path, &error))?;
+            let seed = transports::entropy::seed().map_err(|error| cannot_use(&path, &error))?;
             let key = NodePrivate::generate(&mut seed.stream("relay key", 0));
             let text = serde_json::json!(KeyFile { private_key: key.to_secret_text() }).to_string();
             write_secret(&path, &text)?;
             return Ok(key);
         }
-        Err(error) => return Err(cannot(&path, &error)),
+        // Bytes that are no text are damage like any other.
+        Err(error) if error.kind() == io::ErrorKind::InvalidData => String::new(),
+        Err(error) => return Err(cannot_use(&path, &error)),
     };
     // What is wrong in it is not printed: it is a secret.
     let file: Option<KeyFile> = serde_json::from_str(&text).ok();
@@ -168,18 +172,4 @@ fn announcement(relay: &NodePublic) -> Result<CertificateDer<'static>, rcgen::Er
     params.not_before = date_time_ymd(2025, 1, 1);
     params.not_after = date_time_ymd(2125, 1, 1);
     Ok(params.self_signed(&key)?.der().clone())
-}
-
-/// Writes a file that only its owner may read, whole or not at all.
-///
-/// # Errors
-/// When the directory or the file cannot be written.
-pub fn write_secret(path: &Path, text: &str) -> Result<(), Failure> {
-    private::write(path, text).map_err(|error| cannot(path, &error))
-}
-
-fn cannot(path: &Path, error: &io::Error) -> Failure {
-    let exit = if error.kind() == io::ErrorKind::PermissionDenied { Exit::NotPermitted } else { Exit::Usage };
-    Failure::new(exit, "state-dir", format!("cannot use {}: {error}", path.display()))
-        .hint("give a directory that can be written with --state-dir")
 }

@@ -48,7 +48,7 @@ pub(super) async fn serve(
     shop: Arc<Shop>,
     mut closing: watch::Receiver<bool>,
 ) {
-    let from = pass.from();
+    let (from, lost) = (pass.from(), pass.place().lost());
     let served = async {
         let mut stream = Stream::new(socket, shop.tls().as_ref())?;
         let mut buffer = BytesMut::new();
@@ -63,7 +63,15 @@ pub(super) async fn serve(
         };
         if upgraded? { relay(stream, buffer, pass, id, &shop, closing).await } else { Ok(()) }
     };
-    if let Err(error) = served.await {
+    let served = tokio::select! {
+        biased;
+        served = served => served,
+        () = lost => {
+            shop.hub.stats.note_close(CloseReason::Crowded);
+            return;
+        }
+    };
+    if let Err(error) = served {
         trace!(conn = id.0, %from, %error, "connection ended");
     }
 }

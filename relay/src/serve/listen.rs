@@ -15,12 +15,10 @@ use std::{
 };
 
 use rustls::ServerConfig;
-use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
+use socket2::{SockRef, TcpKeepalive};
 use tokio::{
     io::AsyncWriteExt,
     net::{TcpListener as HostListener, UdpSocket},
-    runtime::{Builder, Runtime},
-    signal::unix::{Signal, SignalKind, signal},
     sync::{Notify, watch},
     task::{JoinError, JoinSet},
     time::timeout,
@@ -29,13 +27,14 @@ use tracing::{error, info, warn};
 use transports::{
     net::{Net, TcpListener, TcpStream},
     notify,
+    program::{
+        Exit, Failure, Signalled, Signals, cannot_start,
+        listener::{in_use, shared_tcp, tcp, udp},
+        print, runtime,
+    },
 };
 
-use super::{
-    failure::{Exit, Failure},
-    http, link,
-    verify::Asker,
-};
+use super::{http, link, verify::Asker};
 use crate::{directory::ConnId, gate::Pass, hub::Hub, limits, stun};
 
 /// A client that is gone without a word is noticed after this, when something is sent to it. derper: 15 s.
@@ -45,8 +44,6 @@ const KEEPALIVE: Duration = Duration::from_secs(600);
 /// Bytes that the kernel takes before it has sent the last ones: a few records, so that it does not run dry between two
 /// of our turns.
 const UNSENT_BYTES: u32 = 64 << 10;
-/// Connections that wait to be accepted.
-const BACKLOG: i32 = 4096;
 /// Pause after an accept that failed, as when files run out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// Clients get this long to take their last frame.
@@ -99,7 +96,7 @@ impl Running {
         drop(StdTcpListener::bind(addresses.derp).map_err(|error| in_use(addresses.derp, &error))?);
         let first = shared_tcp(addresses.derp)?;
         // Port 0 stands for one that is free: the others take the same.
-        let derp = first.local_addr().map_err(|error| bug(&error))?;
+        let derp = first.local_addr().map_err(|error| cannot_start(&error))?;
         let mut listeners = vec![first];
         for _ in 1..cores {
             listeners.push(shared_tcp(derp)?);
@@ -109,8 +106,12 @@ impl Running {
         let (close, closing) = watch::channel(false);
         let mut running = Self {
             derp,
-            stun: stun.local_addr().map_err(|error| bug(&error))?,
-            metrics: metrics.as_ref().map(StdTcpListener::local_addr).transpose().map_err(|error| bug(&error))?,
+            stun: stun.local_addr().map_err(|error| cannot_start(&error))?,
+            metrics: metrics
+                .as_ref()
+                .map(StdTcpListener::local_addr)
+                .transpose()
+                .map_err(|error| cannot_start(&error))?,
             close,
             threads: Vec::new(),
             lost: Arc::new(Notify::new()),
@@ -163,7 +164,7 @@ pub(super) fn serve(addresses: &Addresses, shop: &Arc<Shop>, reload: impl Fn(&Sh
     }
     runtime()?.block_on(async {
         let mut signals = Signals::new()?;
-        super::print(&ready);
+        print(&ready);
         notify::ready();
         info!("{ready}");
         loop {
@@ -179,47 +180,6 @@ pub(super) fn serve(addresses: &Addresses, shop: &Arc<Shop>, reload: impl Fn(&Sh
     info!("ending");
     notify::stopping();
     running.stop()
-}
-
-/// The signals that a server heeds.
-#[derive(Debug)]
-pub struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-    hangup: Signal,
-}
-
-/// What a signal says.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Signalled {
-    /// End.
-    End,
-    /// Read the configuration again.
-    Reload,
-}
-
-impl Signals {
-    /// Heeds them from now on. Needs a tokio runtime.
-    ///
-    /// # Errors
-    /// When the system refuses, which it does not for these.
-    pub fn new() -> Result<Self, Failure> {
-        let open = |kind| signal(kind).map_err(|error| bug(&error));
-        Ok(Self {
-            terminate: open(SignalKind::terminate())?,
-            interrupt: open(SignalKind::interrupt())?,
-            hangup: open(SignalKind::hangup())?,
-        })
-    }
-
-    /// Waits for the next one.
-    pub async fn next(&mut self) -> Signalled {
-        tokio::select! {
-            _ = self.terminate.recv() => Signalled::End,
-            _ = self.interrupt.recv() => Signalled::End,
-            _ = self.hangup.recv() => Signalled::Reload,
-        }
-    }
 }
 
 /// Answers STUN and whoever asks for metrics, until the relay ends.
@@ -263,7 +223,7 @@ pub(super) async fn accept(
     mut closing: watch::Receiver<bool>,
 ) {
     let mut tasks = JoinSet::new();
-    let mut refused = 0_u64;
+    let (mut refused, mut failed) = (0_u64, 0_u64);
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -276,7 +236,11 @@ pub(super) async fn accept(
         let (socket, from) = match accepted {
             Ok(accepted) => accepted,
             Err(error) => {
-                warn!(%error, "cannot accept");
+                failed += 1;
+                // Once for each doubling, as below: it may be that strangers have taken all files.
+                if failed.is_power_of_two() {
+                    warn!(%error, failed, "cannot accept");
+                }
                 tokio::time::sleep(ACCEPT_PAUSE).await;
                 continue;
             }
@@ -355,7 +319,7 @@ async fn serve_metrics(listener: HostListener, hub: Arc<Hub>) {
                 }
             }
             let response = if head.starts_with(b"GET /metrics ") {
-                http::response("200 OK", "", &metrics(&hub))
+                http::response("200 OK", "", &(metrics(&hub) + &broken_invariants()))
             } else {
                 http::response("404 Not Found", "", "metrics are at /metrics\n")
             };
@@ -367,6 +331,12 @@ async fn serve_metrics(listener: HostListener, hub: Arc<Hub>) {
     }
 }
 
+/// Of the whole process, so an embedded relay leaves it to the program it is in.
+fn broken_invariants() -> String {
+    let total = mesh_core::invariant::broken_total();
+    format!("# TYPE mesh_broken_invariants_total counter\nmesh_broken_invariants_total {total}\n")
+}
+
 /// Counters, and what is the case now.
 pub(super) fn metrics(hub: &Hub) -> String {
     let (connections, ungreeted) = hub.connections();
@@ -375,61 +345,4 @@ pub(super) fn metrics(hub: &Hub) -> String {
         "mesh_relay_clients {clients}\nmesh_relay_connections {connections}\nmesh_relay_ungreeted {ungreeted}\n"
     );
     hub.stats.to_prometheus() + &now
-}
-
-/// A listener that has its port to itself.
-///
-/// # Errors
-/// When the address is in use, or may not be used.
-pub fn tcp(address: SocketAddr) -> Result<StdTcpListener, Failure> {
-    bind(address, |_| Ok(()))
-}
-
-/// A listener that shares its port with others of this process.
-fn shared_tcp(address: SocketAddr) -> Result<StdTcpListener, Failure> {
-    bind(address, |socket| socket.set_reuse_port(true))
-}
-
-fn bind(address: SocketAddr, prepare: impl Fn(&Socket) -> io::Result<()>) -> Result<StdTcpListener, Failure> {
-    let bind = || {
-        let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-        socket.set_reuse_address(true)?;
-        socket.set_nonblocking(true)?;
-        prepare(&socket)?;
-        take_both_families(&socket, address)?;
-        socket.bind(&address.into())?;
-        socket.listen(BACKLOG)?;
-        Ok(StdTcpListener::from(socket))
-    };
-    bind().map_err(|error| in_use(address, &error))
-}
-
-fn udp(address: SocketAddr) -> Result<StdUdpSocket, Failure> {
-    let bind = || {
-        let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
-        socket.set_nonblocking(true)?;
-        take_both_families(&socket, address)?;
-        socket.bind(&address.into())?;
-        Ok(StdUdpSocket::from(socket))
-    };
-    bind().map_err(|error| in_use(address, &error))
-}
-
-/// `[::]` is every address, whatever the host's sysctl says.
-fn take_both_families(socket: &Socket, address: SocketAddr) -> io::Result<()> {
-    if address.is_ipv6() && address.ip().is_unspecified() { socket.set_only_v6(false) } else { Ok(()) }
-}
-
-fn in_use(address: SocketAddr, error: &io::Error) -> Failure {
-    let exit = if error.kind() == io::ErrorKind::PermissionDenied { Exit::NotPermitted } else { Exit::Refused };
-    Failure::new(exit, "cannot-listen", format!("cannot listen on {address}: {error}"))
-        .hint("give another address, or end what listens there")
-}
-
-fn bug(error: &io::Error) -> Failure {
-    Failure::new(Exit::Bug, "runtime", format!("cannot start: {error}"))
-}
-
-fn runtime() -> Result<Runtime, Failure> {
-    Builder::new_current_thread().enable_all().build().map_err(|error| bug(&error))
 }

@@ -7,17 +7,15 @@
 
 mod config;
 pub mod embedded;
-pub mod failure;
 mod http;
 mod identity;
 mod link;
 mod listen;
-pub mod source;
 mod stream;
+pub mod told;
 mod verify;
 
 use std::{
-    io::Write,
     net::IpAddr,
     path::PathBuf,
     process::ExitCode,
@@ -28,19 +26,18 @@ use clap::{Args, CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 use tokio::sync::watch;
 use tracing::{info, warn};
-use transports::net::{Net, TcpListener};
+use transports::{
+    net::{Net, TcpListener},
+    program::{self, Exit, Failure, log, print, wants_json},
+};
 
 use crate::{
     admission::Policy,
     hub::{self, Hub},
 };
-pub use config::LogFormat;
 use config::{Admit, Config, Settings, Tls};
-use failure::{Exit, Failure};
 use identity::Certificate;
-pub use identity::write_secret;
 use listen::Shop;
-pub use listen::{Signalled, Signals, tcp};
 pub use verify::Ask;
 use verify::{Asker, Verifier};
 
@@ -49,7 +46,7 @@ const NAME: &str = "mesh-relay";
 /// Runs the program with the arguments of the process.
 #[must_use]
 pub fn run() -> ExitCode {
-    failure::run(NAME, || act(Arguments::try_parse()))
+    program::run(NAME, wants_json(), || act(Arguments::try_parse()).map_err(|failure| failure.or_see_help(NAME)))
 }
 
 fn act(arguments: Result<Arguments, clap::Error>) -> Result<(), Failure> {
@@ -137,15 +134,17 @@ fn serve(flags: &Flags) -> Result<(), Failure> {
                 .hint("give --verify-url URL to ask a control server, or --open to let everybody connect"));
         }
     };
-    log(&config.log, config.log_format)?;
+    log(&config.log, config.log_format, "relay::conn=debug")?;
+    if let Err(error) = transports::private::keep_memory() {
+        warn!(%error, "a core dump would hold the key");
+    }
     let key = identity::load_or_make_key(&config.state_dir)?;
     let seed = transports::entropy::seed()
         .map_err(|error| Failure::new(Exit::Bug, "entropy", format!("the system has no randomness: {error}")))?;
     let policy = if asker.is_some() { Policy::Ask } else { Policy::Open };
     let hub = Arc::new(Hub::new(hub::Config { key, policy, rate: config.client_rate, seed }));
     let tls = config.certificate()?.map(|certificate| certificate.into_config(&hub.public)).transpose()?;
-    // Each client is an open file.
-    let _ = rlimit::increase_nofile_limit(u64::MAX);
+    hub.set_room(files() / 2);
     let addresses = listen::Addresses { derp: config.listen, stun: config.stun_listen, metrics: config.metrics_listen };
     let shop = Shop { net: Net::Host, hub, tls: RwLock::new(tls), asker };
     listen::serve(&addresses, &Arc::new(shop), |shop| match reload(flags, &config, shop) {
@@ -154,6 +153,13 @@ fn serve(flags: &Flags) -> Result<(), Failure> {
             warn!(error = failure.message(), "configuration not read again; everything stays as it is");
         }
     })
+}
+
+/// How many files may be open at once, after as many were asked for as the system gives: each client is one.
+#[must_use]
+pub fn files() -> usize {
+    // Where the system does not say, it does not bound them either.
+    rlimit::increase_nofile_limit(u64::MAX).map_or(usize::MAX, |files| usize::try_from(files).unwrap_or(usize::MAX))
 }
 
 /// One core's share of a relay without TLS: serves the clients of one listener until `closing` becomes true. For whoever
@@ -244,26 +250,4 @@ impl Region<'_> {
 fn addresses_of(host: &str) -> Vec<IpAddr> {
     use std::net::ToSocketAddrs;
     (host, 0).to_socket_addrs().map(|found| found.map(|address| address.ip()).collect()).unwrap_or_default()
-}
-
-/// Sends what is traced at `level` and above to stderr.
-///
-/// # Errors
-/// When `level` is neither a level nor a list of them.
-pub fn log(level: &str, format: LogFormat) -> Result<(), Failure> {
-    let filter = tracing_subscriber::EnvFilter::builder().parse(level).map_err(|error| {
-        Failure::new(Exit::Usage, "bad-log-level", format!("\"{level}\" is not a log level: {error}"))
-            .hint("use error, warn, info, debug or trace, or a list such as info,relay::conn=debug")
-    })?;
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    match format {
-        LogFormat::Text => builder.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).try_init(),
-        LogFormat::Json => builder.json().try_init(),
-    }
-    .map_err(|error| Failure::new(Exit::Bug, "logging", format!("cannot log: {error}")))
-}
-
-/// Prints a line of what a program has to say. Whoever reads may have closed the pipe.
-pub fn print(line: &str) {
-    let _ = writeln!(std::io::stdout(), "{line}");
 }

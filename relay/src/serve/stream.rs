@@ -6,7 +6,8 @@
 
 use std::{
     cell::RefCell,
-    io::{self, Read, Write},
+    io::{self, Read},
+    ops::{Deref, DerefMut},
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
@@ -15,7 +16,7 @@ use std::{
 use bytes::{BufMut, BytesMut};
 use rustls::{ServerConfig, ServerConnection};
 use tokio::io::{AsyncRead, ReadBuf};
-use transports::net::TcpStream;
+use transports::{MaybeTls, net::TcpStream};
 
 /// What one system call reads at most: as many full packets as fit into one mailbox, should all be for one client.
 const READ_BYTES: usize = 32 << 10;
@@ -26,12 +27,7 @@ thread_local! {
 }
 
 /// A client's byte stream.
-pub(super) struct Stream {
-    socket: TcpStream,
-    tls: Option<Box<ServerConnection>>,
-    /// Bytes for a stream without TLS that did not fit yet.
-    unsent: Vec<u8>,
-}
+pub(super) struct Stream(MaybeTls<ServerConnection>);
 
 impl Stream {
     /// A stream on a connected socket.
@@ -39,16 +35,12 @@ impl Stream {
     /// # Errors
     /// When the TLS configuration does not fit.
     pub(super) fn new(socket: TcpStream, tls: Option<&Arc<ServerConfig>>) -> io::Result<Self> {
-        let tls = match tls {
-            Some(config) => {
-                let mut tls = ServerConnection::new(Arc::clone(config)).map_err(io::Error::other)?;
-                // Bounded by whoever pushes: one write at a time.
-                tls.set_buffer_limit(None);
-                Some(Box::new(tls))
-            }
-            None => None,
-        };
-        Ok(Self { socket, tls, unsent: Vec::new() })
+        let tls = tls.map(|config| {
+            let mut tls = ServerConnection::new(Arc::clone(config)).map_err(io::Error::other)?;
+            tls.set_buffer_limit(None);
+            Ok::<_, io::Error>(tls)
+        });
+        Ok(Self(MaybeTls::new(socket, tls.transpose()?)))
     }
 
     /// Waits until something was read into `into`, if it is wanted, or until there is room for what waits to be written.
@@ -83,7 +75,7 @@ impl Stream {
         if read.is_empty() {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        let Some(tls) = &mut self.tls else {
+        let Some(tls) = &mut self.0.tls else {
             buffer.extend_from_slice(read);
             return Ok(());
         };
@@ -91,11 +83,7 @@ impl Stream {
             tls.read_tls(&mut read)?;
             let state = match tls.process_new_packets() {
                 Ok(state) => state,
-                Err(error) => {
-                    // The alert is a courtesy.
-                    let _ = tls.write_tls(&mut Socket(&self.socket));
-                    return Err(io::Error::new(io::ErrorKind::InvalidData, error));
-                }
+                Err(error) => return Err(self.0.refuse(error)),
             };
             let plain = state.plaintext_bytes_to_read();
             if plain > 0 {
@@ -108,74 +96,18 @@ impl Stream {
         }
         Ok(())
     }
+}
 
-    /// Takes bytes for writing. Call [`Self::flush`] after.
-    ///
-    /// # Errors
-    /// When the TLS session cannot encrypt any more.
-    pub(super) fn push(&mut self, bytes: &[u8]) -> io::Result<()> {
-        match &mut self.tls {
-            Some(tls) => tls.writer().write_all(bytes),
-            None => {
-                self.unsent.extend_from_slice(bytes);
-                Ok(())
-            }
-        }
-    }
+impl Deref for Stream {
+    type Target = MaybeTls<ServerConnection>;
 
-    /// Writes as much as the socket takes; says whether that was anything.
-    ///
-    /// # Errors
-    /// When the stream is broken.
-    pub(super) fn flush(&mut self) -> io::Result<bool> {
-        let mut progress = false;
-        while self.has_unsent() {
-            let written = match &mut self.tls {
-                Some(tls) => tls.write_tls(&mut Socket(&self.socket)),
-                None => self.socket.try_write(&self.unsent).inspect(|count| {
-                    self.unsent.drain(..*count);
-                }),
-            };
-            match written {
-                Ok(_) => progress = true,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(progress)
-    }
-
-    /// Whether something waits for the socket.
-    pub(super) fn has_unsent(&self) -> bool {
-        match &self.tls {
-            Some(tls) => tls.wants_write(),
-            None => !self.unsent.is_empty(),
-        }
-    }
-
-    /// Says the end to the other side, as far as the socket takes it.
-    pub(super) fn say_end(&mut self) {
-        if let Some(tls) = &mut self.tls {
-            tls.send_close_notify();
-        }
-        // It ends in any case.
-        let _ = self.flush();
+    fn deref(&self) -> &Self::Target {
+        &self.0
     }
 }
 
-/// The socket as rustls wants it.
-struct Socket<'a>(&'a TcpStream);
-
-impl Write for Socket<'_> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.try_write(bytes)
-    }
-
-    fn write_vectored(&mut self, slices: &[io::IoSlice<'_>]) -> io::Result<usize> {
-        self.0.try_write_vectored(slices)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
+impl DerefMut for Stream {
+    fn deref_mut(&mut self) -> &mut Self::Target {
+        &mut self.0
     }
 }

@@ -1,7 +1,13 @@
 //! Asks a URL whether a node may connect: a POST, as derper does it, to headscale's or our own `/verify`.
 #![allow(clippy::disallowed_types, clippy::disallowed_methods, reason = "shell")]
 
-use std::{error::Error, net::IpAddr, pin::Pin, sync::Arc};
+use std::{
+    error::Error,
+    net::IpAddr,
+    pin::Pin,
+    sync::{Arc, Mutex, PoisonError},
+    time::Instant,
+};
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
@@ -15,6 +21,7 @@ use rustls::{ClientConfig, pki_types::ServerName};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
+    sync::Semaphore,
     time::timeout,
 };
 use tokio_rustls::TlsConnector;
@@ -23,8 +30,9 @@ use tracing::warn;
 use mesh_core::key::NodePublic;
 use transports::roots;
 
-use super::failure::{Exit, Failure};
+use super::told::Told;
 use crate::{admission::Admission, limits};
+use transports::program::{Exit, Failure};
 
 /// Bytes that the body of an answer may have. derper: 4 KiB.
 const ANSWER_BYTES: usize = 4 << 10;
@@ -66,6 +74,10 @@ pub(super) struct Verifier {
     host: String,
     port: u16,
     tls: Option<(TlsConnector, ServerName<'static>)>,
+    /// Places for questions.
+    questions: Arc<Semaphore>,
+    /// Whoever connects has a question asked: what is wrong with the answers could fill the log.
+    told: Arc<Mutex<Told>>,
 }
 
 impl Verifier {
@@ -97,22 +109,37 @@ impl Verifier {
         } else {
             None
         };
-        Ok(Self { url, host, port, tls })
+        let questions = Arc::new(Semaphore::new(limits::QUESTIONS));
+        Ok(Self { url, host, port, tls, questions, told: Arc::default() })
     }
 
     /// Asks. What is not a clear answer in time is none.
     async fn ask(&self, node: &NodePublic, source: IpAddr) -> Admission {
-        match timeout(limits::ADMISSION, self.exchange(node, source)).await {
-            Ok(Ok(admission)) => admission,
+        let question = async {
+            let _place = self.questions.acquire().await?;
+            self.exchange(node, source).await
+        };
+        match timeout(limits::ADMISSION, question).await {
+            Ok(Ok((status, body))) => read(status, &body).unwrap_or_else(|problem| {
+                self.tell(&problem);
+                Admission::Unclear
+            }),
             Ok(Err(problem)) => {
-                warn!(%problem, "cannot ask who may connect");
+                self.tell(&format!("nobody can be asked: {problem}"));
                 Admission::Unreachable
             }
             Err(_) => Admission::Unreachable,
         }
     }
 
-    async fn exchange(&self, node: &NodePublic, source: IpAddr) -> Result<Admission, Problem> {
+    fn tell(&self, problem: &str) {
+        let told = self.told.lock().unwrap_or_else(PoisonError::into_inner).next(Instant::now());
+        if let Some(left_out) = told {
+            warn!(problem, left_out, "it is not known who may connect");
+        }
+    }
+
+    async fn exchange(&self, node: &NodePublic, source: IpAddr) -> Result<(StatusCode, Bytes), Problem> {
         let socket = TcpStream::connect((self.host.as_str(), self.port)).await?;
         match &self.tls {
             Some((connector, name)) => self.post(connector.connect(name.clone(), socket).await?, node, source).await,
@@ -125,7 +152,7 @@ impl Verifier {
         stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
         node: &NodePublic,
         source: IpAddr,
-    ) -> Result<Admission, Problem> {
+    ) -> Result<(StatusCode, Bytes), Problem> {
         let body = serde_json::json!({ "NodePublic": node, "Source": source.to_string() }).to_string();
         let path = self.url.path_and_query().map_or("/", |path| path.as_str());
         let request = Request::post(path)
@@ -138,8 +165,9 @@ impl Verifier {
         let answer = async {
             let response = sender.send_request(request).await?;
             let status = response.status();
+            // What is too long is no verdict.
             let body = Limited::new(response.into_body(), ANSWER_BYTES).collect().await;
-            Ok(body.map_or(Admission::Unclear, |body| read(status, &body.to_bytes())))
+            Ok((status, body.map(|body| body.to_bytes()).unwrap_or_default()))
         };
         let answer = answer.await;
         connection.abort();
@@ -147,24 +175,20 @@ impl Verifier {
     }
 }
 
-/// What a whole answer means. derper refuses whatever is not a verdict.
-fn read(status: StatusCode, body: &[u8]) -> Admission {
+/// What a whole answer means, or what is wrong with it. derper refuses whatever is not a verdict.
+fn read(status: StatusCode, body: &[u8]) -> Result<Admission, String> {
     #[derive(serde::Deserialize)]
     struct Answer {
         #[serde(rename = "Allow")]
         allow: bool,
     }
     if status != StatusCode::OK {
-        warn!(status = status.as_u16(), "who may connect was answered with an error");
-        return Admission::Unclear;
+        return Err(format!("the answer is an error: {}", status.as_u16()));
     }
     match serde_json::from_slice(body) {
-        Ok(Answer { allow: true }) => Admission::Allowed,
-        Ok(Answer { allow: false }) => Admission::Refused,
-        Err(error) => {
-            warn!(%error, "who may connect was answered with something else");
-            Admission::Unclear
-        }
+        Ok(Answer { allow: true }) => Ok(Admission::Allowed),
+        Ok(Answer { allow: false }) => Ok(Admission::Refused),
+        Err(error) => Err(format!("the answer is no verdict: {error}")),
     }
 }
 
@@ -185,14 +209,15 @@ mod tests {
     #[test]
     fn only_a_verdict_counts() {
         let check = |status: u16, body: &str, expected| {
-            assert_eq!(read(StatusCode::from_u16(status).unwrap(), body.as_bytes()), expected, "{status} {body}");
+            let read = read(StatusCode::from_u16(status).unwrap(), body.as_bytes());
+            assert_eq!(read.ok(), expected, "{status} {body}");
         };
-        check(200, "{\"Allow\":true}", Admission::Allowed);
-        check(200, " {\"Allow\":false, \"Why\":{}} ", Admission::Refused);
-        check(500, "{\"Allow\":true}", Admission::Unclear);
-        check(204, "", Admission::Unclear);
-        check(200, "{}", Admission::Unclear);
-        check(200, "", Admission::Unclear);
+        check(200, "{\"Allow\":true}", Some(Admission::Allowed));
+        check(200, " {\"Allow\":false, \"Why\":{}} ", Some(Admission::Refused));
+        check(500, "{\"Allow\":true}", None);
+        check(204, "", None);
+        check(200, "{}", None);
+        check(200, "", None);
     }
 
     #[test]

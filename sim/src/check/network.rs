@@ -1,6 +1,6 @@
-//! N1, N2, N3 and L2: what a network owes those who use it, looked at when a run is over.
+//! N1 to N6, N8 and L2: what a network owes those who use it, looked at when a run is over.
 //!
-//! They are about worlds with relays: there any two nodes that are up can speak. What a scenario did to the world, and
+//! Most are about worlds with relays: there any two nodes that are up can speak. What a scenario did to the world, and
 //! some time after that, does not count; budgets of single changes are for the scenario's own expectations.
 
 use core::{net::SocketAddr, time::Duration};
@@ -11,8 +11,11 @@ use mesh_core::time::Instant;
 use crate::host::{HostId, NodeEvent};
 
 use super::{
-    CheckId, Flows, PathIs, Tally,
-    ways::{Doubt, first_not, ways},
+    CheckId, Flow, Flows, PathIs, Tally,
+    best::{self, Best},
+    payload,
+    recovery::{self, Change},
+    ways::{Doubt, first_not, way_at, ways},
 };
 
 /// From the start, or from what a scenario did, until it must not be felt any more.
@@ -35,6 +38,9 @@ const PROBES: usize = 14;
 /// L2: in this time before the end both must have heard of each other.
 const LATELY: Duration = Duration::from_secs(10);
 
+/// N4 among static peers: a session that the other end lost is found out 15 s after somebody speaks.
+const LEAD: Duration = Duration::from_secs(20);
+
 /// What is not an instant of its own at the end of a run: it may be on its way.
 const IN_FLIGHT: Duration = Duration::from_secs(2);
 
@@ -51,6 +57,12 @@ pub(crate) struct Ended<'r> {
     pub(crate) denied: Vec<[HostId; 2]>,
     /// By host: from when on it takes part.
     pub(crate) since: &'r [Instant],
+    /// What two nodes may have to recover from.
+    pub(crate) changes: Vec<Change>,
+    /// What a round trip between two nodes takes at best, as the world is at the end.
+    pub(crate) best: &'r dyn Fn([HostId; 2]) -> Option<Best>,
+    /// Whether nodes know each other from the beginning: then there are neither relays nor choices.
+    pub(crate) is_static: bool,
 }
 
 /// Looks at everything.
@@ -68,12 +80,26 @@ pub(crate) fn check(ended: &Ended<'_>, tally: &mut Tally) {
         let both = quiet.iter().map(|(from, until)| ((*from).max(met), *until)).filter(|(from, until)| from < until);
         let both: Vec<_> = both.collect();
         for window in &both {
+            let (lead, until) =
+                (if ended.is_static { LEAD } else { Duration::ZERO }, window.1.min(ended.end - IN_FLIGHT));
+            payload::check(ended.flows, pair, (window.0, until), lead, tally);
+        }
+        if ended.is_static {
+            continue;
+        }
+        for window in &both {
             check_loss(ended, pair, *window, tally);
             check_flapping(ended, &ways, pair, *window, tally);
         }
         for window in &both {
             check_probing(ended, pair, *window, tally);
         }
+        if let Some((from, until)) = both.last().copied().filter(|(_, until)| *until == ended.end) {
+            check_best(ended, &ways, pair, (from, until), tally);
+        }
+        let is_relayed = |at| way_at(&ways, at) == PathIs::Relay;
+        let changes = ended.changes.iter().filter(|change| met <= change.begin).cloned().collect::<Vec<_>>();
+        recovery::check(ended.flows, pair, &changes, &ended.disturbed, is_relayed, tally);
         check_connected(ended, pair, both.last().copied(), tally);
     }
 }
@@ -195,6 +221,27 @@ fn check_probing(ended: &Ended<'_>, pair: [HostId; 2], (from, until): (Instant, 
     }
 }
 
+/// The way that two hosts settled on; one that is found late in the window counts from then on.
+fn check_best(
+    ended: &Ended<'_>,
+    ways: &[(Instant, PathIs)],
+    pair: [HostId; 2],
+    (from, until): (Instant, Instant),
+    tally: &mut Tally,
+) {
+    let lasting = |flow: &&Flow| pair.contains(&flow.from) && pair.contains(&flow.to);
+    let Some(last) =
+        ended.flows.iter().filter(lasting).filter_map(|flow| flow.samples.last()).map(|last| last.sent).max()
+    else {
+        return;
+    };
+    let changed = ways.iter().map(|(at, _)| *at).filter(|at| *at <= last).max().unwrap_or(Instant::ZERO);
+    let from = from.max(changed + SETTLED_AFTER);
+    if let Some(best) = (ended.best)(pair) {
+        best::check(ended.flows, pair, (from, until), way_at(ways, last), best, tally);
+    }
+}
+
 fn check_connected(ended: &Ended<'_>, pair: [HostId; 2], quiet: Option<(Instant, Instant)>, tally: &mut Tally) {
     let since = ended.end - LATELY;
     if quiet.is_none_or(|(from, until)| from > since || until < ended.end) {
@@ -217,13 +264,7 @@ mod tests {
     use mesh_core::path::Selection;
 
     use super::*;
-    use crate::{
-        host::{
-            Over,
-            message::{Carrier, Message, Role},
-        },
-        scenario::{TrafficKind, TrafficSpec},
-    };
+    use crate::check::traffic::asked_every_second;
 
     const A: HostId = HostId(0);
     const B: HostId = HostId(1);
@@ -283,7 +324,7 @@ mod tests {
             let probes = (0..200).step_by(every as usize).map(|at| (secs(at), "192.0.2.1:1".parse().unwrap()));
             let probes = [probes.collect(), Vec::new()];
             let mut tally = Tally::default();
-            let flows = flows(|_| true);
+            let flows = asked_every_second(56, 200, |_| true);
             check(&Ended { probes: &probes, ..ended(&flows, &events, Vec::new()) }, &mut tally);
             (tally.checked(CheckId::N3), tally.violation().map(|violation| violation.id))
         };
@@ -305,7 +346,7 @@ mod tests {
         disturbed: Vec<(Instant, Instant)>,
     ) -> Tally {
         let mut tally = Tally::default();
-        check(&ended(&flows(arrives), events, disturbed), &mut tally);
+        check(&ended(&asked_every_second(56, 200, arrives), events, disturbed), &mut tally);
         tally
     }
 
@@ -314,38 +355,9 @@ mod tests {
         events: &'r [(Instant, HostId, NodeEvent)],
         disturbed: Vec<(Instant, Instant)>,
     ) -> Ended<'r> {
-        Ended { end: secs(200), flows, events, probes: &[], disturbed, denied: Vec::new(), since: &[] }
-    }
-
-    /// A message and its answer every second, for 200 s.
-    fn flows(arrives: impl Fn(u64) -> bool) -> Flows {
-        let mut flows = Flows::new(&[TrafficSpec {
-            kind: TrafficKind::Request,
-            from: A,
-            to: B,
-            every: Duration::from_secs(1),
-            start: Instant::ZERO,
-            stop: None,
-            bytes: 56,
-            answer_bytes: 56,
-        }]);
-        for second in 0..200 {
-            let sequence = flows.note_sent(0, secs(second));
-            if arrives(second) {
-                let question = Message {
-                    flow: 0,
-                    sequence,
-                    role: Role::Question,
-                    carrier: Carrier::Udp,
-                    bytes: 56,
-                    answer_bytes: 56,
-                };
-                flows.note_delivered(&question, B, Over::Udp, secs(second)).unwrap();
-                let answer = Message { role: Role::Answer, ..question };
-                flows.note_delivered(&answer, A, Over::Udp, secs(second)).unwrap();
-            }
-        }
-        flows
+        let (probes, denied, since, changes) = (&[][..], Vec::new(), &[][..], Vec::new());
+        let (end, best, is_static) = (secs(200), &|_| None, false);
+        Ended { end, flows, events, probes, disturbed, denied, since, changes, best, is_static }
     }
 
     fn secs(secs: u64) -> Instant {

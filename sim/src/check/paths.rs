@@ -109,6 +109,17 @@ impl PathCheck {
         }
     }
 
+    /// Whom a packet of the tunnel is for, as its receiver index says.
+    #[must_use]
+    pub fn owner(&self, payload: &[u8]) -> Option<HostId> {
+        match Kind::of(payload)? {
+            Kind::Transport { receiver } | Kind::Response { receiver, .. } | Kind::CookieReply { receiver, .. } => {
+                self.owners.get(&receiver).copied()
+            }
+            Kind::Initiation => None,
+        }
+    }
+
     /// When each host sent disco datagrams, and where to.
     #[must_use]
     pub fn probes(&self) -> &[Vec<(Instant, SocketAddr)>] {

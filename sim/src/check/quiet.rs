@@ -30,6 +30,8 @@ const WAKES: u64 = 240;
 pub(crate) struct QuietCheck {
     /// When everybody must be silent; never in a world that does not end in silence.
     from: Instant,
+    /// When the last thing is asked, or is over.
+    last: Instant,
     /// By host, by kind.
     sent: Vec<[u64; PacketKind::ALL.len()]>,
     wakes: Vec<u64>,
@@ -44,9 +46,15 @@ impl QuietCheck {
         let is_silent = last < Instant::FAR_FUTURE && last + CALM + WATCHED <= end;
         Self {
             from: if is_silent { end - WATCHED } else { Instant::FAR_FUTURE },
+            last,
             sent: vec![[0; PacketKind::ALL.len()]; hosts],
             wakes: vec![0; hosts],
         }
+    }
+
+    /// How long nobody has said anything; `None` in a world that does not end in silence.
+    pub(crate) fn silence(&self, now: Instant) -> Option<Duration> {
+        (self.from != Instant::FAR_FUTURE).then(|| now.since(self.last))
     }
 
     /// A host sends a packet, by itself or over a relay.

@@ -21,6 +21,8 @@ pub struct Flow {
     pub from: HostId,
     /// Who answers.
     pub to: HostId,
+    /// Bytes of a question.
+    pub bytes: usize,
     /// All messages, by number.
     pub samples: Vec<Sample>,
 }
@@ -51,7 +53,7 @@ impl Flows {
     /// Nothing was sent.
     #[must_use]
     pub fn new(traffic: &[TrafficSpec]) -> Self {
-        let flow = |spec: &TrafficSpec| Flow { from: spec.from, to: spec.to, samples: Vec::new() };
+        let flow = |spec: &TrafficSpec| Flow { from: spec.from, to: spec.to, bytes: spec.bytes, samples: Vec::new() };
         Self(traffic.iter().map(flow).collect())
     }
 
@@ -126,8 +128,13 @@ impl Flows {
     /// Messages from one host to another, questions and answers alike, as (sent, delivered). An answer counts as
     /// sent when its question was delivered; one to a question that was not, does not exist.
     pub fn between(&self, from: HostId, to: HostId) -> Vec<(Instant, Instant)> {
+        self.between_of(from, to, 0)
+    }
+
+    /// The same of traffic with questions of so many bytes at least.
+    pub fn between_of(&self, from: HostId, to: HostId, bytes: usize) -> Vec<(Instant, Instant)> {
         let mut messages = Vec::new();
-        for flow in &self.0 {
+        for flow in self.0.iter().filter(|flow| flow.bytes >= bytes) {
             if (flow.from, flow.to) == (from, to) {
                 messages.extend(flow.samples.iter().map(|sample| (sample.sent, sample.delivered)));
             } else if (flow.to, flow.from) == (from, to) {
@@ -138,6 +145,36 @@ impl Flows {
         messages.sort_unstable();
         messages
     }
+}
+
+/// What host 0 asked host 1 every second, for so many seconds; what arrives is answered at once.
+#[cfg(test)]
+pub(super) fn asked_every_second(bytes: usize, seconds: u64, arrives: impl Fn(u64) -> bool) -> Flows {
+    use core::time::Duration;
+
+    use crate::{host::message::Carrier, scenario::TrafficKind};
+
+    let mut flows = Flows::new(&[TrafficSpec {
+        kind: TrafficKind::Request,
+        from: HostId(0),
+        to: HostId(1),
+        every: Duration::from_secs(1),
+        start: Instant::ZERO,
+        stop: None,
+        bytes,
+        answer_bytes: bytes,
+    }]);
+    for second in 0..seconds {
+        let at = Instant::from_secs(second);
+        let sequence = flows.note_sent(0, at);
+        if arrives(second) {
+            let (role, carrier) = (Role::Question, Carrier::Udp);
+            let question = Message { flow: 0, sequence, role, carrier, bytes, answer_bytes: bytes };
+            flows.note_delivered(&question, HostId(1), Over::Udp, at).unwrap();
+            flows.note_delivered(&Message { role: Role::Answer, ..question }, HostId(0), Over::Udp, at).unwrap();
+        }
+    }
+    flows
 }
 
 #[cfg(test)]

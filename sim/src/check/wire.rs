@@ -1,9 +1,9 @@
-//! S2, S4 and S5: what must not be seen on a wire, and what must not be seen twice.
+//! S2, S3, S4, S5 and S8: what must not be seen on a wire, what must not be seen twice, and what must not go in circles.
 //!
 //! The checks know the layout of WireGuard's messages and nothing of the node's inside. A session shows on the
 //! wire as its receiver index; within one boot of the receiving host an index is not used again.
 
-use core::net::{IpAddr, Ipv4Addr};
+use core::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::collections::{BTreeMap, BTreeSet};
 
 use mesh_core::{time::Instant, wireguard::Kind};
@@ -14,6 +14,9 @@ use crate::{
 };
 
 use super::{CheckId, Tally};
+
+/// The hop limit that applications send with.
+const INNER_TTL: u8 = 64;
 
 /// Watches the wires.
 #[derive(Debug)]
@@ -82,6 +85,21 @@ impl WireCheck {
         if !is_copy {
             self.check_fresh(host, payload, now, tally);
         }
+    }
+
+    /// A host sends a packet there: not into a tunnel of the mesh.
+    pub fn handle_way(&self, host: HostId, to: SocketAddr, now: Instant, tally: &mut Tally) {
+        let is_inside = matches!(to.ip(), IpAddr::V4(to) if self.overlay.contains(&to.octets()));
+        let text = is_inside.then(|| format!("host {} sends to the overlay address {to}", host.0));
+        tally.note(CheckId::S8, now, text);
+    }
+
+    /// A host delivered a message of an application: it went through one tunnel and no router.
+    pub fn handle_inner(&self, host: HostId, packet: &[u8], now: Instant, tally: &mut Tally) {
+        let hops = packet.get(8).copied().unwrap_or(0);
+        let text = (hops != INNER_TTL)
+            .then(|| format!("host {} delivered a packet with a hop limit of {hops}, sent with {INNER_TTL}", host.0));
+        tally.note(CheckId::S8, now, text);
     }
 
     fn check_clear(&self, host: HostId, payload: &[u8], now: Instant, tally: &mut Tally) {
@@ -245,6 +263,21 @@ mod tests {
             check(|wire, tally| wire.handle_source(HostId(1), HostId(0), Some(source.into()), Instant::ZERO, tally))
         };
         assert_eq!((from(A), from(B)), (vec![], vec![CheckId::S3]));
+    }
+
+    #[test]
+    fn what_goes_into_a_tunnel_of_its_own_or_through_a_router_is_seen() {
+        let sent = |to: &str| {
+            let to = to.parse().unwrap();
+            check(|wire, tally| wire.handle_way(HostId(0), to, Instant::ZERO, tally))
+        };
+        assert_eq!((sent("100.64.0.2:41641"), sent("100.96.0.2:41641")), (vec![CheckId::S8], vec![]));
+        let delivered = |hops| {
+            let mut packet = [0; 28];
+            packet[8] = hops;
+            check(|wire, tally| wire.handle_inner(HostId(0), &packet, Instant::ZERO, tally))
+        };
+        assert_eq!((delivered(63), delivered(64)), (vec![CheckId::S8], vec![]));
     }
 
     fn check(act: impl FnOnce(&mut WireCheck, &mut Tally)) -> Vec<CheckId> {

@@ -154,6 +154,8 @@ pub struct ControlHost {
 #[derive(Debug)]
 struct Conn {
     stream: StreamId,
+    /// Where the node is.
+    from: IpAddr,
     state: ConnState,
     /// What the stream had no room for.
     unsent: Vec<u8>,

@@ -77,18 +77,7 @@ impl Question {
         if flags & RESPONSE != 0 {
             return None;
         }
-        let mut labels = Vec::new();
-        let mut rest = rest;
-        loop {
-            let (length, tail) = rest.split_first()?;
-            if *length == 0 {
-                rest = tail;
-                break;
-            }
-            let (label, tail) = tail.split_at_checked(usize::from(*length)).filter(|_| *length < 64)?;
-            labels.push(String::from_utf8(label.to_vec()).ok()?);
-            rest = tail;
-        }
+        let (labels, rest) = labels(rest)?;
         let [k0, k1, 0, 1, ..] = rest else { return None };
         let kind = [Kind::A, Kind::Aaaa].into_iter().find(|kind| kind.number() == u16::from_be_bytes([*k0, *k1]))?;
         Some(Self { id: u16::from_be_bytes([*i0, *i1]), name: labels.join("."), kind })
@@ -130,8 +119,8 @@ impl Answer {
             return None;
         }
         let rcode = [Rcode::Ok, Rcode::Failed, Rcode::NoName].into_iter().find(|code| code.number() == status & 15)?;
-        let name = rest.iter().position(|byte| *byte == 0)?;
-        let mut rest = rest.get(name + 5..)?;
+        let (_, rest) = labels(rest)?;
+        let mut rest = rest.get(4..)?;
         let mut addresses = Vec::new();
         for _ in 0..u16::from_be_bytes([*c0, *c1]) {
             let [0xc0, _, _, _, _, _, _, _, _, _, 0, length, tail @ ..] = rest else { return None };
@@ -166,6 +155,20 @@ impl Rcode {
     }
 }
 
+/// The labels of a name, and what is behind it.
+fn labels(mut rest: &[u8]) -> Option<(Vec<String>, &[u8])> {
+    let mut labels = Vec::new();
+    loop {
+        let (length, tail) = rest.split_first()?;
+        if *length == 0 {
+            return Some((labels, tail));
+        }
+        let (label, tail) = tail.split_at_checked(usize::from(*length)).filter(|_| *length < 64)?;
+        labels.push(String::from_utf8(label.to_vec()).ok()?);
+        rest = tail;
+    }
+}
+
 fn header(id: u16, flags: [u8; 2], answers: u16) -> Vec<u8> {
     let mut bytes = id.to_be_bytes().to_vec();
     bytes.extend(flags);
@@ -196,6 +199,15 @@ mod tests {
             let refused = question.answer(Rcode::NoName, &[]).unwrap();
             assert_eq!(Answer::parse(&refused).map(|answer| answer.rcode), Some(Rcode::NoName));
         }
+    }
+
+    #[test]
+    fn a_label_may_hold_anything() {
+        let question = Question { id: 1, name: "a\0\0b.c".to_owned(), kind: Kind::A };
+        assert_eq!(Question::parse(&question.emit().unwrap()), Some(question.clone()));
+        let address = [192, 0, 2, 1].into();
+        let answer = question.answer(Rcode::Ok, &[address]).unwrap();
+        assert_eq!(Answer::parse(&answer).map(|answer| answer.addresses), Some(vec![address]));
     }
 
     #[test]

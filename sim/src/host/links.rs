@@ -160,13 +160,7 @@ impl Links {
 
     /// Something happened to a stream. `false` when it is none of ours.
     pub fn handle_stack(&mut self, output: &StackOutput, host: &mut Net<'_>, now: Instant) -> bool {
-        let of = match output {
-            StackOutput::Connected(stream)
-            | StackOutput::Writable(stream)
-            | StackOutput::Received { stream, .. }
-            | StackOutput::Ended { stream, .. } => *stream,
-            StackOutput::Send { .. } | StackOutput::Accepted { .. } => return false,
-        };
+        let Some(of) = output.own() else { return false };
         let Some((region, link)) = self.links.iter_mut().find(|(_, link)| link.state.stream() == Some(of)) else {
             return false;
         };

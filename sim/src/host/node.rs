@@ -8,7 +8,7 @@ use core::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
     time::Duration,
 };
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use mesh_core::{
     control::types::MapResponse,
@@ -417,6 +417,15 @@ impl NodeHost {
     #[must_use]
     pub fn boots(&self) -> u64 {
         self.boots
+    }
+
+    /// Whom the node knows by its network map, with keys that have not expired; `None` while it is off.
+    #[must_use]
+    pub fn known(&self, world: Instant) -> Option<BTreeSet<HostId>> {
+        let wall = self.clock.anchor().wall_at(self.clock.at(world));
+        let peers = self.running.as_ref()?.node.netmap().peers().values();
+        let valid = peers.filter(|peer| !peer.expired && peer.key_expiry.is_none_or(|expiry| expiry > wall));
+        Some(valid.filter_map(|peer| self.setup.by_key.get(&peer.key).copied()).collect())
     }
 
     /// What the node looks like; `None` while it is off.

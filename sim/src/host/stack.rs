@@ -63,6 +63,18 @@ pub enum StackOutput {
     },
 }
 
+impl StackOutput {
+    /// The stream of the host's own that something happened to.
+    #[must_use]
+    pub fn own(&self) -> Option<StreamId> {
+        match self {
+            Self::Connected(stream) | Self::Writable(stream) => Some(*stream),
+            Self::Received { stream, .. } | Self::Ended { stream, .. } => Some(*stream),
+            Self::Send { .. } | Self::Accepted { .. } => None,
+        }
+    }
+}
+
 /// The streams of a host.
 #[derive(Debug)]
 pub struct Stack {

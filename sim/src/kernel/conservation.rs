@@ -14,11 +14,9 @@ use crate::{
 use super::{Event, Simulation};
 
 impl Simulation<'_> {
-    /// What the network owes those who use it, in worlds in which everybody can be reached.
+    /// What the network owes those who use it, where they can be reached.
     pub(super) fn check_network(&mut self) {
-        if self.scenario.relays.is_empty() {
-            return;
-        }
+        let is_static = self.scenario.relays.is_empty();
         let mut disturbed: Vec<_> = self
             .scenario
             .events
@@ -31,6 +29,9 @@ impl Simulation<'_> {
         disturbed.extend(self.scenario.nodes.iter().map(|node| (node.start, node.start)));
         disturbed.sort_unstable();
         let is_denied = |traffic: &&TrafficSpec| {
+            if is_static {
+                return !self.has_static_way(traffic);
+            }
             let wants = match traffic.kind {
                 TrafficKind::Ping => Wants::Echo,
                 TrafficKind::Request => Wants::Port(protocol::UDP, SERVER_PORT),
@@ -44,11 +45,18 @@ impl Simulation<'_> {
             .filter(is_denied)
             .map(|traffic| [traffic.from.min(traffic.to), traffic.from.max(traffic.to)])
             .collect();
+        let mut tally = core::mem::take(&mut self.tally);
         let since = self.met();
         let probes = self.paths.as_ref().map_or(&[][..], PathCheck::probes);
         let (end, flows, events) = (self.now, &self.flows, self.node_events.as_slice());
-        let ended = network::Ended { end, flows, events, probes, disturbed, denied, since: &since };
-        network::check(&ended, &mut self.tally);
+        // Ways are found, and taken back, where nodes find each other.
+        let is_found = self.scenario.peers.is_empty();
+        let changes = if is_found { self.changes() } else { Vec::new() };
+        let best = &|pair| self.best(pair).filter(|_| is_found);
+        let since = since.as_slice();
+        let ended = network::Ended { end, flows, events, probes, disturbed, denied, since, changes, best, is_static };
+        network::check(&ended, &mut tally);
+        self.tally = tally;
     }
 
     /// Nodes that have nothing to say fall silent.
@@ -126,7 +134,7 @@ pub(super) fn over(scenario: &Scenario) -> Instant {
 }
 
 /// How long what an event does lasts; `None` when it does not end by itself and may keep two nodes apart.
-fn length_of(fault: &Fault, relays: usize) -> Option<Duration> {
+pub(super) fn length_of(fault: &Fault, relays: usize) -> Option<Duration> {
     match fault {
         Fault::Link { change: LinkChange::Down(length), .. } => *length,
         Fault::Relay { length, change, .. } => match change {
@@ -142,7 +150,9 @@ fn length_of(fault: &Fault, relays: usize) -> Option<Duration> {
         Fault::Link { change: LinkChange::Up, .. } | Fault::Nat { .. } | Fault::Firewall { .. } => Some(Duration::ZERO),
         Fault::Link { change: LinkChange::Set(_), .. } | Fault::Resolver(_) => Some(Duration::ZERO),
         // Nodes that know each other do without control.
-        Fault::Control { .. } | Fault::Order { order: NodeOrder::Up { .. }, .. } => Some(Duration::ZERO),
+        Fault::Control { .. } | Fault::Replay { .. } | Fault::Order { order: NodeOrder::Up { .. }, .. } => {
+            Some(Duration::ZERO)
+        }
         // Only those are looked at whom all policies let speak.
         Fault::Policy { .. } => Some(Duration::ZERO),
         Fault::Admin(command) => match **command {

@@ -117,6 +117,7 @@ impl Simulation<'_> {
                 }
             }),
             Fault::Policy { text } => self.set_policy(text),
+            Fault::Replay { at } => self.replay(*at, event),
             Fault::Resolver(manner) => {
                 for host in &mut self.hosts {
                     if let Host::Resolver(resolver) = host {

@@ -12,18 +12,20 @@ mod control;
 pub mod dice;
 mod fault;
 mod maps;
+mod owed;
 mod policy;
 pub mod trace;
+mod watch;
 
 use core::time::Duration;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use mesh_core::{dataplane::DropCounts, ip::packet::IpPacket, time::Instant};
+use mesh_core::{dataplane::DropCounts, time::Instant};
 
 use crate::{
-    check::{CheckId, Flows, PathCheck, PolicyCheck, QuietCheck, Tally, WireCheck},
+    check::{CheckId, Flows, ForgedCheck, GoneCheck, PathCheck, PolicyCheck, QuietCheck, Tally, WireCheck},
     host::{
-        Delivery, Effects, Host, HostId, NodeEvent, NodeHost, Outgoing, Over,
+        Effects, Host, HostId, NodeEvent, NodeHost, Outgoing,
         message::{Carrier, Marker, Message, Role},
     },
     net::{Forwarded, Hop, Network, Packet, PacketKind, Proto},
@@ -68,6 +70,10 @@ pub struct Simulation<'s> {
     paths: Option<PathCheck>,
     /// Where a policy says who may reach whom.
     policy: Option<PolicyCheck>,
+    /// Where nodes can be removed.
+    gone: Option<GoneCheck>,
+    /// Where somebody replays datagrams.
+    forged: Option<ForgedCheck>,
     quiet: QuietCheck,
     tally: Tally,
     effects: Effects,
@@ -169,6 +175,8 @@ impl<'s> Simulation<'s> {
             ),
             paths: (maps.is_some() || has_control).then(|| build::path_check(&hosts, &dice)),
             policy: policy::check(scenario, &hosts),
+            gone: has_control.then(GoneCheck::default),
+            forged: watch::has_forgers(scenario).then(ForgedCheck::default),
             quiet: QuietCheck::new(scenario, hosts.len(), conservation::over(scenario)),
             tally: Tally::default(),
             effects: Effects::default(),
@@ -225,7 +233,9 @@ impl<'s> Simulation<'s> {
         if ended == Ended::InTime {
             self.check_conservation();
             self.check_network();
+            self.check_harm();
             self.check_quiet();
+            self.check_idle();
             self.check_maps();
             self.check_control();
         }
@@ -372,6 +382,7 @@ impl<'s> Simulation<'s> {
             paths.handle_start(id);
         }
         self.call(id, |host, now, effects| host.start(now, effects));
+        self.note_known(id);
         self.hand_map(id);
     }
 
@@ -400,6 +411,19 @@ impl<'s> Simulation<'s> {
             self.record(Some(id), What::Dropped { packet: packet.number, cause }, packet.digest);
             return;
         }
+        if let Some(paths) = &mut self.paths {
+            paths.handle_received(id, packet.origin, packet.number, &packet.payload);
+        }
+        if let Some(forged) = &mut self.forged {
+            forged.handle_received(id, &packet);
+        }
+        if packet.proto == Proto::Udp {
+            self.tempt(id, packet.origin);
+        }
+        self.hand_over(id, packet);
+    }
+
+    fn hand_over(&mut self, id: HostId, packet: Packet) {
         let what = What::Received {
             packet: packet.number,
             from: packet.source,
@@ -407,9 +431,6 @@ impl<'s> Simulation<'s> {
             bytes: packet.payload.len() as u32,
         };
         self.record(Some(id), what, packet.digest);
-        if let Some(paths) = &mut self.paths {
-            paths.handle_received(id, packet.origin, packet.number, &packet.payload);
-        }
         self.call(id, |host, now, effects| host.handle_packet(packet, now, effects));
     }
 
@@ -426,6 +447,7 @@ impl<'s> Simulation<'s> {
                 self.is_woken = true;
                 self.call(id, |host, now, effects| host.handle_timeout(now, effects));
                 self.is_woken = false;
+                self.check_sizes(id);
             }
             Some(_) | None => self.arm(id),
         }
@@ -447,6 +469,7 @@ impl<'s> Simulation<'s> {
             TrafficKind::Ping => Carrier::Echo { id: flow as u16 },
             TrafficKind::Request => Carrier::Udp,
         };
+        self.tempt(spec.from, spec.to);
         let (bytes, answer_bytes) = (spec.bytes, spec.answer_bytes);
         let message = Message { flow, sequence, role: Role::Question, carrier, bytes, answer_bytes };
         // Whom control has not given an address nobody knows how to ask.
@@ -485,6 +508,7 @@ impl<'s> Simulation<'s> {
             if let Some(paths) = &mut self.paths {
                 paths.handle_relayed(id, &relayed.payload);
             }
+            self.check_gone(id, kind, &relayed.payload);
         }
         self.derp_frames += core::mem::take(&mut effects.derp_frames);
         self.control_messages += core::mem::take(&mut effects.control_messages);
@@ -509,6 +533,7 @@ impl<'s> Simulation<'s> {
         self.note_told(id);
         self.note_control(id);
         if was_told {
+            self.note_known(id);
             self.note_rules(id);
         }
     }
@@ -531,6 +556,11 @@ impl<'s> Simulation<'s> {
         self.packets[id.index()][kind as usize] += 1;
         self.quiet.handle_sent(id, kind, self.now);
         self.wire.handle_sent(id, proto, &payload, self.now, &mut self.tally);
+        self.wire.handle_way(id, to, self.now, &mut self.tally);
+        self.check_gone(id, kind, &payload);
+        if let Some(forged) = &mut self.forged {
+            forged.handle_sent(id, to, &payload, self.now, &mut self.tally);
+        }
         let (number, digest) = (self.sent, digest_of(&payload));
         if let Some(paths) = &mut self.paths {
             paths.handle_sent(id, (number, kind), to, &payload, self.now, &mut self.tally);
@@ -541,29 +571,6 @@ impl<'s> Simulation<'s> {
         let ttl = ttl.unwrap_or(TTL);
         let packet = Packet { number, origin: id, proto, source, destination: to, ttl, payload, digest };
         self.forward(Hop::Sent(net), Box::new(packet));
-    }
-
-    fn check_delivery(&mut self, id: HostId, delivery: &Delivery) {
-        let Some(node) = self.hosts[id.index()].node() else { return };
-        let packet = &delivery.packet;
-        if let Some(sealed) = delivery.sealed {
-            self.wire.handle_delivered(id, node.boots(), sealed.head, self.now, &mut self.tally);
-            let inner = IpPacket::parse(packet).map(|ip| ip.source()).ok();
-            self.wire.handle_source(id, sealed.by, inner, self.now, &mut self.tally);
-        }
-        self.check_policy(id, packet, delivery.message.as_ref());
-        let Some(message) = &delivery.message else { return };
-        let (flow, sequence) = (message.flow, message.sequence);
-        let over = delivery.sealed.map_or(Over::Udp, |sealed| sealed.over);
-        self.record(
-            Some(id),
-            What::Delivered { flow, sequence, answer: message.role == Role::Answer },
-            digest_of(packet),
-        );
-        if let Err(wrong) = self.flows.note_delivered(message, id, over, self.now) {
-            let text = format!("host {} was given message {sequence} of traffic {flow}: {wrong:?}", id.0);
-            self.tally.note(CheckId::S4, self.now, Some(text));
-        }
     }
 
     fn arm(&mut self, id: HostId) {

@@ -11,7 +11,7 @@ use mesh_core::time::Instant;
 
 use crate::kernel::dice::{Dice, Die, Probability, Roll, Rolls};
 
-use super::packet::{CauseCounts, DropCause, Packet};
+use super::packet::{CauseCounts, DropCause, Packet, PacketKind};
 
 /// Bytes of Ethernet header and check sum in front of and behind an IP packet: they take time on the wire too.
 const L2_BYTES: u64 = 18;
@@ -85,6 +85,8 @@ pub struct Link {
     last_arrival: Instant,
     /// When the sender is idle.
     idle_at: Instant,
+    /// Probes that had to wait for the rate, and how long the longest did.
+    probe_waits: (u64, Duration),
     counts: LinkCounts,
 }
 
@@ -131,6 +133,7 @@ impl Link {
             bad: false,
             last_arrival: Instant::ZERO,
             idle_at: Instant::ZERO,
+            probe_waits: (0, Duration::ZERO),
             counts: LinkCounts::default(),
         }
     }
@@ -178,6 +181,25 @@ impl Link {
     #[must_use]
     pub fn params(&self) -> &LinkParams {
         &self.params
+    }
+
+    /// Probes that had to wait for the rate, and how long the longest did.
+    #[must_use]
+    pub fn probe_waits(&self) -> (u64, Duration) {
+        self.probe_waits
+    }
+
+    /// How long a packet takes that need not wait, without jitter.
+    fn propagation(&self) -> Duration {
+        let (low, high) = self.params.delay;
+        low + high.saturating_sub(low) * self.delay_at / (1 << 16)
+    }
+
+    /// How long a small packet takes behind one full packet, without jitter.
+    #[must_use]
+    pub fn passage(&self) -> Duration {
+        let full = (self.params.mtu_bytes as u64 + L2_BYTES) * 8_000_000_000;
+        self.propagation() + self.params.rate.map_or(Duration::ZERO, |rate| Duration::from_nanos(full / rate.max(1)))
     }
 
     /// What the link did.
@@ -229,13 +251,16 @@ impl Link {
         if waiting > Duration::from_nanos(nanos(self.params.queue_bytes)) {
             return Err(DropCause::QueueFull);
         }
+        if !waiting.is_zero() && PacketKind::of(packet.proto, &packet.payload) == PacketKind::Disco {
+            let (probes, longest) = self.probe_waits;
+            self.probe_waits = (probes + 1, longest.max(waiting));
+        }
         self.idle_at = self.idle_at.max(now) + Duration::from_nanos(nanos(packet.ip_bytes() as u64 + L2_BYTES));
         Ok(self.idle_at)
     }
 
     fn arrival(&mut self, roll: &Roll, sent: Instant) -> Instant {
-        let (low, high) = self.params.delay;
-        let delay = low + high.saturating_sub(low) * self.delay_at / (1 << 16);
+        let delay = self.propagation();
         let jitter = self.params.jitter;
         let at = (sent + delay + roll.duration_below(Die::Jitter, jitter * 2) - jitter).max(sent);
         if roll.hits(Die::Reorder, self.params.reorder) {

@@ -342,12 +342,6 @@ impl Network {
         }
     }
 
-    /// What a net's access link is like.
-    #[must_use]
-    pub fn link_params(&self, net: NetId) -> &LinkParams {
-        self.nets[net.index()].out.params()
-    }
-
     /// What is between a net's hosts and the core, the innermost first.
     #[must_use]
     pub fn walls(&self, net: NetId) -> Vec<Wall<'_>> {
@@ -361,6 +355,28 @@ impl Network {
             }
         };
         core::iter::successors(Some(net), behind).map(wall).collect()
+    }
+
+    /// How long a small packet takes from a host of one net to one of another, behind a full one on each link and without
+    /// jitter.
+    #[must_use]
+    pub fn passage(&self, from: NetId, to: NetId) -> Duration {
+        if from == to {
+            return self.nets[from.index()].switch.passage();
+        }
+        let (up, down) = (self.walls(from), self.walls(to));
+        // Up to the first net that both are in, or to the core, and down again.
+        let is_shared = |wall: &Wall<'_>| down.iter().any(|other| other.net == wall.net);
+        let is_above = |wall: &Wall<'_>| up.iter().any(|other| other.net == wall.net);
+        let leaves =
+            up.iter().take_while(|wall| !is_shared(wall)).map(|wall| self.nets[wall.net.index()].out.passage());
+        let enters =
+            down.iter().take_while(|wall| !is_above(wall)).map(|wall| self.nets[wall.net.index()].back.passage());
+        let edge = |walls: &[Wall<'_>]| walls.last().map_or(0, |wall| self.nets[wall.net.index()].region);
+        let (one, other) = (edge(&up), edge(&down));
+        let crosses = !up.iter().any(is_shared);
+        let latency = self.latencies.get(&(one.min(other), one.max(other))).filter(|_| crosses);
+        leaves.chain(enters).chain(latency.copied()).sum()
     }
 
     /// Whether a net's access link is up, and those of all nets that it is behind.
@@ -390,6 +406,11 @@ impl Network {
         self.nets.iter().enumerate().flat_map(|(index, net)| {
             [net.nat.as_ref(), net.nat_tcp.as_ref()].into_iter().flatten().map(move |nat| (NetId(index as u32), nat))
         })
+    }
+
+    /// Those for datagrams alone. A NAT knows when a stream has ended, which its model does not.
+    pub fn datagram_nats(&self) -> impl Iterator<Item = (NetId, &Nat)> {
+        self.nets.iter().zip(0..).filter_map(|(net, number)| Some((NetId(number), net.nat.as_ref()?)))
     }
 
     fn leave(&mut self, id: NetId, packet: &mut Packet, now: Instant) -> Result<Forwarded, DropCause> {

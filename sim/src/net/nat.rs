@@ -41,6 +41,8 @@ pub struct NatCounts {
     pub exhausted: u64,
     /// Sessions that ended because another needed their room.
     pub evicted: u64,
+    /// Sessions that lived at once, at most.
+    pub most: usize,
     /// Mappings that did not keep the internal port.
     pub remapped: u64,
     /// Live sessions that shared a reply tuple with another. A bug of the model when it is not 0.
@@ -285,7 +287,9 @@ impl Nat {
         self.counts.sessions += 1;
         self.counts.shared_tuples += u64::from(self.table.by_reply(mapped, flow.remote).is_some());
         let deadline = now + self.params.timeout_unreplied;
-        self.table.insert(NewSession { flow, mapped, owner, opened, now, deadline })
+        let session = self.table.insert(NewSession { flow, mapped, owner, opened, now, deadline });
+        self.counts.most = self.counts.most.max(self.table.len());
+        session
     }
 
     fn note_packet(&mut self, session: SessionId, from: Side, now: Instant) {

@@ -308,6 +308,11 @@ pub enum Fault {
         /// What.
         order: NodeOrder,
     },
+    /// Somebody sends a host again what it received last, as if it came from somebody else.
+    Replay {
+        /// Which: a node's or a relay's.
+        at: HostId,
+    },
     /// There is another policy.
     Policy {
         /// Its text.
@@ -467,6 +472,7 @@ impl Fault {
             Self::Admin(command) => format!("control is told {command:?}"),
             Self::Order { node, order } => format!("{} is told {order:?}", host(node)),
             Self::Policy { .. } => "another policy".to_owned(),
+            Self::Replay { at } => format!("what {} received is replayed", host(at)),
             Self::Reboot { net: id, .. } => format!("reboot of the NAT of {}", net(id)),
             Self::Nat { net: id, .. } => format!("NAT of {} changes", net(id)),
         }

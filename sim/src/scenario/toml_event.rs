@@ -33,6 +33,7 @@ const EVENTS: &[(&str, &[&str])] = &[
     ("relay", &["relay", "state", "for", "reconnect_in", "try_for"]),
     ("resolver", &["state"]),
     ("control", &["state", "for", "within", "down", "up"]),
+    ("replay", &["node", "relay"]),
     ("policy", &["text", "file"]),
     ("admin", &["command", "node", "key", "to"]),
     ("up", &["node", "key", "force"]),
@@ -90,6 +91,8 @@ impl<'t> File<'t> {
                 Fault::Suspend { node: self.node_named(&reader, "node")?, length }
             }
             "relay" => self.relay_event(&reader)?,
+            "replay" if reader.get("relay").is_some() => Fault::Replay { at: self.relay_named(&reader)? },
+            "replay" => Fault::Replay { at: self.node_named(&reader, "node")? },
             "resolver" => {
                 let manners = [
                     ("answers", Manner::Answer),
@@ -153,10 +156,7 @@ impl<'t> File<'t> {
     }
 
     fn relay_event(&self, reader: &Reader<'_, '_>) -> Result<Fault> {
-        let name = reader.require_text("relay")?;
-        let names: Vec<_> = self.scenario.relays.iter().map(|relay| relay.name.as_str()).collect();
-        let index = found(reader, reader.require("relay")?.span(), "relay", name, &names)?;
-        let relay: HostId = self.scenario.relay_host(index as usize);
+        let relay = self.relay_named(reader)?;
         reader.require("state")?;
         let drain =
             RelayChange::Drain { reconnect_in: length(reader, "reconnect_in")?, try_for: length(reader, "try_for")? };
@@ -174,6 +174,13 @@ impl<'t> File<'t> {
             return Err(reader.error("only `killed` and `black-hole` have a `for`"));
         }
         Ok(Fault::Relay { relay, change, length })
+    }
+
+    fn relay_named(&self, reader: &Reader<'_, '_>) -> Result<HostId> {
+        let name = reader.require_text("relay")?;
+        let names: Vec<_> = self.scenario.relays.iter().map(|relay| relay.name.as_str()).collect();
+        let index = found(reader, reader.require("relay")?.span(), "relay", name, &names)?;
+        Ok(self.scenario.relay_host(index as usize))
     }
 
     /// The net whose NAT an event is about, and what that NAT is.

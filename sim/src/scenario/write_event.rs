@@ -108,6 +108,11 @@ pub(super) fn event(file: &Writer<'_>, event: &EventSpec, out: &mut String) -> R
             }
         },
         Fault::Policy { text } => policy(text, out),
+        Fault::Replay { at } => {
+            set(out, "do", "\"replay\"");
+            let key = if at.index() < file.scenario.nodes.len() { "node" } else { "relay" };
+            set(out, key, &quoted(file.scenario.host_names().nth(at.index()).unwrap_or_default()));
+        }
     }
     Ok(())
 }

@@ -49,6 +49,7 @@ enum Class {
     Policy,
     Operator,
     Order,
+    Replay,
 }
 
 /// A world that is being disturbed.
@@ -81,6 +82,25 @@ pub(super) fn draw(draw: &mut Bytes<'_>, kind: Kind, phases: Phases, world: &mut
     chaos.undo();
 }
 
+/// Adds one thing more that goes wrong and ends by itself, when everybody speaks again.
+pub(super) fn draw_late(draw: &mut Bytes<'_>, kind: Kind, at: Instant, world: &mut Scenario) {
+    let node = HostId(draw.below(world.nodes.len() as u32));
+    let net = world.nodes[node.index()].net;
+    let length = draw.time(1, 6);
+    let relay = world.relay_host(draw.below(world.relays.len() as u32) as usize);
+    // A router that forgets is none of them: of a silent connection that died with it nobody hears for two minutes.
+    let fault = match draw.below(6) {
+        0 => Fault::Suspend { node, length },
+        1 => Fault::Move { node, to: net, gap: length },
+        2 => Fault::Link { net, part: LinkPart::Whole, change: LinkChange::Down(Some(length)) },
+        // Whoever is expected to run may not be ended, and control is to be told of it.
+        3 if kind == Kind::Maps => Fault::Restart { node, off: length },
+        4 => Fault::Relay { relay, change: RelayChange::Kill, length: Some(length) },
+        _ => Fault::Relay { relay, change: RelayChange::Reset, length: None },
+    };
+    world.events.push(EventSpec { at, fault });
+}
+
 /// The policy that an event sets.
 pub(super) fn policy_of(fault: &Fault) -> Option<&str> {
     match fault {
@@ -108,6 +128,7 @@ pub(super) fn can_cut(fault: &Fault) -> bool {
         | Fault::Resolver(_)
         | Fault::Admin(_)
         | Fault::Order { .. }
+        | Fault::Replay { .. }
         | Fault::Policy { .. } => false,
     }
 }
@@ -123,6 +144,7 @@ impl Chaos<'_> {
             Class::Nat,
             Class::Move,
             Class::Suspend,
+            Class::Replay,
         ];
         if !cuts {
             classes.retain(|class| !matches!(class, Class::LinkDown | Class::Reboot | Class::Nat));
@@ -200,6 +222,11 @@ impl Chaos<'_> {
                     self.up.insert(id, true);
                 }
                 self.event(at, Fault::Admin(Box::new(command)));
+            }
+            Class::Replay => {
+                let (nodes, relays) = (self.world.nodes.len(), self.world.relays.len());
+                let host = HostId(draw.below((nodes + relays) as u32));
+                self.event(at, Fault::Replay { at: host });
             }
             Class::Order => {
                 let node = self.any(draw);

@@ -53,6 +53,7 @@ pub(super) fn without_nodes(world: &Scenario, begin: usize, end: usize) -> Optio
         | Fault::Move { node, .. }
         | Fault::Suspend { node, .. }
         | Fault::Order { node, .. }
+        | Fault::Replay { at: node }
         | Fault::Relay { relay: node, .. } => replace_all([node], kept),
         Fault::Admin(command) => node_of(command).is_none_or(|node| !names.iter().any(|name| name == node)),
         Fault::Link { .. }
@@ -88,8 +89,8 @@ pub(super) fn without_relays(world: &Scenario, begin: usize, end: usize) -> Opti
     let mut out = world.clone();
     out.relays.drain(begin..end);
     out.events.retain_mut(|event| match &mut event.fault {
-        Fault::Relay { relay, .. } if (first..last).contains(&relay.0) => false,
-        Fault::Relay { relay, .. } if relay.0 >= last => {
+        Fault::Relay { relay, .. } | Fault::Replay { at: relay } if (first..last).contains(&relay.0) => false,
+        Fault::Relay { relay, .. } | Fault::Replay { at: relay } if relay.0 >= last => {
             relay.0 -= last - first;
             true
         }
@@ -131,6 +132,7 @@ pub(super) fn without_nets(world: &Scenario, begin: usize, end: usize) -> Option
         | Fault::Control { .. }
         | Fault::Admin(_)
         | Fault::Order { .. }
+        | Fault::Replay { .. }
         | Fault::Policy { .. } => true,
     });
     Some(out)

@@ -42,8 +42,19 @@ const LEAD: Duration = Duration::from_secs(20);
 const LIVENESS: Duration = Duration::from_secs(75);
 /// In this time of the liveness phase a message of those who may speak arrives, and its answer.
 const HEARD: Duration = Duration::from_secs(10);
-/// How long nobody says anything at the end.
-const QUIET: Duration = Duration::from_secs(220);
+/// So long after the liveness phase began something happens once more, alone, in some worlds: who spoke speaks again.
+const LATE: (u32, u32) = (16, 22);
+/// How long nobody says anything at the end: longer than paths go on, in some worlds longer than sessions. In others there
+/// is no such phase: who spoke goes on to the end.
+const QUIET: [Duration; 3] = [Duration::from_secs(220), Duration::from_secs(1000), Duration::ZERO];
+
+/// A narrow link: what a full packet takes in its tunnel over IPv6, and little more.
+const NARROW: usize = 1400;
+/// Bits a second of the slowest link, the queue of which holds a second; what somebody says who fills half of it, and for
+/// how long.
+const SLOW: u64 = 2_000_000;
+const BULK_EVERY: Duration = Duration::from_millis(10);
+const BULK: Duration = Duration::from_secs(12);
 
 /// Pairs that are looked at in the liveness phase, at most.
 const PAIRS: u32 = 6;
@@ -103,7 +114,13 @@ pub fn generate_with(bytes: &[u8], seed: u64, oracle: Oracle) -> Scenario {
         Kind::Maps | Kind::Static => SETTLE[0],
     };
     let liveness = phases.heal + settle;
-    world.duration = (liveness + LIVENESS + QUIET).since(Instant::ZERO);
+    let quiet = draw.pick(&[QUIET[0], QUIET[0], QUIET[0], QUIET[0], QUIET[1], QUIET[2]]);
+    world.duration = (liveness + LIVENESS + quiet).since(Instant::ZERO);
+    // In a world that goes on to the end control may not yet have been found again.
+    if kind != Kind::Static && !quiet.is_zero() && draw.chance(110) {
+        let at = liveness + draw.time(LATE.0, LATE.1);
+        chaos::draw_late(&mut draw, kind, at, &mut world);
+    }
     liveness_phase(&mut draw, kind, last.or(policy).as_deref(), oracle, liveness, &mut world);
     world
 }
@@ -136,7 +153,7 @@ fn sites(draw: &mut Bytes<'_>, kind: Kind, world: &mut Scenario) {
 }
 
 fn link(draw: &mut Bytes<'_>) -> LinkParams {
-    let preset = draw.pick(&["lan", "wifi-good", "lte", "wifi-busy", "leo"]);
+    let preset = draw.pick(&["lan", "wifi-good", "lte", "wifi-busy", "leo", "dsl-bloat"]);
     let mut link = LinkParams::preset(preset).unwrap_or(LinkParams::LAN);
     // In a burst that goes on by packets a stream that waits longer for each try is silent for many seconds, and a
     // relay keeps nothing for so long: no budget of seconds holds. Bursts are for scenarios with budgets of their own.
@@ -145,6 +162,9 @@ fn link(draw: &mut Bytes<'_>) -> LinkParams {
     }
     if draw.chance(60) {
         spoil(draw, &mut link);
+    }
+    if draw.chance(50) {
+        link.mtu_bytes = NARROW;
     }
     link
 }
@@ -302,17 +322,26 @@ fn liveness_phase(
             continue;
         }
         seen.push((from, to));
-        world.traffic.push(TrafficSpec {
+        let bytes = if draw.chance(80) { MAX_BYTES } else { 56 };
+        let said = TrafficSpec {
             kind: ways,
             from,
             to,
             every: Duration::from_secs(1),
             start: liveness - LEAD,
             stop: Some(quiet),
-            bytes: 56,
-            answer_bytes: 56,
-        });
+            bytes,
+            answer_bytes: bytes,
+        };
         let is_allowed = policy.is_none_or(|text| oracle(text, &world.nodes, (from, to), ways));
+        let (start, stop) = (liveness, Some(liveness + BULK));
+        let link = world.nets[world.nodes[from.index()].net.index()].setup.link;
+        if draw.chance(128) && is_allowed && seen.len() == 1 && link.rate.is_some_and(|rate| rate <= SLOW) {
+            let (bytes, every) = (MAX_BYTES, BULK_EVERY);
+            let answer_bytes = if ways == TrafficKind::Ping { bytes } else { 56 };
+            world.traffic.push(TrafficSpec { every, start, stop, bytes, answer_bytes, ..said.clone() });
+        }
+        world.traffic.push(said);
         let is = if is_allowed { Ruling::Allowed } else { Ruling::Denied };
         expects.push(Expectation::Acl { from, to, is, after: liveness, within: Duration::ZERO, until: Some(quiet) });
         let heard = |from, to| {
@@ -367,8 +396,8 @@ mod tests {
         faults.sort();
         faults.dedup();
         let all = [
-            "Admin", "Control", "Firewall", "Link", "Move", "Nat", "Order", "Policy", "Reboot", "Relay", "Resolver",
-            "Restart", "Suspend",
+            "Admin", "Control", "Firewall", "Link", "Move", "Nat", "Order", "Policy", "Reboot", "Relay", "Replay",
+            "Resolver", "Restart", "Suspend",
         ];
         assert_eq!(faults, all);
     }

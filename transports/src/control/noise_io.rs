@@ -1,6 +1,10 @@
-//! Records of the control connection as a byte stream.
+//! A byte stream inside the records of Noise: what HTTP/2 between a node and its control server runs on. Both ends.
+//!
+//! A server's answer to the handshake waits in the stream and goes out with the first bytes. An idle stream holds no
+//! buffers.
 
 use core::{
+    cell::RefCell,
     pin::Pin,
     task::{Context, Poll, ready},
 };
@@ -10,13 +14,18 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use mesh_core::control::noise::{EarlyReader, NoiseError, Opener, PLAINTEXT_BYTES, Sealer};
 
-/// What one call reads from the stream below at most: two full records.
-const READ_BYTES: usize = 8 << 10;
+/// What one call reads from the stream below at most: four full records.
+const READ_BYTES: usize = 16 << 10;
 /// Plaintext that one write takes at most: what waits for the stream below is bounded by it. At the bound: the writer
 /// waits.
-const WRITE_BYTES: usize = 8 * PLAINTEXT_BYTES;
+const WRITE_BYTES: usize = 4 * PLAINTEXT_BYTES;
 
-/// A byte stream inside another: what is written is sealed, what is read was opened. Either end.
+thread_local! {
+    /// Where streams of this thread read into.
+    static SCRATCH: RefCell<Vec<u8>> = RefCell::new(vec![0; READ_BYTES]);
+}
+
+/// A byte stream inside another: what is written is sealed, what is read was opened.
 #[derive(Debug)]
 pub struct NoiseIo<T> {
     inner: T,
@@ -33,10 +42,10 @@ pub struct NoiseIo<T> {
 }
 
 impl<T> NoiseIo<T> {
-    /// A stream after the handshake.
+    /// The server's end of one, after the handshake. `first` is written as it is before anything else.
     #[must_use]
-    pub fn new(inner: T, sealer: Sealer, opener: Opener) -> Self {
-        Self { inner, sealer, opener, early: None, plaintext: Vec::new(), taken: 0, unsent: Vec::new(), written: 0 }
+    pub fn of_server(inner: T, sealer: Sealer, opener: Opener, first: Vec<u8>) -> Self {
+        Self { inner, sealer, opener, early: None, plaintext: Vec::new(), taken: 0, unsent: first, written: 0 }
     }
 
     /// The node's end of one: an early payload is left out of what is read. `received` is what came behind the
@@ -45,7 +54,7 @@ impl<T> NoiseIo<T> {
     /// # Errors
     /// When that is no record.
     pub fn of_node(inner: T, sealer: Sealer, opener: Opener, received: &[u8]) -> Result<Self, NoiseError> {
-        let mut stream = Self { early: Some(EarlyReader::new()), ..Self::new(inner, sealer, opener) };
+        let mut stream = Self { early: Some(EarlyReader::new()), ..Self::of_server(inner, sealer, opener, Vec::new()) };
         stream.open(received)?;
         Ok(stream)
     }
@@ -94,15 +103,17 @@ impl<T: AsyncRead + Unpin> AsyncRead for NoiseIo<T> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
         while this.taken >= this.plaintext.len() {
-            let mut bytes = [0; READ_BYTES];
-            let mut read = ReadBuf::new(&mut bytes);
-            ready!(Pin::new(&mut this.inner).poll_read(cx, &mut read))?;
-            if read.filled().is_empty() {
+            let ended = SCRATCH.with_borrow_mut(|scratch| {
+                let mut read = ReadBuf::new(scratch);
+                ready!(Pin::new(&mut this.inner).poll_read(cx, &mut read))?;
+                this.open(read.filled()).map_err(broken)?;
+                Poll::Ready(Ok::<_, io::Error>(read.filled().is_empty()))
+            });
+            if ready!(ended)? {
                 // An end within a record is a break: somebody cut it.
                 let is_whole = !this.opener.is_within_record();
                 return Poll::Ready(if is_whole { Ok(()) } else { Err(io::ErrorKind::UnexpectedEof.into()) });
             }
-            this.open(read.filled()).map_err(broken)?;
         }
         this.take(into);
         Poll::Ready(Ok(()))
@@ -160,6 +171,12 @@ mod tests {
         let mut heard = Vec::new();
         let (read, ()) = tokio::join!(server.read_to_end(&mut heard), write);
         assert_eq!((read.unwrap(), heard), (said.len(), said));
+        // The other way is still open.
+        server.write_all(b"thanks").await.unwrap();
+        server.shutdown().await.unwrap();
+        let mut heard = Vec::new();
+        node.read_to_end(&mut heard).await.unwrap();
+        assert_eq!(heard, b"thanks");
     }
 
     #[tokio::test(flavor = "current_thread")]
@@ -205,6 +222,9 @@ mod tests {
         let (response, to_node, from_node) = opened.respond(&mut rng).unwrap();
         let Progress::Done { sealer, opener, .. } = initiator.read(&response).unwrap() else { panic!("not whole") };
         let (node, server) = duplex(room);
-        (NoiseIo::of_node(node, sealer, opener, &[]).unwrap(), NoiseIo::new(server, to_node, from_node))
+        (
+            NoiseIo::of_node(node, sealer, opener, &[]).unwrap(),
+            NoiseIo::of_server(server, to_node, from_node, Vec::new()),
+        )
     }
 }

@@ -44,19 +44,11 @@ pub(super) struct Link {
     key: NodePrivate,
     shared: Arc<Shared>,
     outbox: Arc<Outbox>,
-    first: Family,
 }
 
 impl Link {
-    pub(super) fn new(
-        region: RegionId,
-        link: u64,
-        key: NodePrivate,
-        shared: Arc<Shared>,
-        outbox: Arc<Outbox>,
-        first: Family,
-    ) -> Self {
-        Self { region, link, key, shared, outbox, first }
+    pub(super) fn new(region: RegionId, link: u64, key: NodePrivate, shared: Arc<Shared>, outbox: Arc<Outbox>) -> Self {
+        Self { region, link, key, shared, outbox }
     }
 
     /// Connects to the first relay that takes us in, serves until the connection breaks, and says so.
@@ -100,7 +92,7 @@ impl Link {
     /// Connects to one relay, until it took us in.
     async fn begin(&self, node: &DerpNode, ideal: Option<&str>, index: usize) -> Result<Connection<'_>, String> {
         let dialer = &self.shared.dialer;
-        let stream = dialer.open(node, self.first).await.map_err(|error| error.to_string())?;
+        let stream = dialer.open(node, Family::V4).await.map_err(|error| error.to_string())?;
         let opened = dialer.upgrade(stream, node, ideal).await.map_err(|error| error.to_string())?;
         let clock = dialer.net.clock();
         let timer = dialer.net.timer().map_err(|error| format!("this host has no timer left: {error}"))?;
@@ -282,7 +274,7 @@ impl Connection<'_> {
             self.stream.push(&self.write)?;
             self.write.clear();
         }
-        self.stream.flush()
+        self.stream.flush().map(drop)
     }
 
     fn tell_home(&mut self) {

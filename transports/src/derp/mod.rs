@@ -31,8 +31,6 @@ use mesh_core::{
     rng::Seed,
 };
 
-use crate::udp::Family;
-
 pub use crate::stream::tls::{TlsError, Trust};
 pub use dial::{DialError, Dialer, Plain, Stage};
 pub(crate) use dial::{Head, host_header, read_head};
@@ -120,7 +118,6 @@ pub struct RelayLinks {
     /// The report that is being handed out, and of which link it is.
     current: Option<(RegionId, u64, vec::IntoIter<Arrival>)>,
     last_link: u64,
-    first: Family,
 }
 
 /// A link's other end. Ends the link when dropped.
@@ -144,26 +141,13 @@ impl RelayLinks {
     pub fn new(key: NodePrivate, seed: Seed, dialer: Dialer) -> Self {
         let (sender, reports) = mpsc::channel(READS);
         let shared = Shared { seed, dialer, counters: Counters::default(), reports: sender };
-        Self {
-            key,
-            shared: Arc::new(shared),
-            links: BTreeMap::new(),
-            reports,
-            current: None,
-            last_link: 0,
-            first: Family::V4,
-        }
+        Self { key, shared: Arc::new(shared), links: BTreeMap::new(), reports, current: None, last_link: 0 }
     }
 
     /// How relays are reached, for [`fetch`](crate::fetch).
     #[must_use]
     pub fn dialer(&self) -> &Dialer {
         &self.shared.dialer
-    }
-
-    /// Which family to try first from now on: IPv6 where it is known to work. IPv4 in the beginning.
-    pub fn set_first_family(&mut self, first: Family) {
-        self.first = first;
     }
 
     /// Does what the node says. Needs a tokio runtime with I/O and time.
@@ -174,7 +158,7 @@ impl RelayLinks {
                 self.last_link += 1;
                 let outbox = Arc::new(Outbox::default());
                 let (shared, own) = (Arc::clone(&self.shared), Arc::clone(&outbox));
-                let link = Link::new(region, self.last_link, self.key.clone(), shared, own, self.first);
+                let link = Link::new(region, self.last_link, self.key.clone(), shared, own);
                 let task = tokio::spawn(link.run(nodes)).abort_handle();
                 self.links.insert(region, Handle { link: self.last_link, outbox, task });
             }

@@ -5,17 +5,19 @@
 //! one task reads and writes without either holding up the other.
 
 pub(crate) mod connect;
+mod maybe_tls;
 pub(crate) mod tls;
 
 use std::{
     cell::RefCell,
-    io::{self, BufRead, Write},
+    io::{self, BufRead},
     sync::Arc,
 };
 
 use rustls::{ClientConfig, ClientConnection, ProtocolVersion, pki_types::ServerName};
 
 use crate::net::TcpStream;
+pub use maybe_tls::MaybeTls;
 
 /// What one system call reads at most.
 const READ_BYTES: usize = 64 << 10;
@@ -31,18 +33,12 @@ thread_local! {
 type Take<'t> = dyn FnMut(&[u8]) + 't;
 
 /// A byte stream.
-#[derive(Debug)]
-pub(crate) struct Stream {
-    pub(crate) socket: TcpStream,
-    tls: Option<Box<ClientConnection>>,
-    /// Bytes for a stream without TLS that did not fit yet.
-    unsent: Vec<u8>,
-}
+pub(crate) type Stream = MaybeTls<ClientConnection>;
 
 impl Stream {
     /// A stream without TLS.
     pub(crate) fn plain(socket: TcpStream) -> Self {
-        Self { socket, tls: None, unsent: Vec::new() }
+        Self::new(socket, None)
     }
 
     /// A stream with TLS; [`Self::handshake`] comes next.
@@ -55,9 +51,8 @@ impl Stream {
         name: ServerName<'static>,
     ) -> Result<Self, rustls::Error> {
         let mut tls = ClientConnection::new(config, name)?;
-        // Bounded by whoever pushes: one write at a time.
         tls.set_buffer_limit(None);
-        Ok(Self { socket, tls: Some(Box::new(tls)), unsent: Vec::new() })
+        Ok(Self::new(socket, Some(tls)))
     }
 
     /// Waits until the certificate was checked and keys are there. Our last message may still wait, so that a request
@@ -120,56 +115,11 @@ impl Stream {
                     drain(tls, take)?;
                 }
                 if let Err(error) = processed {
-                    // The alert is a courtesy.
-                    let _ = tls.write_tls(&mut Socket(&self.socket));
-                    return Err(io::Error::new(io::ErrorKind::InvalidData, error));
+                    return Err(self.refuse(error));
                 }
             }
             Ok(())
         })
-    }
-
-    /// Takes bytes for writing. Call [`Self::flush`] after. What is pushed at once goes into as few records as can be.
-    ///
-    /// # Errors
-    /// When the TLS session cannot encrypt any more.
-    pub(crate) fn push(&mut self, bytes: &[u8]) -> io::Result<()> {
-        match &mut self.tls {
-            Some(tls) => tls.writer().write_all(bytes),
-            None => {
-                self.unsent.extend_from_slice(bytes);
-                Ok(())
-            }
-        }
-    }
-
-    /// Writes as much as the socket takes.
-    ///
-    /// # Errors
-    /// When the stream is broken.
-    pub(crate) fn flush(&mut self) -> io::Result<()> {
-        while self.has_unsent() {
-            let written = match &mut self.tls {
-                Some(tls) => tls.write_tls(&mut Socket(&self.socket)),
-                None => self.socket.try_write(&self.unsent).inspect(|count| {
-                    self.unsent.drain(..*count);
-                }),
-            };
-            match written {
-                Ok(_) => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(())
-    }
-
-    /// Whether something waits for the socket.
-    pub(crate) fn has_unsent(&self) -> bool {
-        match &self.tls {
-            Some(tls) => tls.wants_write(),
-            None => !self.unsent.is_empty(),
-        }
     }
 
     /// Waits until something came or there is room for what waits, and writes that.
@@ -182,7 +132,7 @@ impl Stream {
             ready = self.socket.readable() => ready,
             ready = self.socket.writable(), if self.has_unsent() => {
                 ready?;
-                self.flush()
+                self.flush().map(drop)
             }
         }
     }
@@ -202,22 +152,5 @@ fn drain(tls: &mut ClientConnection, take: &mut Take<'_>) -> io::Result<()> {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
             Err(error) => return Err(error),
         }
-    }
-}
-
-/// The socket as rustls wants it.
-struct Socket<'a>(&'a TcpStream);
-
-impl Write for Socket<'_> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.try_write(bytes)
-    }
-
-    fn write_vectored(&mut self, slices: &[io::IoSlice<'_>]) -> io::Result<usize> {
-        self.0.try_write_vectored(slices)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
     }
 }

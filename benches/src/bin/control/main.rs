@@ -18,6 +18,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
+use benches::report;
 use clap::Parser;
 use serde_json::{Value, json};
 
@@ -56,15 +57,8 @@ const HEAD: &str = "\
 last, ms | late joiner, ms | opened again, s | CPU, s |
 |---|---|---|---|---|---|---|---|---|---|---|---|";
 
-#[expect(clippy::print_stderr, reason = "this is what the program has to say")]
 fn main() -> ExitCode {
-    match run(&Arguments::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("control-bench: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    report::run("control-bench", || run(&Arguments::parse()))
 }
 
 #[expect(clippy::print_stdout, reason = "it prints a table")]

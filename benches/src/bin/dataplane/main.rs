@@ -11,15 +11,20 @@ mod measure;
 use std::process::ExitCode;
 
 use anyhow::{Result, ensure};
-use benches::lab;
+use benches::{
+    lab,
+    report::{self, figure, median, note},
+};
 use clap::Parser;
 
 use drivers::Driver;
 use measure::{Figures, measure};
 
+const NAME: &str = "dataplane";
+
 /// Compare our agent with other user-space WireGuard data planes.
 #[derive(Debug, Parser)]
-#[command(name = "dataplane")]
+#[command(name = NAME)]
 struct Arguments {
     /// How often every driver is measured.
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=20))]
@@ -35,15 +40,8 @@ struct Arguments {
     only: Vec<String>,
 }
 
-#[expect(clippy::print_stderr, reason = "this is what the program has to say")]
 fn main() -> ExitCode {
-    match run(&Arguments::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("dataplane: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    report::run(NAME, || run(&Arguments::parse()))
 }
 
 fn run(arguments: &Arguments) -> Result<()> {
@@ -58,7 +56,7 @@ fn run(arguments: &Arguments) -> Result<()> {
     }
     let (present, absent): (Vec<_>, Vec<_>) = Driver::all()?.into_iter().partition(Driver::is_present);
     for driver in absent {
-        note(&format!("{} is left out: no {} (--install builds it)", driver.name, driver.program.display()));
+        note(NAME, &format!("{} is left out: no {} (--install builds it)", driver.name, driver.program.display()));
     }
     let chosen: Vec<_> = present
         .into_iter()
@@ -70,9 +68,9 @@ fn run(arguments: &Arguments) -> Result<()> {
     for round in 1..=arguments.rounds {
         let mut figures = Vec::new();
         for driver in &chosen {
-            note(&format!("round {round}: {}", driver.name));
+            note(NAME, &format!("round {round}: {}", driver.name));
             let measured = measure(driver, arguments.seconds)?;
-            note(&format!("{measured:?}"));
+            note(NAME, &format!("{measured:?}"));
             figures.push(measured);
         }
         rounds.push(figures);
@@ -84,17 +82,17 @@ fn run(arguments: &Arguments) -> Result<()> {
 #[expect(clippy::print_stdout, reason = "this is what the program has to say")]
 fn print_table(drivers: &[Driver], rounds: &[Vec<Figures>]) {
     let columns = Figures::COLUMNS;
-    println!("| driver | {} |", columns.map(|(name, _)| name).join(" | "));
-    println!("|---|{}", "---|".repeat(columns.len()));
+    let names = columns.map(|(name, _)| name);
+    let head = report::head(&[["driver"].as_slice(), &names].concat());
+    println!("{head}");
     for (index, driver) in drivers.iter().enumerate() {
-        let cells = columns.map(|(_, get)| format_figure(median(rounds.iter().map(|round| get(&round[index])))));
+        let cells = columns.map(|(_, get)| figure(median(rounds.iter().map(|round| get(&round[index])))));
         println!("| {} | {} |", driver.name, cells.join(" | "));
     }
     println!();
     println!("Ratios to {} inside a round, median:", drivers[0].name);
     println!();
-    println!("| driver | {} |", columns.map(|(name, _)| name).join(" | "));
-    println!("|---|{}", "---|".repeat(columns.len()));
+    println!("{head}");
     for (index, driver) in drivers.iter().enumerate().skip(1) {
         let cells = columns.map(|(_, get)| {
             let ratios = rounds.iter().map(|round| get(&round[index]) / get(&round[0]));
@@ -102,20 +100,4 @@ fn print_table(drivers: &[Driver], rounds: &[Vec<Figures>]) {
         });
         println!("| {} | {} |", driver.name, cells.join(" | "));
     }
-}
-
-fn format_figure(value: f64) -> String {
-    if value >= 100.0 { format!("{value:.0}") } else { format!("{value:.2}") }
-}
-
-fn median(values: impl Iterator<Item = f64>) -> f64 {
-    let mut values: Vec<_> = values.collect();
-    values.sort_by(f64::total_cmp);
-    let middle = values.len() / 2;
-    if values.len() % 2 == 1 { values[middle] } else { (values[middle - 1] + values[middle]) / 2.0 }
-}
-
-#[expect(clippy::print_stderr, reason = "progress")]
-fn note(line: &str) {
-    eprintln!("dataplane: {line}");
 }

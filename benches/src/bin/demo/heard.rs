@@ -113,9 +113,9 @@ mod tests {
     fn logs_show_the_first_whole_step() {
         let log = "ready tun=mesh0\n\
             2026-11-22T09:33:24.113666Z DEBUG transports::derp::link: relay took us in region=900\n\
-            2026-11-22T09:33:24.200000Z DEBUG mesh_agent::daemon::basic: peer is answered at another address peer=[a] path=DERP(900)\n\
-            2026-11-22T09:33:24.210000Z DEBUG mesh_agent::daemon::basic: peer is answered at another address peer=[a] path=203.0.113.34:41641 and DERP(900)\n\
-            2026-11-22T09:33:24.246107Z DEBUG mesh_agent::daemon::basic: peer is answered at another address peer=[a] path=203.0.113.34:41641\n";
+            2026-11-22T09:33:24.200000Z DEBUG mesh_agent::daemon::driver: peer is answered at another address peer=[a] path=DERP(900)\n\
+            2026-11-22T09:33:24.210000Z DEBUG mesh_agent::daemon::driver: peer is answered at another address peer=[a] path=203.0.113.34:41641 and DERP(900)\n\
+            2026-11-22T09:33:24.246107Z DEBUG mesh_agent::daemon::driver: peer is answered at another address peer=[a] path=203.0.113.34:41641\n";
         let (at, address) = direct(log).unwrap();
         assert_eq!(address, "203.0.113.34:41641".parse().unwrap());
         assert!((at.millis_since(relay_link(log).unwrap()) - 132.441).abs() < 1e-6);

@@ -9,6 +9,7 @@ mod figures;
 mod heard;
 mod host;
 mod kernel;
+#[path = "../../netns.rs"]
 mod netns;
 mod simulated;
 mod traffic;
@@ -22,6 +23,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
+use benches::report;
 use clap::{Parser, Subcommand};
 
 /// Set by SIGINT and SIGTERM; whoever waits looks at it.
@@ -55,15 +57,8 @@ enum Helper {
     Source { to: SocketAddr, seconds: u64 },
 }
 
-#[expect(clippy::print_stderr, reason = "this is what the program has to say")]
 fn main() -> ExitCode {
-    match run(Arguments::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("demo: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    report::run("demo", || run(Arguments::parse()))
 }
 
 fn run(arguments: Arguments) -> Result<()> {

@@ -12,7 +12,7 @@
 
 #![allow(clippy::print_stdout, reason = "it prints a table")]
 
-#[path = "../demo/netns.rs"]
+#[path = "../../netns.rs"]
 mod netns;
 
 use std::{

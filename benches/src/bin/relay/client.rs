@@ -32,23 +32,29 @@ pub(crate) struct Client {
 impl Client {
     /// Connects from an address of the loopback that depends on `number`, by the slow start.
     pub(crate) fn connect(relay: SocketAddr, number: u32) -> Result<Self> {
+        Self::connect_from(relay, Ipv4Addr::new(127, 0, 1, 1 + (number % 50) as u8), number)
+    }
+
+    /// Connects from an address, by the slow start. `number` says with which key.
+    pub(crate) fn connect_from(relay: SocketAddr, from: Ipv4Addr, number: u32) -> Result<Self> {
+        let mut client = Self::open(relay, from, number)?;
+        client.greet(number)?;
+        Ok(client)
+    }
+
+    /// A connection on which nothing was said yet, not even of TLS.
+    pub(crate) fn open(relay: SocketAddr, from: Ipv4Addr, number: u32) -> Result<Self> {
         let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
-        let from = Ipv4Addr::new(127, 0, 1, 1 + (number % 50) as u8);
         socket.bind(&SocketAddr::from((from, 0)).into())?;
         socket.connect(&relay.into())?;
         socket.set_tcp_nodelay(true)?;
         let tls =
             ClientConnection::new(Arc::clone(&CONFIG), ServerName::IpAddress(IpAddr::from([127, 0, 0, 1]).into()))?;
-        let mut bytes = [5; 32];
-        bytes[1..5].copy_from_slice(&number.to_be_bytes());
-        let private = NodePrivate::from_bytes(bytes);
-        let mut client =
-            Self { key: private.public(), tls, socket: socket.into(), unread: Vec::new(), scratch: Vec::new() };
-        client.greet(&private, number)?;
-        Ok(client)
+        let key = private(number).public();
+        Ok(Self { key, tls, socket: socket.into(), unread: Vec::new(), scratch: Vec::new() })
     }
 
-    fn greet(&mut self, private: &NodePrivate, number: u32) -> Result<()> {
+    fn greet(&mut self, number: u32) -> Result<()> {
         self.push(b"GET /derp HTTP/1.1\r\nHost: r\r\nUpgrade: DERP\r\nConnection: Upgrade\r\n\r\n")?;
         self.flush()?;
         while !self.unread.windows(4).any(|four| four == b"\r\n\r\n") {
@@ -68,7 +74,7 @@ impl Client {
         };
         let mut nonce = [0; 24];
         nonce[..4].copy_from_slice(&number.to_be_bytes());
-        let shared = BoxKey::new(&private.to_bytes(), server.as_bytes()).context("the server's key")?;
+        let shared = BoxKey::new(&private(number).to_bytes(), server.as_bytes()).context("the server's key")?;
         let sealed = [&nonce[..], &shared.seal(&nonce, br#"{"version":2,"CanAckPings":true}"#)].concat();
         let mut greeting = Vec::new();
         Frame::ClientInfo { key: self.key, sealed: &sealed }.encode(&mut greeting);
@@ -144,6 +150,13 @@ impl Client {
     pub(crate) fn shrink(&mut self) {
         (self.unread, self.scratch) = (Vec::new(), Vec::new());
     }
+}
+
+/// The key of a client.
+fn private(number: u32) -> NodePrivate {
+    let mut bytes = [5; 32];
+    bytes[1..5].copy_from_slice(&number.to_be_bytes());
+    NodePrivate::from_bytes(bytes)
 }
 
 static CONFIG: LazyLock<Arc<ClientConfig>> = LazyLock::new(|| {

@@ -12,14 +12,17 @@ mod server;
 use std::process::ExitCode;
 
 use anyhow::Result;
+use benches::report::{self, figure, median, note};
 use clap::Parser;
 
 use load::{Carried, Idle};
 use server::Server;
 
+const NAME: &str = "relay-bench";
+
 /// Compare our relay with the published one.
 #[derive(Debug, Parser)]
-#[command(name = "relay-bench")]
+#[command(name = NAME)]
 struct Arguments {
     /// How often every relay is measured.
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=20))]
@@ -50,15 +53,8 @@ struct Figures {
     idle: Option<Idle>,
 }
 
-#[expect(clippy::print_stderr, reason = "this is what the program has to say")]
 fn main() -> ExitCode {
-    match run(&Arguments::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("relay-bench: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    report::run(NAME, || run(&Arguments::parse()))
 }
 
 fn run(arguments: &Arguments) -> Result<()> {
@@ -80,13 +76,13 @@ fn run(arguments: &Arguments) -> Result<()> {
                     seconds: arguments.seconds,
                 };
                 carried.push(load::carry(&server, &load)?);
-                note(&format!("round {round}: {} at {offered}: {:?}", kind.name, carried.last()));
+                note(NAME, &format!("round {round}: {} at {offered}: {:?}", kind.name, carried.last()));
             }
             let idle = match arguments.idle {
                 0 => None,
                 clients => Some(load::hold(&Server::start(kind)?, clients)?),
             };
-            note(&format!("round {round}: {} idle: {idle:?}", kind.name));
+            note(NAME, &format!("round {round}: {} idle: {idle:?}", kind.name));
             figures.push(Figures { carried, idle });
         }
     }
@@ -105,12 +101,12 @@ fn print_table(name: &str, arguments: &Arguments, rounds: &[Figures]) {
         arguments.seconds,
         rounds.len()
     );
-    let head: Vec<_> = arguments.offered.iter().map(u32::to_string).collect();
-    println!("| to offer Mbit/s | {} |", head.join(" | "));
-    println!("|---|{}", "---|".repeat(head.len()));
+    let offered = arguments.offered.iter().map(u32::to_string);
+    let columns: Vec<_> = core::iter::once("to offer Mbit/s".to_owned()).chain(offered).collect();
+    println!("{}", report::head(&columns.iter().map(String::as_str).collect::<Vec<_>>()));
     for (row, get) in Carried::ROWS {
         let of_load = |index: usize| median(rounds.iter().map(|figures| get(&figures.carried[index])));
-        let cells: Vec<_> = (0..head.len()).map(|index| format_figure(of_load(index))).collect();
+        let cells: Vec<_> = (0..arguments.offered.len()).map(|index| figure(of_load(index))).collect();
         println!("| {row} | {} |", cells.join(" | "));
     }
     if rounds.iter().all(|figures| figures.idle.is_some()) {
@@ -119,29 +115,9 @@ fn print_table(name: &str, arguments: &Arguments, rounds: &[Figures]) {
         println!(
             "{} idle clients: {} KiB each, {} connections/s",
             arguments.idle,
-            format_figure(of_idle(|idle| idle.kib_each)),
-            format_figure(of_idle(|idle| idle.connections_per_second)),
+            figure(of_idle(|idle| idle.kib_each)),
+            figure(of_idle(|idle| idle.connections_per_second)),
         );
     }
     println!();
-}
-
-fn format_figure(value: f64) -> String {
-    match value {
-        value if value >= 100.0 => format!("{value:.0}"),
-        value if value >= 10.0 => format!("{value:.1}"),
-        value => format!("{value:.2}"),
-    }
-}
-
-fn median(values: impl Iterator<Item = f64>) -> f64 {
-    let mut values: Vec<_> = values.collect();
-    values.sort_by(f64::total_cmp);
-    let middle = values.len() / 2;
-    if values.len() % 2 == 1 { values[middle] } else { (values[middle - 1] + values[middle]) / 2.0 }
-}
-
-#[expect(clippy::print_stderr, reason = "progress")]
-fn note(line: &str) {
-    eprintln!("relay-bench: {line}");
 }

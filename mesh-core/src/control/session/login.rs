@@ -114,13 +114,42 @@ impl Login {
 /// When the key is to be rotated.
 #[derive(Debug, Default)]
 pub(super) struct Rotation {
-    /// The expiry that is known, and when to rotate for it. `None` once that was tried: control may keep the expiry.
-    planned: Option<(WallTime, Option<WallTime>)>,
+    planned: Option<Plan>,
+}
+
+/// When to rotate for an expiry.
+#[derive(Clone, Copy, Debug)]
+struct Plan {
+    expiry: WallTime,
+    at: When,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum When {
+    At(WallTime),
+    /// By the clock of then the key had expired. That clock may have been wrong.
+    Late,
+    /// It was tried, and control may keep the expiry.
+    Tried,
 }
 
 impl Rotation {
     pub(super) fn due(&self) -> Option<WallTime> {
-        self.planned.and_then(|(_, at)| at)
+        self.planned.and_then(|plan| if let When::At(at) = plan.at { Some(at) } else { None })
+    }
+
+    fn plan(&mut self, expiry: Option<WallTime>, wall: WallTime) {
+        let is_known = |plan: &Plan| Some(plan.expiry) == expiry && (plan.at != When::Late || plan.expiry <= wall);
+        if self.planned.as_ref().is_some_and(is_known) {
+            return;
+        }
+        self.planned = expiry.map(|expiry| {
+            let left = Duration::from_nanos(expiry.as_unix_nanos().saturating_sub(wall.as_unix_nanos()));
+            let lead = ROTATE_BEFORE.min(left / 2);
+            let lead_nanos = u64::try_from(lead.as_nanos()).unwrap_or(u64::MAX);
+            let at = WallTime::from_unix_nanos(expiry.as_unix_nanos().saturating_sub(lead_nanos));
+            Plan { expiry, at: if expiry > wall { When::At(at) } else { When::Late } }
+        });
     }
 }
 
@@ -131,11 +160,20 @@ impl Session {
             login.then = sign_in;
             return;
         }
-        let SignIn { auth_key, force } = sign_in;
+        let SignIn { mut auth_key, force } = sign_in;
         let is_under_way = self.login.as_ref().is_some_and(|login| login.purpose == Purpose::SignIn);
         let is_needed = force || !self.is_known() && (auth_key.is_some() || !is_under_way);
         if !is_needed {
+            // Whether control knows us is not certain while it does not answer.
+            if auth_key.is_some() && !self.stream.has_begun() {
+                self.spare_key = auth_key;
+            }
             return;
+        }
+        if auth_key.is_none() {
+            // The one that was given before and that control has not heard yet.
+            let unheard = self.login.as_mut().filter(|login| login.followup.is_none());
+            auth_key = unheard.and_then(|login| login.auth_key.take()).or(self.spare_key.take());
         }
         self.cancel_login();
         self.login_backoff.reset();
@@ -165,17 +203,9 @@ impl Session {
         self.advance(now);
     }
 
-    /// When our key expires, as the map says it; `None` is never.
+    /// When our key expires, as the map says it; `None` is never. Said again when it is known better what time it is.
     pub fn set_key_expiry(&mut self, expiry: Option<WallTime>, wall: WallTime, now: Instant) {
-        if self.rotation.planned.map(|(at, _)| at) != expiry {
-            self.rotation.planned = expiry.map(|expiry| {
-                let left = Duration::from_nanos(expiry.as_unix_nanos().saturating_sub(wall.as_unix_nanos()));
-                let lead = ROTATE_BEFORE.min(left / 2);
-                let lead_nanos = u64::try_from(lead.as_nanos()).unwrap_or(u64::MAX);
-                let at = WallTime::from_unix_nanos(expiry.as_unix_nanos().saturating_sub(lead_nanos));
-                (expiry, (expiry > wall).then_some(at))
-            });
-        }
+        self.rotation.plan(expiry, wall);
         self.rotate_if_due(wall);
         self.advance(now);
     }
@@ -195,11 +225,12 @@ impl Session {
     }
 
     pub(super) fn rotate_if_due(&mut self, wall: WallTime) {
-        let Some((expiry, Some(at))) = self.rotation.planned else { return };
+        let Some(Plan { expiry, at: When::At(at) }) = self.rotation.planned else { return };
         if at > wall || !self.may_rotate() {
             return;
         }
-        self.rotation.planned = Some((expiry, None));
+        let at = if expiry > wall { When::Tried } else { When::Late };
+        self.rotation.planned = Some(Plan { expiry, at });
         if expiry > wall {
             let key = self.new_key();
             self.login = Some(Login::new(Purpose::Rotate, key, Some(self.node_key.public())));
@@ -329,7 +360,7 @@ impl Session {
                 self.is_rejected |= login.purpose == Purpose::Refresh;
                 let old = login.key.public();
                 let key = self.new_key();
-                let auth_key = login.auth_key;
+                let auth_key = login.auth_key.or(self.spare_key.take());
                 let next = Login { auth_key, is_second_key: true, ..Login::new(Purpose::SignIn, key, Some(old)) };
                 self.login = Some(next);
             }
@@ -343,6 +374,12 @@ impl Session {
     fn handle_auth_url(&mut self, login: Login, url: String, now: Instant) {
         if login.purpose == Purpose::Rotate {
             self.give_up_rotation();
+            return;
+        }
+        if login.purpose == Purpose::Refresh && self.spare_key.is_some() {
+            self.is_rejected = true;
+            let auth_key = self.spare_key.take();
+            self.login = Some(Login { auth_key, ..Login::new(Purpose::SignIn, login.key, login.old) });
             return;
         }
         let may_show = self.goal.server.as_ref().is_some_and(|server| server.may_show(&url));
@@ -366,6 +403,7 @@ impl Session {
         self.login_backoff.reset();
         self.stream_backoff.reset();
         self.is_rejected = false;
+        self.spare_key = None;
         self.problem = None;
         let (user, account) = (response.user, response.login);
         let registration = Registration { server, server_key, user, login: account };
@@ -402,6 +440,7 @@ impl Session {
         self.cancel_login();
         self.cancel_stream();
         self.registration = None;
+        self.spare_key = None;
         self.is_rejected = false;
         self.rotation = Rotation::default();
         self.forget_update();

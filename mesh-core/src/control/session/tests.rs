@@ -1,5 +1,7 @@
-//! One story at a time; `model.rs` lets everything happen at random.
+//! One story at a time; `auth_keys.rs` tells those of keys that let a node in, and `model.rs` lets
+//! everything happen at random.
 
+mod auth_keys;
 mod model;
 
 use super::*;
@@ -198,23 +200,6 @@ fn a_page_in_clear_is_not_shown() {
     let response = RegisterResponse { auth_url: "http://h/1".to_owned(), ..RegisterResponse::default() };
     session.handle_event(ControlEvent::Registered { id, response: Box::new(response) }, now(0));
     assert!(matches!(&outputs(&mut session)[0], Output::Refused(why) if why.contains("not https")));
-}
-
-#[test]
-fn a_refused_key_is_not_tried_again_by_itself() {
-    let mut session = Session::new(config(None));
-    session.set_goal(goal(), with_key("spent"), now(0));
-    session.handle_event(ControlEvent::Key { id: RequestId(1), key: server_key() }, now(0));
-    let (id, _) = registering(&requests(&mut session));
-    let response = RegisterResponse { error: "authkey already used".to_owned(), ..RegisterResponse::default() };
-    session.handle_event(ControlEvent::Registered { id, response: Box::new(response) }, now(0));
-    let said = outputs(&mut session);
-    assert_eq!(said[0], Output::Refused("authkey already used".to_owned()));
-    assert!(!session.is_known() && session.poll_timeout().is_none(), "{said:?}");
-
-    session.set_goal(goal(), with_key("good"), now(1_000));
-    let (_, request) = registering(&requests(&mut session));
-    assert_eq!(request.auth.unwrap().auth_key, "good");
 }
 
 #[test]

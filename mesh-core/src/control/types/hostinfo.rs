@@ -143,6 +143,14 @@ pub struct Hostinfo {
     pub state_encrypted: Option<bool>,
 }
 
+/// Whether a text is a tag, such as `tag:server`. Stock nodes: a letter, then letters, digits and `-`.
+#[must_use]
+pub fn is_tag(text: &str) -> bool {
+    let Some(name) = text.strip_prefix("tag:") else { return false };
+    name.starts_with(|letter: char| letter.is_ascii_alphabetic())
+        && name.chars().all(|letter| letter.is_ascii_alphanumeric() || letter == '-')
+}
+
 /// Something that a node serves.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, rename_all = "PascalCase")]

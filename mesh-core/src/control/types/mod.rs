@@ -25,7 +25,7 @@ pub mod user;
 pub use capability::CapMap;
 pub use dns::{DnsConfig, DnsRecord, Resolver};
 pub use filter_rule::{CapGrant, FilterRule, NetPortRange, PortRange};
-pub use hostinfo::{Hostinfo, Location, Service, Tpm};
+pub use hostinfo::{Hostinfo, Location, Service, Tpm, is_tag};
 pub use map::{
     ClientVersion, ControlDialPlan, ControlIpCandidate, Debug, DisplayMessage, DisplayMessageAction, MapRequest,
     MapResponse, PeerChange, PingRequest, TkaInfo,

@@ -114,7 +114,9 @@ fn tell(world: &Scenario, run: &RunReport, failure: &Failure, runs_max: u32) -> 
     eprintln!("  repeat it: {}", replay(run.seed));
     let bytes = swarm::bytes::of_seed(run.seed);
     let shrunk = swarm::shrink(&bytes, run.seed, swarm::by_the_text, failure, runs_max, |world| fails(world, run.seed));
-    file(&shrunk, failure, run.seed, &format!("swarm, seed {}", run.seed))
+    let text = file(&shrunk, failure, run.seed, &format!("swarm, seed {}", run.seed));
+    eprint!("{text}");
+    text
 }
 
 fn file(shrunk: &swarm::Shrunk, failure: &Failure, seed: u64, whence: &str) -> String {
@@ -130,9 +132,7 @@ fn file(shrunk: &swarm::Shrunk, failure: &Failure, seed: u64, whence: &str) -> S
     let run = sim::run_within(world, seed, EVENTS_MAX);
     let head = run.failed.iter().map(|line| format!("# {line}\n")).collect::<String>();
     let text = write(world).unwrap_or_else(|what| format!("# cannot be written: it has {what}\n"));
-    let text = format!("# Found by {whence}: {}.\n{head}{text}", failure.name());
-    eprint!("{text}");
-    text
+    format!("# Found by {whence}: {}.\n{head}{text}", failure.name())
 }
 
 fn fails(world: &Scenario, seed: u64) -> Option<Failure> {
@@ -146,7 +146,9 @@ fn replay(seed: u64) -> String {
 pub(super) fn shrink(options: &Shrink, scenario: &Scenario) -> Result<u8, Refusal> {
     panic::set_hook(Box::new(|_| {}));
     let Some(seed) = options.seed.or(scenario.seeds.first().copied()) else { return Ok(0) };
-    let scenario = Scenario { seeds: vec![seed], ..scenario.clone() };
+    let mut scenario = Scenario { seeds: vec![seed], ..scenario.clone() };
+    // Of what is left nothing is in the line that it was in.
+    scenario.expects.iter_mut().for_each(|spec| spec.line = None);
     let run = sim::run_within(&scenario, seed, EVENTS_MAX);
     let Some(failure) = Failure::of(&scenario, &run).filter(|_| run.verdict != Verdict::Pass) else {
         return Err(Refusal {

@@ -11,6 +11,7 @@ use mesh_core::{
     control::{
         CAPABILITY_VERSION, ControlEvent, ControlRequest, ControlUrl, Failure, FailureKind, Interner, RequestId, Route,
         Server,
+        codec::MapReader,
         netmap::decode,
         noise::{EarlyReader, Initiator, Progress},
         session::ANSWER_WITHIN,
@@ -29,7 +30,7 @@ use super::{
         stack::{StackOutput, StreamId},
     },
     dial::{DIAL, Dial},
-    wire::{Channel, Greeting, MapMessages, ToControl, ToNode},
+    wire::{Channel, Greeting, ToControl, ToNode},
 };
 
 /// For a request, until its answer begins. The daemon has the same.
@@ -104,7 +105,7 @@ enum Sent {
     /// The answer is waited for.
     Until(Option<Instant>),
     /// It goes on.
-    Opened(MapMessages),
+    Opened(MapReader),
 }
 
 /// The server's key is being asked for.
@@ -180,13 +181,7 @@ impl ControlLink {
 
     /// Something happened to a stream. `false` when it is none of ours.
     pub fn handle_stack(&mut self, output: &StackOutput, host: &mut Net<'_>, now: Instant) -> bool {
-        let of = match output {
-            StackOutput::Connected(stream)
-            | StackOutput::Writable(stream)
-            | StackOutput::Received { stream, .. }
-            | StackOutput::Ended { stream, .. } => *stream,
-            StackOutput::Send { .. } | StackOutput::Accepted { .. } => return false,
-        };
+        let Some(of) = output.own() else { return false };
         if self.channel.stream() == Some(of) {
             self.handle_channel(output, host, now);
             return true;
@@ -541,17 +536,17 @@ impl ControlLink {
         let Some(request) = self.requests.get_mut(&id) else { return };
         let event = match (said, &mut request.progress) {
             (ToNode::Opened { .. }, progress @ Sent::Until(_)) => {
-                *progress = Sent::Opened(MapMessages::default());
+                *progress = Sent::Opened(MapReader::new());
                 ControlEvent::Opened { id }
             }
-            (ToNode::Data { bytes, .. }, Sent::Opened(messages)) => {
-                messages.receive(&bytes);
-                loop {
-                    match messages.next_message() {
-                        Ok(None) => return,
-                        Ok(Some(json)) => self.events.push_back(Heard::Map { id, json }),
-                        Err(_) => break failed(id, FailureKind::Malformed, "a map message is too long".to_owned()),
-                    }
+            (ToNode::Data { bytes, .. }, Sent::Opened(reader)) => {
+                let received = reader.receive(&bytes);
+                while let Some(json) = reader.pop() {
+                    self.events.push_back(Heard::Map { id, json });
+                }
+                match received {
+                    Ok(()) => return,
+                    Err(error) => failed(id, FailureKind::Malformed, error.to_string()),
                 }
             }
             (ToNode::End { .. }, Sent::Opened(_)) => ControlEvent::Closed { id },

@@ -1,10 +1,11 @@
 //! What nodes and the server say to each other, over the streams of the host.
 
-use core::time::Duration;
+use core::{net::IpAddr, time::Duration};
 
 use control::coordinator::{Command, ConnId, Input, Output, Request, RequestId, Response};
 use mesh_core::{
     control::{
+        codec::frame,
         noise::{EarlyNoise, Initiation},
         types::{MapRequest, RegisterRequest},
     },
@@ -20,17 +21,17 @@ use super::{
     },
     Conn, ConnState, ControlHost,
     link::KeyAnswer,
-    wire::{Channel, Greeting, SWITCHING, ToControl, ToNode, map_message},
+    wire::{Channel, Greeting, SWITCHING, ToControl, ToNode},
 };
 
 impl ControlHost {
     pub(super) fn handle_stack(&mut self, output: StackOutput, now: Instant, effects: &mut Effects) {
         match output {
-            StackOutput::Accepted { stream, .. } => {
+            StackOutput::Accepted { stream, from } => {
                 let id = ConnId(self.next_conn);
                 self.next_conn += 1;
                 let state = ConnState::Greeting(Head::default());
-                self.conns.insert(id, Conn { stream, state, unsent: Vec::new(), owed: Vec::new() });
+                self.conns.insert(id, Conn { stream, from: from.ip(), state, unsent: Vec::new(), owed: Vec::new() });
                 self.by_stream.insert(stream, id);
             }
             StackOutput::Received { stream, bytes } => {
@@ -103,22 +104,29 @@ impl ControlHost {
     /// What a node said.
     fn hear(&mut self, id: ConnId, now: Instant, effects: &mut Effects) {
         loop {
-            let Some(Conn { state: ConnState::Open { channel, machine }, .. }) = self.conns.get_mut(&id) else {
+            let Some(Conn { from, state: ConnState::Open { channel, machine }, .. }) = self.conns.get_mut(&id) else {
                 return;
             };
-            let machine = *machine;
+            let (machine, from) = (*machine, *from);
             match channel.next_from_node() {
                 Ok(None) => return,
                 Ok(Some(said)) => {
                     effects.control_messages += 1;
-                    self.take(id, machine, said, now, effects);
+                    self.take(id, (machine, from), said, now, effects);
                 }
                 Err(_) => return self.close(id, now),
             }
         }
     }
 
-    fn take(&mut self, conn: ConnId, machine: MachinePublic, said: ToControl, now: Instant, effects: &mut Effects) {
+    fn take(
+        &mut self,
+        conn: ConnId,
+        (machine, from): (MachinePublic, IpAddr),
+        said: ToControl,
+        now: Instant,
+        effects: &mut Effects,
+    ) {
         match said {
             ToControl::Ping => self.say(conn, &ToNode::Pong, now, effects),
             ToControl::Cancel { id } => {
@@ -140,7 +148,7 @@ impl ControlHost {
                         if let Request::Register(request) = &request {
                             self.registering.insert((conn, id), request.node_key);
                         }
-                        self.tell(Input::Request { conn, machine, id, request }, now);
+                        self.tell(Input::Request { conn, machine, from, id, request }, now);
                     }
                     Err(error) => self.answer(conn, id, 400, error.to_string().into_bytes(), now, effects),
                 }
@@ -280,4 +288,9 @@ impl ControlHost {
             server.handle_input(input, now);
         }
     }
+}
+
+/// A map message as it goes into its stream.
+fn map_message(json: &[u8]) -> Vec<u8> {
+    frame(json).expect("the server makes no map that nodes refuse")
 }

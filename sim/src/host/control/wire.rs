@@ -192,38 +192,6 @@ fn frame(kind: u8, id: u64, parts: &[&[u8]]) -> Vec<u8> {
     frame
 }
 
-/// Puts a map message into its own framing.
-#[must_use]
-pub fn map_message(json: &[u8]) -> Vec<u8> {
-    [&(json.len() as u32).to_le_bytes(), json].concat()
-}
-
-/// Cuts the body of a map stream into messages.
-#[derive(Debug, Default)]
-pub struct MapMessages(Vec<u8>);
-
-impl MapMessages {
-    /// Takes the next bytes.
-    pub fn receive(&mut self, bytes: &[u8]) {
-        self.0.extend_from_slice(bytes);
-    }
-
-    /// The next message that is whole.
-    ///
-    /// # Errors
-    /// When it is longer than it may be.
-    pub fn next_message(&mut self) -> Result<Option<Vec<u8>>, BadFrame> {
-        let Some((length, rest)) = self.0.split_first_chunk() else { return Ok(None) };
-        let length = u32::from_le_bytes(*length) as usize;
-        if length > MAP_MESSAGE_BYTES {
-            return Err(BadFrame);
-        }
-        let Some(message) = rest.get(..length).map(<[u8]>::to_vec) else { return Ok(None) };
-        self.0.drain(..4 + length);
-        Ok(Some(message))
-    }
-}
-
 /// An end of a channel after the handshake: records outside, frames inside.
 #[derive(Debug)]
 pub struct Channel {
@@ -359,19 +327,6 @@ mod tests {
         node.seal(&frame(9, 0, &[]), &mut wire).unwrap();
         server.receive(&wire).unwrap();
         assert_eq!(server.next_from_node(), Err(BadFrame));
-    }
-
-    #[test]
-    fn map_messages_are_cut_at_their_lengths() {
-        let mut messages = MapMessages::default();
-        let bytes = [map_message(b"one"), map_message(b"")].concat();
-        messages.receive(&bytes[..5]);
-        assert_eq!(messages.next_message(), Ok(None));
-        messages.receive(&bytes[5..]);
-        assert_eq!(messages.next_message(), Ok(Some(b"one".to_vec())));
-        assert_eq!((messages.next_message(), messages.next_message()), (Ok(Some(Vec::new())), Ok(None)));
-        messages.receive(&u32::MAX.to_le_bytes());
-        assert_eq!(messages.next_message(), Err(BadFrame));
     }
 
     #[test]

@@ -58,7 +58,7 @@ impl Model {
                 return;
             }
             ControlRequest::Cancel { id } => {
-                self.under_way.retain(|(_, request)| id_of(request) != Some(*id));
+                self.under_way.retain(|(_, request)| request.id() != Some(*id));
                 return;
             }
             ControlRequest::Answer(_) => return,
@@ -90,7 +90,7 @@ impl Model {
     }
 
     fn answer(&mut self, request: ControlRequest, now: Instant) -> Option<ControlEvent> {
-        let id = id_of(&request)?;
+        let id = request.id()?;
         let dice = if self.is_well { 99 } else { self.rng.below(100) };
         if dice < 40 {
             let kinds = [
@@ -145,17 +145,6 @@ impl Model {
             }
         };
         ControlEvent::Registered { id, response: Box::new(response) }
-    }
-}
-
-fn id_of(request: &ControlRequest) -> Option<RequestId> {
-    match request {
-        ControlRequest::FetchKey { id, .. }
-        | ControlRequest::Register { id, .. }
-        | ControlRequest::StreamMap { id, .. }
-        | ControlRequest::Update { id, .. }
-        | ControlRequest::Cancel { id } => Some(*id),
-        ControlRequest::Connect(_) | ControlRequest::Disconnect | ControlRequest::Answer(_) => None,
     }
 }
 

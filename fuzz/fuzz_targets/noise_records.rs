@@ -1,4 +1,0 @@
-//! libFuzzer's entry to [`fuzz::control::noise_records`].
-#![no_main]
-
-libfuzzer_sys::fuzz_target!(|data: &[u8]| fuzz::control::noise_records(data));
