@@ -59,7 +59,8 @@ impl Server {
         let machine = MachinePublic::from_bytes(support::bytes(conn.0 as u32, 1));
         let owner = if rng.below(10) == 0 { rng.below(5) } else { conn.0 };
         let node_key = NodePublic::from_bytes(support::bytes(owner as u32, 2 + rng.below(2) as u8));
-        let request = |request| Input::Request { conn, machine, id: RequestId(step.into()), request };
+        let (from, id) = ([192, 0, 2, conn.0 as u8].into(), RequestId(step.into()));
+        let request = |request| Input::Request { conn, machine, from, id, request };
         match rng.below(16) {
             0..=2 => self.admin(step, self.command(rng)),
             3..=5 => request(Request::Register(Box::new(self.registration(node_key, rng)))),

@@ -394,7 +394,7 @@ mod tests {
             mailbox.put(letter(vec![0; 1400]), &stats);
         }
         mailbox.take(&mut Vec::new(), NOW, &stats);
-        assert_eq!(mailbox.bytes, 9 * 1400);
+        assert_eq!((mailbox.share.bytes, stats.mail.letters()), (9 * 1400, 9));
     }
 
     #[test]

@@ -234,7 +234,7 @@ mod tests {
     fn a_cookie_opens_nothing_once_its_secret_is_two_minutes_old() {
         let (mut gate, _, _) = parts();
         let source = udp("192.0.2.1:1000");
-        let at = |secs| Instant::from_secs(1 + secs);
+        let at = |secs: u64| Instant::from_secs(1 + secs);
         let cookie = gate.cookie(source, at(0));
         assert_eq!(gate.cookie(source, at(119)), cookie);
         assert_ne!(gate.cookie(source, at(120)), cookie);
