@@ -35,7 +35,7 @@ use std::{
 use anyhow::{Context as _, Result, bail, ensure};
 use clap::{Parser, Subcommand};
 
-use apply::List;
+use apply::{List, Mutant};
 use results::{Line, Results};
 use suites::{Class, Found, Suites};
 
@@ -55,6 +55,9 @@ enum Verb {
     Run {
         /// Only these, and again.
         names: Vec<String>,
+        /// Only those that nothing has noticed yet.
+        #[arg(long)]
+        survivors: bool,
         /// Only these classes.
         #[arg(long, value_enum, value_delimiter = ',', default_value = "unit,model,simulator")]
         classes: Vec<Class>,
@@ -88,7 +91,13 @@ fn run(verb: &Verb) -> Result<()> {
             apply::write_tree(&list, root(), &work().join("tree"))?;
             suites::build(&work())
         }
-        Verb::Run { names, classes, jobs } => try_all(&list, names, classes, *jobs),
+        Verb::Run { names, survivors, classes, jobs } => {
+            let mut results = Results::open(&work().join("results.json"))?;
+            let waiting = waiting(&list, &results, names, *survivors, classes)?;
+            let suites = Suites::read(&work(), &list.simulator)?;
+            try_without(&suites, &mut results, &waiting)?;
+            try_all(&suites, results, waiting, *jobs)
+        }
         Verb::Table => {
             let results = Results::open(&work().join("results.json"))?;
             let table = results::table(&list, &results)?;
@@ -97,21 +106,38 @@ fn run(verb: &Verb) -> Result<()> {
     }
 }
 
-fn try_all(list: &List, names: &[String], classes: &[Class], jobs: usize) -> Result<()> {
-    let suites = Suites::read(&work(), &list.simulator)?;
-    let mut results = Results::open(&work().join("results.json"))?;
+/// A mistake by its number, and what is to be run.
+type Waiting<'l> = (u32, &'l Mutant, Class);
+
+fn waiting<'l>(
+    list: &'l List,
+    results: &Results,
+    names: &[String],
+    survivors: bool,
+    classes: &[Class],
+) -> Result<VecDeque<Waiting<'l>>> {
     for name in names {
         ensure!(list.mutants.iter().any(|mutant| mutant.name == *name), "no mistake is called {name:?}");
     }
     let mut waiting = VecDeque::new();
-    for (number, mutant) in (1..).zip(&list.mutants) {
-        for class in classes {
-            if names.contains(&mutant.name) || names.is_empty() && results.of(mutant, *class).is_none() {
+    for class in classes {
+        for (number, mutant) in (1..).zip(&list.mutants) {
+            let is_wanted = if names.is_empty() {
+                results.of(mutant, *class).is_none() && !(survivors && results.is_caught(mutant))
+            } else {
+                names.contains(&mutant.name)
+            };
+            if is_wanted {
                 waiting.push_back((number, mutant, *class));
             }
         }
     }
-    let wanted: BTreeSet<_> = waiting.iter().map(|(_, mutant, class)| (mutant.krate(), *class)).collect();
+    Ok(waiting)
+}
+
+/// Without any mistake all tests pass, or else they say nothing.
+fn try_without(suites: &Suites<'_>, results: &mut Results, waiting: &VecDeque<Waiting<'_>>) -> Result<()> {
+    let wanted: BTreeSet<_> = waiting.iter().map(|(_, mutant, class)| (class.tested(mutant), *class)).collect();
     for (krate, class) in wanted {
         if results.control(krate, class).is_none() {
             let (found, seconds) = suites.run(class, krate, 0, None);
@@ -120,13 +146,17 @@ fn try_all(list: &List, names: &[String], classes: &[Class], jobs: usize) -> Res
             results.add(Line::of_control(krate, class, found, seconds))?;
         }
     }
+    Ok(())
+}
+
+fn try_all(suites: &Suites<'_>, results: Results, waiting: VecDeque<Waiting<'_>>, jobs: usize) -> Result<()> {
     println!("{} runs", waiting.len());
     let (waiting, results) = (Mutex::new(waiting), Mutex::new(results));
     let work = || -> Result<()> {
         loop {
             let next = waiting.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
             let Some((number, mutant, class)) = next else { return Ok(()) };
-            let krate = mutant.krate();
+            let krate = class.tested(mutant);
             let usual = results.lock().unwrap_or_else(PoisonError::into_inner).control(krate, class);
             let (found, seconds) = suites.run(class, krate, number, usual);
             println!("{}, {} ({seconds:.0} s) {}", mutant.name, class.name(), found.text());

@@ -72,6 +72,11 @@ impl Results {
         let line = self.lines.get(&(mutant.name.clone(), class))?;
         (line.fingerprint == mutant.fingerprint()).then_some(&line.found)
     }
+
+    /// Whether a class noticed it.
+    pub(crate) fn is_caught(&self, mutant: &Mutant) -> bool {
+        Class::ALL.iter().filter_map(|class| self.of(mutant, *class)).any(Found::is_caught)
+    }
 }
 
 /// `sim/mutants.md`.
@@ -80,19 +85,17 @@ pub(crate) fn table(list: &List, results: &Results) -> Result<String> {
     let (mut caught, mut left_out) = ([0; 4], 0);
     for mutant in &list.mutants {
         let mut row = format!("| {} | {} | {} |", mutant.name, mutant.file, mutant.kind);
-        let mut is_caught = false;
         for class in Class::ALL {
             let Some(found) = results.of(mutant, class) else {
                 left_out += 1;
                 row.push_str(" ? |");
                 continue;
             };
-            let is_found = !matches!(found, Found::Passed);
-            caught[class as usize] += u32::from(is_found);
-            is_caught |= is_found;
+            caught[class as usize] += u32::from(found.is_caught());
             write!(row, " {} |", found.text())?;
         }
         writeln!(rows, "{row}")?;
+        let is_caught = results.is_caught(mutant);
         caught[3] += u32::from(is_caught);
         match &mutant.equivalent {
             Some(_) if is_caught => bail!("{} is said to be equivalent and is caught", mutant.name),
