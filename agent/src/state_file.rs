@@ -69,7 +69,9 @@ impl Claim {
         }
         let path = directory.join(NAME);
         match private::try_out(&path) {
-            Err(error) if is_full(&error) => warn!(%error, path = %path.display(), "what changes will not be kept"),
+            Err(error) if private::is_full(&error) => {
+                warn!(%error, path = %path.display(), "what changes will not be kept")
+            }
             result => result.map_err(|error| cannot("write", &path, &error))?,
         }
         Ok(Self(file))
@@ -207,13 +209,14 @@ impl Keeper {
     /// When the file cannot be written; the one before is still there then.
     pub fn keep(&mut self, saved: SavedState) -> Result<(), Failure> {
         self.take_in();
-        self.unkept = None;
+        // What waits is another than what is on disk, and may be written any time: the file is what this says, or the error.
+        let waits = self.unkept.take().is_some();
         let before = core::mem::replace(&mut self.state.saved, saved);
         let saved = &self.state.saved;
-        if before == *saved {
+        if !waits && before == *saved {
             return Ok(());
         }
-        if (SavedState { map: saved.map.clone(), ..before.clone() }) == *saved {
+        if !waits && (SavedState { map: saved.map.clone(), ..before.clone() }) == *saved {
             lock(&self.desk.waiting).state = Some(self.state.clone());
             self.desk.changed.notify_one();
             return Ok(());
@@ -275,10 +278,12 @@ impl Keeper {
     /// # Errors
     /// Those of [`Self::keep`].
     pub fn keep_map(&mut self, map: Option<MapResponse>) -> Result<(), Failure> {
-        if map.is_none() || self.state.saved.registration.is_none() {
+        self.take_in();
+        let newest = self.unkept.as_ref().unwrap_or(&self.state.saved);
+        if map.is_none() || newest.registration.is_none() {
             return Ok(());
         }
-        self.keep(SavedState { map: map.map(Arc::new), ..self.state.saved.clone() })
+        self.keep(SavedState { map: map.map(Arc::new), ..newest.clone() })
     }
 }
 
@@ -385,17 +390,13 @@ fn set_aside(path: &Path, problem: &str) -> Failure {
 fn cannot(what: &str, path: &Path, error: &io::Error) -> Failure {
     let exit = if error.kind() == ErrorKind::PermissionDenied { Exit::NotPermitted } else { Exit::Refused };
     let hint = match error.kind() {
-        _ if is_full(error) => "make room there, or choose another directory with --state-dir",
+        _ if private::is_full(error) => "make room there, or choose another directory with --state-dir",
         ErrorKind::IsADirectory => "move that directory away: the state is a file",
         ErrorKind::ReadOnlyFilesystem => "make it writable, or choose another directory with --state-dir",
         ErrorKind::FileTooLarge => "it is none that meshd wrote: move it away",
         _ => "choose another directory with --state-dir",
     };
     Failure::new(exit, "state", format!("cannot {what} {}: {error}", path.display())).hint(hint)
-}
-
-fn is_full(error: &io::Error) -> bool {
-    matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded)
 }
 
 #[cfg(test)]

@@ -90,7 +90,10 @@ impl Gate {
         if self.connections >= self.room {
             return Err(CloseReason::Full);
         }
-        if connections >= limits::CONNECTIONS_OF_SOURCE || standing >= limits::UNGREETED_OF_SOURCE {
+        // Where files are few: all clients of a small relay may be behind one address, but must not take all places.
+        if connections >= limits::CONNECTIONS_OF_SOURCE.min(self.room / 4).max(1)
+            || standing >= limits::UNGREETED_OF_SOURCE
+        {
             return Err(CloseReason::SourceFull);
         }
         if self.ungreeted >= limits::UNGREETED.min(self.room / 2).max(1) {

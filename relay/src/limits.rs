@@ -98,7 +98,8 @@ pub const UNREAD_BYTES: usize = (1 << 20) + (256 << 10);
 pub const CONNECTIONS: usize = 100_000;
 
 /// Of them, those of one source: a tenth, so that ten sources have to join to keep others out, and enough for the nodes
-/// behind one large address translator. At the bound a new one is closed, counted.
+/// behind one large address translator. Where files are few it is a quarter of the places. At the bound a new one is closed,
+/// counted.
 pub const CONNECTIONS_OF_SOURCE: usize = 10_000;
 
 /// Connections whose client is not in yet. Each lasts [`GREETING`] twice and [`ADMISSION`] at most; two cores finish some
@@ -109,13 +110,6 @@ pub const UNGREETED: usize = 4_096;
 /// Questions at once about who may connect, asked of a program elsewhere: each is a connection there, all of one source, which
 /// has [`UNGREETED_OF_SOURCE`]. At the bound the next one waits, as long as an answer may take.
 pub const QUESTIONS: usize = 64;
-
-/// Lines of the log that anybody can cause, in [`LINES_TIME`]. At the bound they are counted, and the next line says how many
-/// were left out.
-pub const LINES: u32 = 20;
-
-/// See [`LINES`].
-pub const LINES_TIME: Duration = Duration::from_secs(10);
 
 /// Of those in [`UNGREETED`], those of one source: a sixteenth. A whole site that comes back after a restart knocks again. At the bound a
 /// new one is closed, counted.

@@ -78,11 +78,11 @@ impl Share {
         self.bytes += bytes;
     }
 
-    fn remove(&mut self, bytes: usize) {
-        self.letters -= 1;
+    fn remove(&mut self, letters: u64, bytes: usize) {
+        self.letters -= letters;
         self.bytes -= bytes;
         if let Some(of) = &self.of {
-            of.remove(1, bytes);
+            of.remove(letters, bytes);
         }
     }
 }
@@ -180,6 +180,8 @@ impl Mailbox {
         {
             Frame::PeerGone { peer, reason }.encode(out);
         }
+        // What all share is told once a write.
+        let (mut letters, mut bytes) = (0, 0);
         while let Some(next) = self.disco.front().or_else(|| self.packets.front()) {
             let expired = now.since(next.arrived) > limits::MAIL_AGE;
             let length = HEADER_BYTES + 32 + next.packet.len();
@@ -191,10 +193,13 @@ impl Mailbox {
                 self.drop_letter(&letter, DropReason::Expired, stats);
                 continue;
             }
-            self.share.remove(letter.packet.len());
+            (letters, bytes) = (letters + 1, bytes + letter.packet.len());
             stats.packets_sent.add_one();
             stats.bytes_sent.add(letter.packet.len());
             Frame::RecvPacket { from: letter.from, packet: &letter.packet }.encode(out);
+        }
+        if letters > 0 {
+            self.share.remove(letters, bytes);
         }
         if self.is_empty() {
             // A client that sends little should not hold room for a burst it once got.
@@ -234,7 +239,7 @@ impl Mailbox {
     }
 
     fn drop_letter(&mut self, letter: &Letter, reason: DropReason, stats: &Stats) {
-        self.share.remove(letter.packet.len());
+        self.share.remove(1, letter.packet.len());
         stats.note_drop(reason, letter.kind(), letter.packet.len());
     }
 }

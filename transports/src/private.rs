@@ -20,8 +20,7 @@ pub fn make_directory(path: &Path) -> io::Result<()> {
 /// # Errors
 /// When it could not.
 pub fn try_out(path: &Path) -> io::Result<()> {
-    let fresh = fresh(path);
-    make(&fresh).map(drop)?;
+    let (fresh, _) = make_beside(path)?;
     remove_file(&fresh)
 }
 
@@ -31,8 +30,7 @@ pub fn try_out(path: &Path) -> io::Result<()> {
 /// # Errors
 /// When it cannot be written; the one before is still there then.
 pub fn write(path: &Path, text: &str) -> io::Result<()> {
-    let fresh = fresh(path);
-    let mut file = make(&fresh)?;
+    let (fresh, mut file) = make_beside(path)?;
     file.write_all(text.as_bytes())?;
     file.sync_all()?;
     rename(&fresh, path)?;
@@ -42,19 +40,27 @@ pub fn write(path: &Path, text: &str) -> io::Result<()> {
     }
 }
 
-fn fresh(path: &Path) -> PathBuf {
+/// Makes an empty file beside the one that it is to become, which only its owner may read.
+///
+/// # Errors
+/// When it cannot be made.
+pub fn make_beside(path: &Path) -> io::Result<(PathBuf, File)> {
     let mut fresh = path.as_os_str().to_owned();
     fresh.push(".new");
-    PathBuf::from(fresh)
-}
-
-fn make(fresh: &Path) -> io::Result<File> {
+    let fresh = PathBuf::from(fresh);
     // What a crash left, or somebody put there: neither its mode nor where it leads is ours.
-    match remove_file(fresh) {
+    match remove_file(&fresh) {
         Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
         Ok(()) | Err(_) => {}
     }
-    OpenOptions::new().write(true).create_new(true).mode(0o600).open(fresh)
+    let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&fresh)?;
+    Ok((fresh, file))
+}
+
+/// Whether there is an error because there is no room.
+#[must_use]
+pub fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded)
 }
 
 /// Keeps what this process knows out of core dumps, also of those that a program takes, and from other programs of the same

@@ -1,6 +1,13 @@
 use std::{os::unix::fs::PermissionsExt, sync::Arc};
 
-use mesh_core::{control::types::RegisterRequest, derp::DerpMap};
+use mesh_core::{
+    control::{
+        session::Registration,
+        types::{Login, RegisterRequest, User},
+    },
+    derp::DerpMap,
+    key::MachinePublic,
+};
 
 use super::*;
 
@@ -108,6 +115,46 @@ fn what_could_not_be_kept_is_kept_by_itself_later() {
     }
     assert_eq!(keeper.lost(), None);
     assert_eq!(State::open(&directory, &Seed::from_number(2)).unwrap().saved, saved);
+    fs::remove_dir_all(directory).unwrap();
+}
+
+#[test]
+fn what_was_taken_back_is_not_what_is_kept_later() {
+    let directory = scratch("back");
+    let state = State::open(&directory, &Seed::from_number(1)).unwrap();
+    let up = state.saved.clone();
+    let mut keeper = Keeper::new(state).unwrap();
+    let file = directory.join(NAME);
+    for end in ["another", "the end"] {
+        // Nothing can be renamed to what is a directory.
+        fs::rename(&file, directory.join("aside")).unwrap();
+        fs::create_dir_all(file.join("full")).unwrap();
+        let mut down = up.clone();
+        down.prefs.hostname = end.to_owned();
+        down.registration = Some(Registration {
+            server: "https://control.example.com".parse().unwrap(),
+            server_key: MachinePublic::from_bytes([7; 32]),
+            user: User::default(),
+            login: Login::default(),
+        });
+        // Whoever keeps the file in between finds it as it is now.
+        let desk = Arc::clone(&keeper.desk);
+        keeper.keep(down.clone()).unwrap_err();
+        if end == "another" {
+            keeper.keep(up.clone()).unwrap_err();
+            assert_eq!(lock(&desk.waiting).state.as_ref().unwrap().saved, up);
+        } else {
+            let map = MapResponse { domain: "example.com".to_owned(), ..MapResponse::default() };
+            keeper.keep_map(Some(map.clone())).unwrap_err();
+            let newest = SavedState { map: Some(Arc::new(map)), ..down };
+            assert_eq!(lock(&desk.waiting).state.as_ref().unwrap().saved, newest);
+        }
+        fs::remove_dir_all(&file).unwrap();
+        fs::rename(directory.join("aside"), &file).unwrap();
+        keeper.keep(up.clone()).unwrap();
+        assert_eq!(State::open(&directory, &Seed::from_number(2)).unwrap().saved, up);
+        assert!(lock(&desk.waiting).state.is_none() && keeper.problem().is_none());
+    }
     fs::remove_dir_all(directory).unwrap();
 }
 

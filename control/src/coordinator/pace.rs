@@ -20,7 +20,7 @@ use super::{
 };
 use crate::limits;
 
-/// The budgets of all nodes that did something lately, and the requests that wait.
+/// The budgets of all nodes that did something since the start, and the requests that wait.
 #[derive(Debug, Default)]
 pub(super) struct Pace {
     budgets: BTreeMap<NodeId, Budget>,

@@ -26,7 +26,7 @@ use tracing::{info, warn};
 use transports::{
     clock::Clock,
     notify,
-    program::{Exit, Failure, Signalled, Signals, cannot_start, listener::tcp, log, print},
+    program::{Exit, Failure, Signalled, Signals, cannot_start, listener::tcp, log, open_files, print},
 };
 
 use super::{
@@ -35,6 +35,7 @@ use super::{
     config::{Config, FirstPolicy, RelayConfig},
     desk::{Desk, No, Owner},
     identity::{self, KeyFile},
+    limits,
     listen::{self, Shop, Wire},
     metrics,
     pass::Door,
@@ -48,8 +49,8 @@ use crate::{
     store::Principal,
 };
 
-/// For the last commit at the end. What was answered is on disk before.
-const GRACE: Duration = Duration::from_secs(1);
+/// For the last commit at the end: one that failed is tried once more. What was answered as done is on disk before.
+const GRACE: Duration = limits::COMMIT_AGAIN.saturating_add(Duration::from_secs(2));
 
 /// Serves until a signal says to end.
 pub(super) fn serve(flags: &Flags, socket: &Path) -> Result<(), Failure> {
@@ -103,7 +104,7 @@ async fn run(flags: &Flags, config: Config, socket: &Path, key: &KeyFile, seed: 
         desk: desk.clone(),
         pool: RenderPool::new(),
         // Each node is an open file, and so is what else the server does.
-        door: Door::new(relay::serve::files() / 2),
+        door: Door::new(open_files() / 2),
         tls: RwLock::new(tls),
         accepted: AtomicU64::new(0),
         refused: AtomicU64::new(0),
@@ -144,7 +145,7 @@ async fn run(flags: &Flags, config: Config, socket: &Path, key: &KeyFile, seed: 
             Ok(())
         }
         Ok(Ok(None)) | Err(_) => {
-            warn!("the last changes could not be stored; nobody was told of them");
+            warn!("the last changes could not be stored; nobody was told that they are");
             Ok(())
         }
         Ok(Err(error)) => Err(Failure::new(Exit::Bug, "panic", format!("the coordinator ended by a bug: {error}"))),

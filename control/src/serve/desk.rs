@@ -6,8 +6,9 @@
 //! what it depends on, and a commit is paid for once by all who wait for it.
 //!
 //! A commit that fails, as on a full disk, is tried again until it is done: what was decided cannot be taken back. Those
-//! who wait for it are told so at once. Until it is done changes are refused before they are decided, questions are
-//! answered, streams are kept alive, and nodes hear nothing new.
+//! who wait for it are told so at once. Until it is done changes and all that nodes ask are refused before they are decided,
+//! so that what waits does not grow; questions of operators are answered, streams that have nothing to learn are kept alive,
+//! and nodes hear nothing new.
 #![allow(clippy::disallowed_types, clippy::disallowed_methods, reason = "shell")]
 
 use std::{
@@ -201,7 +202,7 @@ pub(super) struct Owner<S = SqlStore> {
     said: VecDeque<Output>,
     requests: BTreeMap<(ConnId, RequestId), Open>,
     streams: BTreeMap<StreamId, Stream>,
-    commands: BTreeMap<AdminId, oneshot::Sender<Result<Reply, No>>>,
+    commands: BTreeMap<AdminId, Asked>,
     next_command: u64,
     commits: u64,
     failed_commits: u64,
@@ -212,6 +213,12 @@ pub(super) struct Owner<S = SqlStore> {
 enum Open {
     Asked(oneshot::Sender<Answer>),
     Stream(StreamId),
+}
+
+/// A command that was not answered.
+struct Asked {
+    is_change: bool,
+    answer: oneshot::Sender<Result<Reply, No>>,
 }
 
 struct Stream {
@@ -285,8 +292,8 @@ impl<S: Store> Owner<S> {
     fn handle_event(&mut self, event: Event) {
         let now = self.clock.now();
         let input = match event {
-            // What comes of it could not be told.
-            Event::Request { request: Request::Register(_), answer, .. } if self.stuck.is_some() => {
+            // What comes of it could not be told: a map says what changed too, and an open one learns nothing.
+            Event::Request { answer, .. } if self.stuck.is_some() => {
                 let _ = answer.send(Answer::Refused(not_stored()));
                 return;
             }
@@ -317,7 +324,7 @@ impl<S: Store> Owner<S> {
                 }
                 let id = AdminId(self.next_command);
                 self.next_command += 1;
-                self.commands.insert(id, answer);
+                self.commands.insert(id, Asked { is_change: command.is_change(), answer });
                 Input::Admin { id, by, command }
             }
             Event::Look(answer) => {
@@ -364,18 +371,19 @@ impl<S: Store> Owner<S> {
                     self.mutations += more.len() as u64;
                     mutations.extend(more);
                 }
-                Output::Admin { id, .. } => {
-                    if let Some(answer) = self.commands.remove(&id) {
+                Output::Admin { id, result: Ok(_) } if self.commands.get(&id).is_some_and(|asked| asked.is_change) => {
+                    if let Some(asked) = self.commands.remove(&id) {
                         // Whoever asked may have gone.
-                        let _ = answer.send(Err(No::NotYet(problem.clone())));
+                        let _ = asked.answer.send(Err(No::NotYet(problem.clone())));
                     }
                 }
+                // What is refused or only looked at waits for no disk.
+                Output::Admin { .. } | Output::KeepAlive { .. } => self.carry_out(output),
                 // What a stream would tell waits for the disk, and so does the stream.
                 Output::Respond { response: Response::Stream(_), .. } | Output::Push(_) | Output::Close { .. } => {
                     self.held.push(output);
                 }
                 Output::Respond { conn, id, .. } => self.respond((conn, id), Response::Refused(not_stored())),
-                Output::KeepAlive { .. } => self.carry_out(output),
             }
         }
         mutations
@@ -431,9 +439,9 @@ impl<S: Store> Owner<S> {
                 let _ = self.streams.get(&stream).is_some_and(|open| open.orders.try_send(Order::KeepAlive).is_ok());
             }
             Output::Admin { id, result } => {
-                if let Some(answer) = self.commands.remove(&id) {
+                if let Some(asked) = self.commands.remove(&id) {
                     // Whoever asked may have gone.
-                    let _ = answer.send(result.map_err(No::Refused));
+                    let _ = asked.answer.send(result.map_err(No::Refused));
                 }
             }
             Output::Close { stream } => {

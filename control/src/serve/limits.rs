@@ -52,7 +52,8 @@ pub(super) const EVENTS: usize = 1_024;
 /// Things that the coordinator takes in before what it says is carried out.
 pub(super) const BATCH: usize = 64;
 
-/// Things that the coordinator said and that wait for the disk. At the bound it takes nothing in until a commit is done.
+/// Things that the coordinator said and that wait for the disk. At the bound it takes nothing in until a commit is done. What is to
+/// be stored while a commit fails is outside of it, and bounded by what is not refused then: nodes that leave, keys that expire.
 pub(super) const OUTPUTS: usize = 65_536;
 
 /// Orders that wait for one stream: a message and the last one, and keepalives. At the bound keepalives are left out.

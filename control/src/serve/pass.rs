@@ -13,9 +13,9 @@ use std::{
 
 use relay::{
     gate::{Gate, Place},
-    serve::told::Told,
     stats::CloseReason,
 };
+use transports::program::Told;
 
 use super::limits;
 

@@ -4,13 +4,7 @@
 //! and PostgreSQL both understand. What one commit holds is there wholly or not at all, on disk when it returns.
 #![allow(clippy::disallowed_types, clippy::disallowed_methods, reason = "shell")]
 
-use std::{
-    collections::BTreeMap,
-    fs, io,
-    os::unix::fs::OpenOptionsExt,
-    path::{Path, PathBuf},
-    sync::LazyLock,
-};
+use std::{collections::BTreeMap, fs, io, path::Path, sync::LazyLock};
 
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Map, Value};
@@ -19,6 +13,8 @@ use sqlx::{
     query::Query,
     sqlite::{SqliteArguments, SqliteConnectOptions, SqliteJournalMode, SqliteRow, SqliteSynchronous},
 };
+
+use transports::private;
 
 use crate::{
     limits,
@@ -49,7 +45,7 @@ pub(super) enum StoreError {
         /// What is wrong.
         why: serde_json::Error,
     },
-    /// Pages of it are damaged, or there is nothing in it.
+    /// Pages of it are damaged, there is nothing in it, or its log is left alone.
     #[error("it is damaged: {0}")]
     Damaged(String),
     /// It was written by a later program.
@@ -61,7 +57,7 @@ impl StoreError {
     /// Whether there would be none with more room.
     pub(super) fn is_full(&self) -> bool {
         match self {
-            Self::File(error) => matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded),
+            Self::File(error) => private::is_full(error),
             // SQLITE_FULL, and SQLITE_IOERR_SHMSIZE: no room for what is shared beside the file.
             Self::Sql(error) => {
                 let code = error.as_database_error().and_then(|error| error.code());
@@ -206,15 +202,16 @@ impl SqlStore {
 
 /// Makes a database with empty tables.
 async fn make(path: &Path) -> Result<(), StoreError> {
-    let mut fresh = path.as_os_str().to_owned();
-    fresh.push(".new");
-    let fresh = PathBuf::from(fresh);
-    match fs::remove_file(&fresh) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
-        Ok(()) | Err(_) => {}
+    // SQLite would take the log of the database that was here for that of the new one, and bring back what was in it.
+    for ending in ["-wal", "-journal"] {
+        let mut log = path.as_os_str().to_owned();
+        log.push(ending);
+        if Path::new(&log).exists() {
+            return Err(StoreError::Damaged(format!("it is gone, and its log {} is there", log.display())));
+        }
     }
     // SQLite gives the files beside it the rights of this one.
-    drop(fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&fresh)?);
+    let (fresh, _) = private::make_beside(path)?;
     let mut connection = options(&fresh).connect().await?;
     let mut transaction = connection.begin().await?;
     for table in TABLES {

@@ -11,7 +11,7 @@ use std::{
 use mesh_core::{derp::DerpRegion, rng::Seed};
 use transports::{
     net::Net,
-    program::{Exit, Failure},
+    program::{Exit, Failure, open_files},
 };
 
 use super::{
@@ -59,7 +59,7 @@ impl Embedded {
         let pin = certificate.pin();
         let hub = Arc::new(Hub::new(hub::Config { key, policy: Policy::Ask, rate: None, seed }));
         // The program around it has connections of its own.
-        hub.set_room(super::files() / 4);
+        hub.set_room(open_files() / 4);
         let tls = certificate.into_config(&hub.public)?;
         let shop = Shop {
             net: Net::Host,

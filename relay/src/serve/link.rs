@@ -4,7 +4,7 @@
 use std::{
     future::{pending, poll_fn},
     io,
-    net::SocketAddr,
+    net::IpAddr,
     pin::{Pin, pin},
     sync::Arc,
     task::Poll,
@@ -26,6 +26,7 @@ use super::{
     http::{self, Request},
     listen::Shop,
     stream::Stream,
+    verify::Asker,
 };
 use crate::{
     admission::Admission,
@@ -119,7 +120,7 @@ async fn relay(
     let from = pass.from();
     let mut conn = Conn::new(id, pass, clock.now());
     let mut is_closing = false;
-    let mut asking: Option<JoinHandle<Admission>> = None;
+    let mut asking: Option<Asking> = None;
     let mut write = Vec::new();
     let mut took = false;
     loop {
@@ -136,7 +137,7 @@ async fn relay(
             match output {
                 // Its task waits for its mail and has been woken.
                 ConnOutput::Wake(_) => {}
-                ConnOutput::Admit(node) => asking = Some(ask(shop, node, from)),
+                ConnOutput::Admit(node) => asking = Some(Asking::new(shop.asker.clone(), node, from.ip())),
                 ConnOutput::Close(reason) => {
                     debug!(conn = id.0, reason = reason.label(), "closing");
                     stream.say_end();
@@ -175,7 +176,7 @@ async fn relay(
             // What this client sends is taken as well as what it is sent.
             () = others_first(), if more => {}
             () = poll_fn(|context| conn.poll_mail(context)), if !unsent && !more => {}
-            admission = answer(&mut asking) => {
+            admission = answer(asking.as_mut()) => {
                 asking = None;
                 conn.handle_admission(admission, clock.now());
             }
@@ -188,19 +189,29 @@ async fn relay(
     }
 }
 
-fn ask(shop: &Shop, node: NodePublic, from: SocketAddr) -> JoinHandle<Admission> {
-    let asker = shop.asker.clone();
-    tokio::spawn(async move {
-        match asker {
-            Some(asker) => asker.ask(&node, from.ip()).await,
-            None => Admission::Unreachable,
-        }
-    })
+/// A question that is asked for a client. It ends with the connection: one who has gone takes no place from others.
+struct Asking(JoinHandle<Admission>);
+
+impl Asking {
+    fn new(asker: Option<Asker>, node: NodePublic, from: IpAddr) -> Self {
+        Self(tokio::spawn(async move {
+            match asker {
+                Some(asker) => asker.ask(&node, from).await,
+                None => Admission::Unreachable,
+            }
+        }))
+    }
 }
 
-async fn answer(asking: &mut Option<JoinHandle<Admission>>) -> Admission {
+impl Drop for Asking {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+async fn answer(asking: Option<&mut Asking>) -> Admission {
     match asking {
-        Some(task) => task.await.unwrap_or(Admission::Unreachable),
+        Some(Asking(task)) => task.await.unwrap_or(Admission::Unreachable),
         None => pending().await,
     }
 }
@@ -246,5 +257,42 @@ impl Timer {
         }
         self.sleep.as_mut().await;
         self.set_for = None;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use super::*;
+    use crate::serve::Ask;
+
+    /// Somebody who never answers.
+    struct Silent(Arc<()>);
+
+    impl Ask for Silent {
+        fn ask(&self, _: NodePublic) -> Pin<Box<dyn Future<Output = Admission> + Send + '_>> {
+            let asked = Arc::clone(&self.0);
+            Box::pin(async move {
+                let _asked = asked;
+                pending().await
+            })
+        }
+    }
+
+    #[tokio::test]
+    async fn a_question_ends_with_the_connection_of_who_it_is_about() {
+        let counted = Arc::new(());
+        let asker = Asker::Program(Arc::new(Silent(Arc::clone(&counted))));
+        let node = NodePublic::from_bytes([1; 32]);
+        let asking = Asking::new(Some(asker), node, Ipv4Addr::LOCALHOST.into());
+        // Asked, by the other task, and its asker holds one more.
+        while Arc::strong_count(&counted) < 3 {
+            tokio::task::yield_now().await;
+        }
+        drop(asking);
+        while Arc::strong_count(&counted) > 1 {
+            tokio::task::yield_now().await;
+        }
     }
 }

@@ -12,7 +12,6 @@ mod identity;
 mod link;
 mod listen;
 mod stream;
-pub mod told;
 mod verify;
 
 use std::{
@@ -28,7 +27,7 @@ use tokio::sync::watch;
 use tracing::{info, warn};
 use transports::{
     net::{Net, TcpListener},
-    program::{self, Exit, Failure, log, print, wants_json},
+    program::{self, Exit, Failure, log, open_files, print, wants_json},
 };
 
 use crate::{
@@ -144,7 +143,8 @@ fn serve(flags: &Flags) -> Result<(), Failure> {
     let policy = if asker.is_some() { Policy::Ask } else { Policy::Open };
     let hub = Arc::new(Hub::new(hub::Config { key, policy, rate: config.client_rate, seed }));
     let tls = config.certificate()?.map(|certificate| certificate.into_config(&hub.public)).transpose()?;
-    hub.set_room(files() / 2);
+    // Each client is an open file, and so is what else a relay does.
+    hub.set_room(open_files() / 2);
     let addresses = listen::Addresses { derp: config.listen, stun: config.stun_listen, metrics: config.metrics_listen };
     let shop = Shop { net: Net::Host, hub, tls: RwLock::new(tls), asker };
     listen::serve(&addresses, &Arc::new(shop), |shop| match reload(flags, &config, shop) {
@@ -153,13 +153,6 @@ fn serve(flags: &Flags) -> Result<(), Failure> {
             warn!(error = failure.message(), "configuration not read again; everything stays as it is");
         }
     })
-}
-
-/// How many files may be open at once, after as many were asked for as the system gives: each client is one.
-#[must_use]
-pub fn files() -> usize {
-    // Where the system does not say, it does not bound them either.
-    rlimit::increase_nofile_limit(u64::MAX).map_or(usize::MAX, |files| usize::try_from(files).unwrap_or(usize::MAX))
 }
 
 /// One core's share of a relay without TLS: serves the clients of one listener until `closing` becomes true. For whoever

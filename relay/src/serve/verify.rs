@@ -28,11 +28,10 @@ use tokio_rustls::TlsConnector;
 use tracing::warn;
 
 use mesh_core::key::NodePublic;
+use transports::program::{Exit, Failure, Told};
 use transports::roots;
 
-use super::told::Told;
 use crate::{admission::Admission, limits};
-use transports::program::{Exit, Failure};
 
 /// Bytes that the body of an answer may have. derper: 4 KiB.
 const ANSWER_BYTES: usize = 4 << 10;

@@ -423,17 +423,6 @@ impl<'s> Simulation<'s> {
         self.hand_over(id, packet);
     }
 
-    fn hand_over(&mut self, id: HostId, packet: Packet) {
-        let what = What::Received {
-            packet: packet.number,
-            from: packet.source,
-            kind: PacketKind::of(packet.proto, &packet.payload),
-            bytes: packet.payload.len() as u32,
-        };
-        self.record(Some(id), what, packet.digest);
-        self.call(id, |host, now, effects| host.handle_packet(packet, now, effects));
-    }
-
     fn wake(&mut self, id: HostId) {
         // A timer that moved leaves its old entry in the agenda; only the newest counts.
         if self.armed[id.index()] != Some(self.now) {

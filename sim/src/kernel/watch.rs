@@ -28,6 +28,18 @@ pub(super) fn has_forgers(scenario: &Scenario) -> bool {
 }
 
 impl Simulation<'_> {
+    /// A packet that arrived, genuine or forged, is the host's.
+    pub(super) fn hand_over(&mut self, id: HostId, packet: Packet) {
+        let what = What::Received {
+            packet: packet.number,
+            from: packet.source,
+            kind: PacketKind::of(packet.proto, &packet.payload),
+            bytes: packet.payload.len() as u32,
+        };
+        self.record(Some(id), what, packet.digest);
+        self.call(id, |host, now, effects| host.handle_packet(packet, now, effects));
+    }
+
     pub(super) fn check_delivery(&mut self, id: HostId, delivery: &Delivery) {
         let Some(node) = self.hosts[id.index()].node() else { return };
         let packet = &delivery.packet;

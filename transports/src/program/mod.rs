@@ -2,7 +2,8 @@
 //!
 //! A program runs ([`run`]) and ends well, or with a [`Failure`]: a sentence, what to do about it, a word for scripts and
 //! an [`Exit`] code. Servers take their settings from flags, the environment and a file ([`Sources`]), log to stderr
-//! ([`log`]), listen ([`listener`]), keep secrets in a directory of their own ([`state_dir`]), and end or read their
+//! ([`log`]), listen ([`listener`]), keep secrets in a directory of their own ([`state_dir`]), bound what strangers
+//! can make them log ([`Told`]), and end or read their
 //! configuration again when a signal says so ([`Signals`]).
 
 mod failure;
@@ -11,6 +12,7 @@ mod log;
 mod signals;
 mod source;
 pub mod state_dir;
+mod told;
 
 use std::io::{self, Write};
 
@@ -20,10 +22,18 @@ pub use failure::{Exit, Failure, run, wants_json};
 pub use log::{LogFormat, log};
 pub use signals::{Signalled, Signals};
 pub use source::{Layer, Sources, changed};
+pub use told::Told;
 
 /// Prints a line of what a program has to say. Whoever reads may have closed the pipe.
 pub fn print(line: &str) {
     let _ = writeln!(io::stdout(), "{line}");
+}
+
+/// How many files may be open at once, after as many were asked for as the system gives: each client of a server is one.
+#[must_use]
+pub fn open_files() -> usize {
+    // Where the system does not say, it does not bound them either.
+    rlimit::increase_nofile_limit(u64::MAX).map_or(usize::MAX, |files| usize::try_from(files).unwrap_or(usize::MAX))
 }
 
 /// A runtime on the thread that asks for it.

@@ -26,9 +26,7 @@ pub fn write_secret(path: &Path, text: &str) -> Result<(), Failure> {
 pub fn cannot_use(path: &Path, error: &io::Error) -> Failure {
     let exit = if error.kind() == io::ErrorKind::PermissionDenied { Exit::NotPermitted } else { Exit::Usage };
     let hint = match error.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-            "make room there, or give another directory with --state-dir"
-        }
+        _ if private::is_full(error) => "make room there, or give another directory with --state-dir",
         io::ErrorKind::IsADirectory => "move that directory away and restore the file",
         _ => "give a directory that can be written with --state-dir",
     };

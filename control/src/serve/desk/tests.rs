@@ -8,6 +8,14 @@ use mesh_core::rng::Seed;
 use super::*;
 use crate::{coordinator, store::Rows};
 
+fn machine() -> MachinePublic {
+    MachinePublic::from_bytes([1; 32])
+}
+
+fn localhost() -> IpAddr {
+    core::net::Ipv4Addr::LOCALHOST.into()
+}
+
 /// A disk that is full now and then.
 struct Disk {
     full: Arc<AtomicBool>,
@@ -48,6 +56,10 @@ async fn a_full_disk_refuses_changes_answers_questions_and_goes_on_by_itself() {
     full.store(true, Relaxed);
     assert!(matches!(create("under-way").await, Err(No::NotYet(_))));
     assert!(matches!(create("never").await, Err(No::NotNow(_))));
+    // A map would be opened, or say what changed: neither could be told.
+    let map = Request::Map(Box::default());
+    let answer = desk.ask(ConnId(1), (machine(), localhost()), RequestId(1), map).await.unwrap();
+    assert!(matches!(answer, Answer::Refused(Refusal { status: 503, .. })));
     assert_eq!(logins().await, ["before", "under-way"]);
     assert!(desk.look().await.unwrap().stuck);
     assert_eq!(rows.lock().unwrap().users.len(), 1);
@@ -56,6 +68,12 @@ async fn a_full_disk_refuses_changes_answers_questions_and_goes_on_by_itself() {
         tokio::time::sleep(limits::COMMIT_AGAIN).await;
     }
     create("after").await.unwrap();
+    // While the first commit that fails is under way, only what it would store is "not yet".
+    full.store(true, Relaxed);
+    let (last, again, seen) = tokio::join!(create("last"), create("after"), logins());
+    assert!(matches!(last, Err(No::NotYet(_))));
+    assert!(matches!(again, Err(No::Refused(_))), "{again:?}");
+    assert_eq!(seen, ["before", "under-way", "after", "last"]);
     let stored: Vec<_> = rows.lock().unwrap().users.values().map(|user| user.login.clone()).collect();
     assert_eq!(stored, ["before", "under-way", "after"]);
 }

@@ -1,4 +1,4 @@
-use std::os::unix::fs::PermissionsExt;
+use std::{os::unix::fs::PermissionsExt, path::PathBuf};
 
 use mesh_core::{
     control::types::{Hostinfo, NodeId, UserId},
@@ -193,6 +193,20 @@ fn audit_row(actor: Principal) -> AuditRow {
         before: Value::Null,
         after: serde_json::json!({ "a": [1, "two"] }),
     }
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn the_log_of_a_database_that_is_gone_is_not_taken_for_that_of_a_new_one() {
+    let folder = Folder::new("log");
+    for ending in ["-wal", "-journal"] {
+        let log = PathBuf::from(format!("{}{ending}", folder.file().display()));
+        fs::write(&log, "of another").unwrap();
+        let refused = SqlStore::open(&folder.file()).await.err().unwrap();
+        assert!(matches!(&refused, StoreError::Damaged(why) if why.contains(ending)), "{refused}");
+        assert!(log.exists() && !folder.file().exists());
+        fs::remove_file(log).unwrap();
+    }
+    SqlStore::open(&folder.file()).await.unwrap();
 }
 
 #[tokio::test(flavor = "current_thread")]

@@ -1,9 +1,15 @@
 //! Lines of the log that strangers can cause: so many in a while, and then how many were left out.
-#![allow(clippy::disallowed_types, clippy::disallowed_methods, reason = "shell")]
 
-use std::{mem, time::Instant};
+use std::{
+    mem,
+    time::{Duration, Instant},
+};
 
-use crate::limits;
+/// Lines in [`TIME`]. At the bound they are counted, and the next line says how many were left out.
+const LINES: u32 = 20;
+
+/// See [`LINES`].
+const TIME: Duration = Duration::from_secs(10);
 
 /// Counts them.
 #[derive(Debug, Default)]
@@ -17,10 +23,10 @@ pub struct Told {
 impl Told {
     /// Whether there may be another line, and how many were left out before it.
     pub fn next(&mut self, now: Instant) -> Option<u64> {
-        if self.since.is_none_or(|since| now.duration_since(since) >= limits::LINES_TIME) {
+        if self.since.is_none_or(|since| now.duration_since(since) >= TIME) {
             (self.since, self.lines) = (Some(now), 0);
         }
-        if self.lines >= limits::LINES {
+        if self.lines >= LINES {
             self.left_out += 1;
             return None;
         }
@@ -37,9 +43,9 @@ mod tests {
     fn strangers_fill_no_log() {
         let (mut told, start) = (Told::default(), Instant::now());
         let said = (0..1_000).filter(|_| told.next(start) == Some(0)).count();
-        assert_eq!(said, limits::LINES as usize);
-        let later = start + limits::LINES_TIME;
-        assert_eq!(told.next(later), Some(1_000 - u64::from(limits::LINES)), "the next line says how many are missing");
+        assert_eq!(said, LINES as usize);
+        let later = start + TIME;
+        assert_eq!(told.next(later), Some(1_000 - u64::from(LINES)), "the next line says how many are missing");
         assert_eq!(told.next(later), Some(0));
     }
 }
