@@ -140,7 +140,7 @@ fn try_without(suites: &Suites<'_>, results: &mut Results, waiting: &VecDeque<Wa
     let wanted: BTreeSet<_> = waiting.iter().map(|(_, mutant, class)| (class.tested(mutant), *class)).collect();
     for (krate, class) in wanted {
         if results.control(krate, class).is_none() {
-            let (found, seconds) = suites.run(class, krate, 0, None);
+            let (found, seconds) = suites.run(class, krate, 0, None)?;
             println!("without any mistake: {krate}, {} ({seconds:.0} s) {}", class.name(), found.text());
             ensure!(matches!(found, Found::Passed), "the tests fail without any mistake");
             results.add(Line::of_control(krate, class, found, seconds))?;
@@ -158,7 +158,7 @@ fn try_all(suites: &Suites<'_>, results: Results, waiting: VecDeque<Waiting<'_>>
             let Some((number, mutant, class)) = next else { return Ok(()) };
             let krate = class.tested(mutant);
             let usual = results.lock().unwrap_or_else(PoisonError::into_inner).control(krate, class);
-            let (found, seconds) = suites.run(class, krate, number, usual);
+            let (found, seconds) = suites.run(class, krate, number, usual)?;
             println!("{}, {} ({seconds:.0} s) {}", mutant.name, class.name(), found.text());
             let line = Line::of(mutant, class, found, seconds);
             results.lock().unwrap_or_else(PoisonError::into_inner).add(line)?;

@@ -164,22 +164,22 @@ impl<'w> Suites<'w> {
 
     /// Runs a class with a mistake until a test fails. `krate` is the one that is tested, `usual` how many seconds the class
     /// takes. Returns how many it took, too.
-    pub(crate) fn run(&self, class: Class, krate: &str, mutant: u32, usual: Option<f64>) -> (Found, f64) {
+    pub(crate) fn run(&self, class: Class, krate: &str, mutant: u32, usual: Option<f64>) -> Result<(Found, f64)> {
         let began = Instant::now();
         let usual = usual.map_or(Duration::from_secs(3600), Duration::from_secs_f64);
         let until = began + PATIENCE.0 + usual * PATIENCE.1;
         for (name, mut command) in self.commands(class, krate) {
             command.env(SWITCH, mutant.to_string());
-            match run(&mut command, until) {
+            match run(&mut command, until).with_context(|| name.clone())? {
                 Ended::Well => {}
                 Ended::Badly(test) => {
                     let test = test.map_or_else(|| name.clone(), |test| format!("{name}: {test}"));
-                    return (Found::Caught(test), began.elapsed().as_secs_f64());
+                    return Ok((Found::Caught(test), began.elapsed().as_secs_f64()));
                 }
-                Ended::Late => return (Found::Hung(name), began.elapsed().as_secs_f64()),
+                Ended::Late => return Ok((Found::Hung(name), began.elapsed().as_secs_f64())),
             }
         }
-        (Found::Passed, began.elapsed().as_secs_f64())
+        Ok((Found::Passed, began.elapsed().as_secs_f64()))
     }
 
     fn commands(&self, class: Class, krate: &str) -> Vec<(String, Command)> {
@@ -232,9 +232,8 @@ enum Ended {
 }
 
 /// Runs a program until it ends, one of its tests has failed, or it is late.
-fn run(command: &mut Command, until: Instant) -> Ended {
-    let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn();
-    let Ok(mut child) = child else { return Ended::Badly(Some("it does not start".to_owned())) };
+fn run(command: &mut Command, until: Instant) -> Result<Ended> {
+    let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn()?;
     let (tell, told) = mpsc::channel();
     if let Some(output) = child.stdout.take() {
         thread::spawn(move || {
@@ -248,20 +247,18 @@ fn run(command: &mut Command, until: Instant) -> Ended {
     }
     // The sender goes when the output ends.
     let first = told.recv_timeout(until.saturating_duration_since(Instant::now()));
-    match first {
+    Ok(match first {
         Ok(test) => {
             end(&mut child);
             Ended::Badly(Some(test))
         }
-        Err(mpsc::RecvTimeoutError::Disconnected) => match child.wait() {
-            Ok(status) if status.success() => Ended::Well,
-            Ok(_) | Err(_) => Ended::Badly(None),
-        },
+        Err(mpsc::RecvTimeoutError::Disconnected) if child.wait()?.success() => Ended::Well,
+        Err(mpsc::RecvTimeoutError::Disconnected) => Ended::Badly(None),
         Err(mpsc::RecvTimeoutError::Timeout) => {
             end(&mut child);
             Ended::Late
         }
-    }
+    })
 }
 
 fn end(child: &mut Child) {
