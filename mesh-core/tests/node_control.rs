@@ -128,6 +128,31 @@ fn a_map_takes_no_more_of_the_host_than_the_user_gave() {
     assert_eq!(routes, ["10.1.1.1/32", "100.64.0.2/32", "100.127.255.255/32", "fd7a:115c:a1e0::2/128"]);
 }
 
+#[test]
+fn a_node_stops_when_its_own_key_expires_though_nobody_says_so() {
+    let (mut lab, stream) = Lab::joined();
+    lab.event(map_event(stream, &first_map(lab.own_key(), lab.wall() + 3_600)));
+    for _ in 0..59 {
+        lab.pass(Duration::from_secs(60));
+        lab.event(map_event(stream, &json!({"KeepAlive": true})));
+    }
+    lab.pass(Duration::from_secs(59));
+    assert_eq!(lab.state(), BackendState::Running);
+    lab.pass(Duration::from_secs(2));
+    assert_eq!(lab.state(), BackendState::NeedsLogin);
+    assert!(!has_peer_route(&lab));
+}
+
+#[test]
+fn who_disconnected_the_node_finds_it_so_after_a_restart() {
+    let (mut lab, _) = Lab::joined();
+    lab.command(2, Command::Down);
+    assert_eq!(lab.replies(), [(2, Ok(Reply::Down))]);
+    let lab = lab.restarted();
+    assert_eq!(lab.state(), BackendState::Stopped);
+    assert_eq!(lab.requests().count(), 0);
+}
+
 /// Where relays see the node.
 const SEEN: ([u8; 4], u16) = ([198, 51, 100, 7], 41_641);
 

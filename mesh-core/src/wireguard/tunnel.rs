@@ -590,3 +590,6 @@ impl Tunnel {
         self.config.rng.duration_below(REKEY_TIMEOUT_JITTER)
     }
 }
+
+#[cfg(test)]
+mod tests;

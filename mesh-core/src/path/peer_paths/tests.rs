@@ -148,6 +148,16 @@ fn a_call_me_maybe_is_heeded_twice_and_not_returned() {
 }
 
 #[test]
+fn who_was_called_a_moment_ago_is_not_called_back() {
+    let mut paths = active();
+    assert!(drain(&mut paths).contains(&call()));
+    paths.handle_call_me_maybe(&[addr(5)], secs(2));
+    assert!(!drain(&mut paths).contains(&call()));
+    paths.handle_call_me_maybe(&[addr(5)], secs(6));
+    assert!(drain(&mut paths).contains(&call()));
+}
+
+#[test]
 fn an_empty_call_me_maybe_forgets_nothing_and_a_flood_is_cut_off() {
     let mut paths = idle();
     paths.handle_call_me_maybe(&[addr(5)], secs(1));
@@ -181,6 +191,15 @@ fn an_unanswered_heartbeat_sends_both_ways_and_then_only_by_relay() {
     run(&mut paths, millis(12_400), millis(12_600), Answer::None);
     assert_eq!(paths.selection(), Selection::Relay(region()));
     assert_eq!((paths.stats().doubts, paths.stats().drops), (1, 1));
+}
+
+#[test]
+fn a_path_in_doubt_is_asked_again_and_again() {
+    let mut paths = direct();
+    let beats = run(&mut paths, millis(1020), millis(7500), Answer::None);
+    let beats: Vec<_> = beats.into_iter().filter(|at| *at > secs(4)).collect();
+    assert!(beats.len() > 10, "{beats:?}");
+    assert!(beats.windows(2).all(|pair| pair[1].since(pair[0]) <= Duration::from_millis(300)), "{beats:?}");
 }
 
 #[test]
