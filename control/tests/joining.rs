@@ -300,3 +300,63 @@ fn a_client_that_does_not_read_costs_a_number_and_gets_one_message() {
     assert_eq!(world.clients[&a].stream, None);
     assert_eq!(world.peer(b, a).unwrap().online, Some(false));
 }
+
+#[test]
+fn only_the_machine_that_began_a_sign_in_waits_for_it() {
+    let mut world = World::open();
+    world.client(1);
+    let code = world.code(1);
+    world.client(2);
+    world.clients.get_mut(&2).unwrap().key = world.clients[&1].key;
+    let followup = format!("https://ctl.example.net/register/{code}");
+    let request = RegisterRequest { followup, ..world.clients[&2].registration(None) };
+    let response = world.register_with(2, request).unwrap();
+    assert!(!response.auth_url.is_empty() && !response.auth_url.ends_with(&code), "a page of its own");
+}
+
+#[test]
+fn a_rotation_of_keys_is_audited() {
+    let mut world = World::open();
+    let key = world.key(true, false, &[]);
+    let node = world.join(1, &key);
+    let stable_id = world.row(node).stable_id.clone();
+    let one = world.clients.get_mut(&node).unwrap();
+    let old = one.change_key(1);
+    let request = RegisterRequest { old_node_key: Some(old), ..one.registration(None) };
+    assert!(world.register_with(node, request).unwrap().machine_authorized);
+    let audited = world.rows.audit.last().unwrap();
+    assert_eq!((audited.action.as_str(), &audited.target), ("node.rotate", &stable_id));
+    assert_eq!(audited.before["key"], serde_json::json!(old));
+}
+
+#[test]
+fn a_name_that_was_given_up_is_free() {
+    let mut world = World::open();
+    let key = world.key(true, false, &[]);
+    let first = world.join(1, &key);
+    world.admin(Command::RenameNode { node: "host1".into(), name: "db".into() }).unwrap();
+    world.client(2);
+    world.clients.get_mut(&2).unwrap().hostinfo.hostname = "host1".into();
+    assert_eq!(world.register(2, Some(&key)).error, "");
+    assert_eq!((world.row(first).name.as_str(), world.row(2).name.as_str()), ("db", "host1"));
+}
+
+#[test]
+fn who_reads_slowly_is_told_what_changed_and_not_everything() {
+    let mut world = World::open();
+    let key = world.key(true, false, &[]);
+    let (slow, other, quick) = (world.join(1, &key), world.join(2, &key), world.join(3, &key));
+    world.settle();
+    world.clients.get_mut(&slow).unwrap().stalled = true;
+    for number in 1..5 {
+        world.update(other, &[&format!("198.51.100.{number}:1")]);
+        world.settle();
+    }
+    let full_maps = world.coordinator.counters().full_maps_total;
+    world.unstall(slow);
+    world.settle();
+    assert_eq!(world.coordinator.counters().full_maps_total, full_maps);
+    for viewer in [slow, quick] {
+        assert_eq!(world.peer(viewer, other).unwrap().endpoints[0].to_string(), "198.51.100.4:1");
+    }
+}

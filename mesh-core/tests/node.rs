@@ -338,6 +338,17 @@ fn a_source_that_is_not_the_peers_is_refused() {
 }
 
 #[test]
+fn a_peer_does_not_speak_for_another_peer() {
+    let mut pair = Pair::with(|_, b| b.peers.push(peer(7)));
+    pair.a.send(&packet(1, 2, b"first"), pair.now);
+    pair.settle();
+    pair.a.send(&packet(7, 2, b"spoofed"), pair.now);
+    pair.settle();
+    assert_eq!(pair.b.delivered.len(), 1);
+    assert_eq!(pair.b.drops.get(DropReason::SourceNotAllowed), 1);
+}
+
+#[test]
 fn a_flood_of_strangers_leaves_an_honest_peer_served() {
     let mut pair = Pair::new();
     // Initiations by keys that are no peers, with a right first MAC: ten thousand in one second.

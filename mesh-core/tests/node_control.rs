@@ -128,6 +128,31 @@ fn a_map_takes_no_more_of_the_host_than_the_user_gave() {
     assert_eq!(routes, ["10.1.1.1/32", "100.64.0.2/32", "100.127.255.255/32", "fd7a:115c:a1e0::2/128"]);
 }
 
+#[test]
+fn a_node_stops_when_its_own_key_expires_though_nobody_says_so() {
+    let (mut lab, stream) = Lab::joined();
+    lab.event(map_event(stream, &first_map(lab.own_key(), lab.wall() + 3_600)));
+    for _ in 0..59 {
+        lab.pass(Duration::from_secs(60));
+        lab.event(map_event(stream, &json!({"KeepAlive": true})));
+    }
+    lab.pass(Duration::from_secs(59));
+    assert_eq!(lab.state(), BackendState::Running);
+    lab.pass(Duration::from_secs(2));
+    assert_eq!(lab.state(), BackendState::NeedsLogin);
+    assert!(!has_peer_route(&lab));
+}
+
+#[test]
+fn who_disconnected_the_node_finds_it_so_after_a_restart() {
+    let (mut lab, _) = Lab::joined();
+    lab.command(2, Command::Down);
+    assert_eq!(lab.replies(), [(2, Ok(Reply::Down))]);
+    let lab = lab.restarted();
+    assert_eq!(lab.state(), BackendState::Stopped);
+    assert_eq!(lab.requests().count(), 0);
+}
+
 /// Where relays see the node.
 const SEEN: ([u8; 4], u16) = ([198, 51, 100, 7], 41_641);
 
@@ -369,6 +394,25 @@ fn a_node_that_boots_with_an_expired_map_says_so_and_carries_nothing_until_the_t
         })
     });
     assert_eq!(replaced, Some(lab.own_key()));
+}
+
+#[test]
+fn two_copies_of_a_machine_draw_other_keys_once_they_have_woken_up() {
+    let handshake = |entropy: Option<u64>| {
+        let (mut lab, _) = Lab::joined();
+        let entropy = entropy.map(Seed::from_number);
+        lab.input(Input::Host(HostEvent::Resumed { slept: Duration::from_secs(60), entropy }));
+        let target = PingTarget::Name("Bob".to_owned());
+        lab.command(9, Command::Ping { target, kind: PingKind::Icmp, timeout: Duration::from_secs(5) });
+        let initiation = lab.said.iter().find_map(|output| match output {
+            Output::Transmit(Transmit { payload, .. }) if payload.len() == 148 => Some(payload.clone()),
+            _ => None,
+        });
+        initiation.expect("it talks")
+    };
+    assert_eq!(handshake(None), handshake(None));
+    assert_ne!(handshake(Some(1))[8..40], handshake(None)[8..40]);
+    assert_ne!(handshake(Some(1))[8..40], handshake(Some(2))[8..40]);
 }
 
 #[test]

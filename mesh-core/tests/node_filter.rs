@@ -6,13 +6,17 @@ use std::{sync::Arc, time::Duration};
 
 use mesh_core::{
     control::types::{CapGrant, CapMap, FilterRule, MapResponse, NetPortRange, PortRange},
-    dataplane::DropReason,
+    dataplane::{DropReason, Inbound, ReportBuffer},
     filter::{Content, Explanation, Headers, Ports, Refusal},
     ip::packet::protocol,
     node::{Command, CommandId, Input, Reply},
+    path::PathAddr,
     time::Instant,
 };
-use support::tailnet::{Tailnet, derp_map, overlay};
+use support::{
+    packet,
+    tailnet::{Tailnet, derp_map, overlay, underlay},
+};
 
 /// Tags of packets, which all go to port 7.
 const PORT: u16 = 7;
@@ -75,6 +79,50 @@ fn grants_open_nothing_and_say_what_a_peer_may_do() {
     assert!(net.tags(2).is_empty());
     assert!(net.member(2).node.capabilities_of(overlay(1)).has("x.org/cap"));
     assert!(net.member(2).node.capabilities_of(overlay(3)).is_empty());
+}
+
+#[test]
+fn packets_that_come_together_are_judged_each_by_its_own_flow() {
+    let mut net = Tailnet::new(2, Instant::from_secs(1));
+    let ports = PortRange { first: PORT, last: PORT };
+    let rule = FilterRule {
+        src_ips: vec!["*".to_owned()],
+        dst_ports: vec![NetPortRange { ip: "*".to_owned(), bits: None, ports }],
+        ..FilterRule::default()
+    };
+    hand_out(&mut net, 1, Some(vec![]));
+    hand_out(&mut net, 2, Some(vec![rule]));
+    net.send(1, 2, 1);
+    net.run_for(Duration::from_secs(3));
+    assert_eq!(net.tags(2), [1], "there is a session");
+
+    // A run of one flow that a rule lets in, and one that none does.
+    let sent = [(50, PORT), (50, PORT + 1), (50, PORT)].map(|(from, to)| datagram(1, 2, from, to));
+    assert_eq!(carry(&mut net, 1, 2, &sent), [true, false, true]);
+    // What answers the two flows of one run comes in, both.
+    let sent = [(60, PORT), (61, PORT)].map(|(from, to)| datagram(1, 2, from, to));
+    assert_eq!(carry(&mut net, 1, 2, &sent), [true, true]);
+    let answers = [(PORT, 61), (PORT, 60), (PORT, 62)].map(|(from, to)| datagram(2, 1, from, to));
+    assert_eq!(carry(&mut net, 2, 1, &answers), [true, true, false]);
+}
+
+fn datagram(from: u8, to: u8, source: u16, destination: u16) -> Vec<u8> {
+    let [s, d] = [source, destination].map(u16::to_be_bytes);
+    packet(from, to, &[s[0], s[1], d[0], d[1], 0, 8, 0, 0])
+}
+
+/// Carries packets in one run, and says which reached the host.
+fn carry(net: &mut Tailnet, from: u8, to: u8, packets: &[Vec<u8>]) -> Vec<bool> {
+    let (now, mut sealed, mut reports) = (net.now, Vec::new(), ReportBuffer::default());
+    let packets = packets.iter().map(Vec::as_slice);
+    net.member(from).plane.fib().outbound(packets, now, &mut sealed, &mut reports);
+    let fib = net.member(to).plane.fib();
+    let mut run = fib.inbound(now);
+    let source = PathAddr::Udp(underlay(from));
+    let is_in = |(_, mut datagram): (_, Vec<u8>)| {
+        matches!(run.handle(&mut datagram, source, &mut reports), Inbound::Deliver { .. })
+    };
+    sealed.into_iter().map(is_in).collect()
 }
 
 /// Hands a node a map of both with these rules. The other has the capability `x`.

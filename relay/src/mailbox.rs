@@ -393,6 +393,16 @@ mod tests {
     }
 
     #[test]
+    fn what_was_taken_leaves_room() {
+        let (mut mailbox, stats) = (Mailbox::default(), Stats::default());
+        for _ in 0..20 {
+            mailbox.put(letter(vec![0; 1400]), &stats);
+        }
+        mailbox.take(&mut Vec::new(), NOW, &stats);
+        assert_eq!((mailbox.share.bytes, stats.mail.letters()), (9 * 1400, 9));
+    }
+
+    #[test]
     fn its_owner_is_told_once() {
         let (mut mailbox, stats) = (Mailbox::default(), Stats::default());
         assert_eq!(mailbox.put(letter(packet(1)), &stats), Wake::Needed);

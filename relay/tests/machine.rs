@@ -1,6 +1,8 @@
 //! The relay as a machine, spoken to by clients made of frames: what it promises, what it delivers, and what hostile
 //! clients can not do to others.
 
+#[path = "../../mesh-core/tests/support/promises.rs"]
+mod promises;
 mod support;
 
 use core::time::Duration;
@@ -8,11 +10,12 @@ use core::time::Duration;
 use mesh_core::{
     derp::{Frame, PeerGoneReason, frame::PACKET_BYTES},
     disco,
-    machine::{Machine, settle},
+    machine::Machine,
     rng::{Rng, Seed},
     stun,
     time::Instant,
 };
+use promises::keeps_the_promises;
 use relay::{
     ConnId, Input, Output, Rate, Relay,
     admission::{Admission, Policy},
@@ -335,44 +338,13 @@ fn stun_is_answered() {
     assert_eq!((to, stun::parse_response(&payload)), (address(9), Ok((tx, address(9)))));
 }
 
-/// The promises of `mesh_core::machine`: the deadline is later than now, an older now changes nothing, and the same inputs
-/// give the same outputs.
 #[test]
 fn the_relay_keeps_the_promises_of_a_machine() {
-    for seed in 0..40 {
-        let trace = run(seed, false);
-        assert!(trace.len() > 10, "seed {seed} says nothing");
-        assert_eq!(trace, run(seed, false), "seed {seed} is not repeatable");
-        assert_eq!(trace, run(seed, true), "seed {seed}: an older now makes a difference");
-    }
-}
-
-fn run(seed: u64, jumps_back: bool) -> Vec<String> {
-    let mut rng = Seed::from_number(seed).stream("conformance", 0);
-    let policy = if seed.is_multiple_of(2) { Policy::Open } else { Policy::Ask };
-    let mut relay = Relay::new(config(policy, Some(Rate { bytes_per_second: 1000, burst_bytes: 0 })));
-    let mut now = Instant::from_secs(1000);
-    let mut trace = Vec::new();
-    for step in 0..250 {
-        let magnitude = rng.below(15);
-        now += Duration::from_millis(rng.below(1 << magnitude));
-        random_input(&mut relay, &mut rng, step, now);
-        trace.extend(settle(&mut relay, now).iter().map(|output| format!("{output:?}")));
-        if jumps_back {
-            trace.extend(settle(&mut relay, Instant::ZERO).iter().map(|output| format!("{output:?}")));
-        }
-        let deadline = relay.poll_timeout();
-        assert!(deadline.is_none_or(|d| d.at > now), "seed {seed} spins at {now}: {deadline:?}");
-        if let Some(deadline) = deadline
-            && rng.below(3) == 0
-        {
-            now = deadline.at;
-            trace.extend(settle(&mut relay, now).iter().map(|output| format!("{output:?}")));
-            let again = relay.poll_timeout();
-            assert!(again.is_none_or(|d| d.at > now), "seed {seed} spins at {now}: {again:?}");
-        }
-    }
-    trace
+    let make = |seed: u64| {
+        let policy = if seed.is_multiple_of(2) { Policy::Open } else { Policy::Ask };
+        Relay::new(config(policy, Some(Rate { bytes_per_second: 1000, burst_bytes: 0 })))
+    };
+    keeps_the_promises(0..40, 250, make, random_input);
 }
 
 fn random_input(relay: &mut Relay, rng: &mut Rng, step: u8, now: Instant) {

@@ -301,6 +301,17 @@ mod tests {
     }
 
     #[test]
+    fn an_exit_node_hears_of_rules_for_the_internet_alone() {
+        let text = r#"{"tagOwners": {"tag:r": []}, "grants": [
+            {"src": ["alice@example.com"], "dst": ["8.8.8.8", "10.9.0.0/16"], "ip": ["53"]},
+            {"src": ["alice@example.com"], "dst": ["10.8.0.0/16"], "ip": ["22"]}]}"#;
+        let rulebook = support::rulebook(text, &["1 alice", "2 tag:r 0.0.0.0/0 ::/0", "3 tag:r"]);
+        let filter = wire(&rulebook, 2);
+        assert!(filter.contains("8.8.8.8") && !filter.contains("10."), "{filter}");
+        assert_eq!(wire(&rulebook, 3), "{\"base\":[]}");
+    }
+
+    #[test]
     fn no_policy_allows_nothing_and_a_document_without_rules_everything() {
         let all = support::rulebook("{\"groups\": {}}", &["1 alice", "2 bob"]);
         assert_eq!(all.filter(NodeId(1)).len(), 1);

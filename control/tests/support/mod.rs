@@ -176,12 +176,10 @@ impl World {
         self.clients.get_mut(self.streams.get(&stream)?).filter(|client| client.stream == Some(stream))
     }
 
-    /// The server dies and comes back with what was stored. All connections end.
+    /// The server dies and comes back with what was stored. All connections end; what it answered before was heard.
     pub(crate) fn crash(&mut self) {
         self.restarts += 1;
         self.coordinator = restored(self.rows.clone(), self.restarts, self.clock, self.now).unwrap();
-        self.responses.clear();
-        self.replies.clear();
         self.streams.clear();
         for client in self.clients.values_mut() {
             client.stream = None;

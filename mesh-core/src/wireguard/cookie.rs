@@ -231,6 +231,16 @@ mod tests {
     }
 
     #[test]
+    fn a_cookie_opens_nothing_once_its_secret_is_two_minutes_old() {
+        let (mut gate, _, _) = parts();
+        let source = udp("192.0.2.1:1000");
+        let at = |secs: u64| Instant::from_secs(1 + secs);
+        let cookie = gate.cookie(source, at(0));
+        assert_eq!(gate.cookie(source, at(119)), cookie);
+        assert_ne!(gate.cookie(source, at(120)), cookie);
+    }
+
+    #[test]
     fn one_source_gets_its_share_and_no_more() {
         let (mut gate, keys, mut jar) = parts();
         let now = Instant::from_secs(1);

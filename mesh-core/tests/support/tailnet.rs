@@ -37,7 +37,7 @@ pub const PORT: u16 = 41641;
 /// A node with its driver.
 pub struct Member {
     pub node: Node,
-    plane: DataPlane,
+    pub plane: DataPlane,
     pub number: u8,
     pub disco_key: DiscoPrivate,
     /// Regions that it is connected to.

@@ -110,3 +110,21 @@ impl Sessions {
         [self.previous.take(), self.current.take(), self.next.take()].into_iter().flatten()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use core::time::Duration;
+
+    use super::*;
+
+    /// The responder's half may have begun as early as the initiation was sent.
+    #[test]
+    fn the_time_to_seal_counts_from_the_initiation() {
+        let keys = TransportKeys { send: [1; 32], receive: [2; 32] };
+        let (began, established) = (Instant::from_secs(10), Instant::from_secs(14));
+        let session = Session::new(Role::Initiator, 1, 2, &keys, began, established);
+        let nearly = Duration::from_nanos(1);
+        assert!(!session.sealer.is_spent(began + REJECT_AFTER_TIME - nearly));
+        assert!(session.sealer.is_spent(began + REJECT_AFTER_TIME));
+    }
+}
