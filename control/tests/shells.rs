@@ -180,7 +180,7 @@ impl Node {
         let clock = Net::Turmoil.clock();
         let seed = Seed::from_number(self.seed).child(self.name, 0);
         let dialer = ControlDialer { net: Net::Turmoil, trust: Trust::of(Vec::new()) };
-        let mut link = ControlLink::new(seed.child("link", 0), dialer);
+        let mut link = ControlLink::new(&seed.child("link", 0), dialer);
         let mut session = self.session(&seed, &clock);
         let mut map = NetMap::new();
         let mut port = 0;

@@ -24,9 +24,12 @@ const PONG_WITHIN: Duration = Duration::from_secs(5);
 const BURST: u64 = 2 * (24 + 8 + 32);
 const PINGS_PER_SECOND: u64 = 2 * (50 + 4 + 33);
 
+/// Pings to an address for each that came from there, as long as nobody else speaks of it and it has not answered.
+const PINGS_FOR_ONE: u64 = 2;
+
 /// A script of pings, pongs, calls, lists, failures and time, in any order. Data never goes to an address that did not
-/// answer a ping of ours; everything heard is counted once; candidates, pings and what is sent are bounded; nothing
-/// spins, and a peer without traffic is left alone.
+/// answer a ping of ours, and one of which only pings speak is pinged at most twice for each; everything heard is counted
+/// once; candidates, pings and what is sent are bounded; nothing spins, and a peer without traffic is left alone.
 ///
 /// # Panics
 /// When that is not so.
@@ -40,6 +43,8 @@ pub fn peer_paths(data: &[u8]) {
         relay: None,
         own: Vec::new(),
         listed: BTreeSet::new(),
+        told: BTreeSet::new(),
+        strangers: BTreeMap::new(),
         pings: BTreeMap::new(),
         proven: BTreeSet::new(),
         steps: 0,
@@ -65,6 +70,10 @@ struct World {
     own: Vec<SocketAddr>,
     /// Addresses that anybody ever spoke of.
     listed: BTreeSet<SocketAddr>,
+    /// Of these, those that a list named.
+    told: BTreeSet<SocketAddr>,
+    /// Pings that came from each address, and that went there.
+    strangers: BTreeMap<SocketAddr, [u64; 2]>,
     /// Pings of ours, where they went and when.
     pings: BTreeMap<TxId, (SocketAddr, Instant)>,
     /// Addresses from which a ping of ours was answered in time.
@@ -112,6 +121,9 @@ impl World {
                 // Whoever hears it may send it again.
                 for _ in 0..=script.byte() % 40 {
                     self.heard[0] += 1;
+                    if let Via::Direct(from) = from {
+                        self.strangers.entry(from).or_default()[0] += 1;
+                    }
                     self.paths.handle_ping(&ping, from, now);
                 }
             }
@@ -158,7 +170,9 @@ impl World {
 
     fn endpoints(&mut self, script: &mut Script<'_>) -> Vec<SocketAddr> {
         let count = script.byte() % 64;
-        (0..count).map(|_| self.address(script)).collect()
+        let endpoints: Vec<_> = (0..count).map(|_| self.address(script)).collect();
+        self.told.extend(&endpoints);
+        endpoints
     }
 
     /// Few addresses, good ones and others, so that they come again.
@@ -202,6 +216,10 @@ impl World {
                     assert!(self.listed.contains(&to), "{to} was never spoken of");
                     assert!(to.port() != 0 && !to.ip().is_unspecified() && !to.ip().is_multicast(), "{to}");
                     self.said[0] += 1;
+                    let [from, sent] = self.strangers.entry(to).or_default();
+                    *sent += 1;
+                    let is_strange = !self.told.contains(&to) && !self.proven.contains(&to);
+                    assert!(!is_strange || *sent <= PINGS_FOR_ONE * *from, "{sent} pings to {to} for {from}");
                     assert_eq!(self.pings.insert(ping.tx, (to, self.now)), None, "a transaction used twice");
                 }
                 Output::Send { via: Via::Relay(region), message: Message::CallMeMaybe(endpoints), .. } => {

@@ -61,7 +61,7 @@ fn input(rng: &mut Rng) -> Input {
             Input::Notice(Notice { peer: id, edge, source: Some(source) })
         }
         7 => Input::Host(match rng.below(3) {
-            0 => HostEvent::Resumed { slept: Duration::from_secs(rng.below(1000)) },
+            0 => HostEvent::Resumed { slept: Duration::from_secs(rng.below(1000)), entropy: None },
             1 => HostEvent::Links(LinkState::default()),
             _ => {
                 let wall = WallTime::from_unix_secs(rng.below(2_000_000_000));

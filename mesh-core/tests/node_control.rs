@@ -397,6 +397,25 @@ fn a_node_that_boots_with_an_expired_map_says_so_and_carries_nothing_until_the_t
 }
 
 #[test]
+fn two_copies_of_a_machine_draw_other_keys_once_they_have_woken_up() {
+    let handshake = |entropy: Option<u64>| {
+        let (mut lab, _) = Lab::joined();
+        let entropy = entropy.map(Seed::from_number);
+        lab.input(Input::Host(HostEvent::Resumed { slept: Duration::from_secs(60), entropy }));
+        let target = PingTarget::Name("Bob".to_owned());
+        lab.command(9, Command::Ping { target, kind: PingKind::Icmp, timeout: Duration::from_secs(5) });
+        let initiation = lab.said.iter().find_map(|output| match output {
+            Output::Transmit(Transmit { payload, .. }) if payload.len() == 148 => Some(payload.clone()),
+            _ => None,
+        });
+        initiation.expect("it talks")
+    };
+    assert_eq!(handshake(None), handshake(None));
+    assert_ne!(handshake(Some(1))[8..40], handshake(None)[8..40]);
+    assert_ne!(handshake(Some(1))[8..40], handshake(Some(2))[8..40]);
+}
+
+#[test]
 fn a_node_whose_own_key_expires_needs_a_sign_in_and_gets_a_new_key() {
     let (mut lab, stream) = Lab::joined();
     let old = lab.own_key();

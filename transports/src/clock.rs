@@ -83,7 +83,7 @@ impl Clock {
         let slept = asleep.saturating_sub(self.asleep);
         let resumed = (slept >= NOTICEABLE).then(|| {
             self.asleep = asleep;
-            HostEvent::Resumed { slept }
+            HostEvent::Resumed { slept, entropy: crate::entropy::seed().ok() }
         });
         let anchor = anchor();
         let expected = self.anchor.wall_at(anchor.at).as_unix_nanos();

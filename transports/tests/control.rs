@@ -292,7 +292,7 @@ async fn over_tls_the_certificate_counts_for_the_key_and_noise_for_the_rest() {
     let server = StandIn::start_with(Some(tls), true, |_, _| Answer::ok()).await;
 
     let known = ControlDialer { net: Net::Host, trust: Trust::of(vec![der.to_vec()]) };
-    let mut known = ControlLink::new(Seed::from_number(1), known);
+    let mut known = ControlLink::new(&Seed::from_number(1), known);
     let mut unknown = link();
     let url: ControlUrl = format!("https://localhost:{}", server.address.port()).parse().unwrap();
     known.handle_request(ControlRequest::FetchKey { id: RequestId(1), server: url.clone() });
@@ -478,7 +478,7 @@ impl Body for Answer {
 fn link() -> ControlLink {
     let root = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
     let dialer = ControlDialer { net: Net::Host, trust: Trust::of(vec![root.cert.der().to_vec()]) };
-    ControlLink::new(Seed::from_number(1), dialer)
+    ControlLink::new(&Seed::from_number(1), dialer)
 }
 
 async fn next(link: &mut ControlLink) -> ControlEvent {

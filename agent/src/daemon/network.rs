@@ -82,7 +82,7 @@ impl Network {
         let control = ControlDialer { net: Net::Host, trust: dialer.trust.clone() };
         Self {
             relays: RelayLinks::new(key, seed.child("relay links", 0), dialer),
-            control: ControlLink::new(seed.child("control link", 0), control),
+            control: ControlLink::new(&seed.child("control link", 0), control),
             answer,
             answers,
             next: Some(first),

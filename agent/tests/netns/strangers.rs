@@ -331,7 +331,7 @@ fn sign_in(url: &str, count: &str) -> Result<()> {
     runtime.block_on(async {
         let dialer = ControlDialer { net: Net::Host, trust: Trust::system() };
         let mut rng = rng("sign-in");
-        let mut link = ControlLink::new(Seed::from_number(1), dialer.clone());
+        let mut link = ControlLink::new(&Seed::from_number(1), dialer.clone());
         link.handle_request(ControlRequest::FetchKey { id: RequestId(0), server: url.clone() });
         let key = match next(&mut link).await {
             ControlEvent::Key { key, .. } => key,
@@ -339,7 +339,7 @@ fn sign_in(url: &str, count: &str) -> Result<()> {
         };
         println!("begun");
         for number in 0..count {
-            let mut link = ControlLink::new(Seed::from_number(2 + number), dialer.clone());
+            let mut link = ControlLink::new(&Seed::from_number(2 + number), dialer.clone());
             let machine = MachinePrivate::generate(&mut rng);
             link.handle_request(ControlRequest::Connect(Server { url: url.clone(), key, machine }));
             let hostinfo =

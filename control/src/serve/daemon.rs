@@ -7,7 +7,7 @@ use std::{
     net::SocketAddr,
     path::Path,
     pin::pin,
-    sync::{Arc, RwLock, atomic::AtomicU64},
+    sync::{Arc, Mutex, RwLock, atomic::AtomicU64},
     time::Duration,
 };
 
@@ -99,7 +99,7 @@ async fn run(flags: &Flags, config: Config, socket: &Path, key: &KeyFile, seed: 
     let shop = Arc::new(Shop {
         public: key.key.public(),
         key: key.key.clone(),
-        seed: seed.child("connections", 0),
+        dice: Mutex::new(seed.stream("connections", 0)),
         server_url: config.server_url.clone(),
         desk: desk.clone(),
         pool: RenderPool::new(),
@@ -111,6 +111,8 @@ async fn run(flags: &Flags, config: Config, socket: &Path, key: &KeyFile, seed: 
         conns: AtomicU64::new(0),
         relay,
     });
+    // What is made of it goes on by itself: past handshakes are not to be worked out from it.
+    drop(seed);
     let owner = tokio::spawn(owner.run(closing));
     see_to_policy(config.first_policy.as_ref(), &shop.desk).await?;
     tokio::spawn(listen::accept(main, main_wire, Arc::clone(&shop)));

@@ -6,7 +6,7 @@ use std::{
     io,
     net::TcpListener as StdTcpListener,
     sync::{
-        Arc, PoisonError, RwLock,
+        Arc, Mutex, PoisonError, RwLock,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
@@ -16,7 +16,7 @@ use hyper::{server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use mesh_core::{
     key::{MachinePrivate, MachinePublic},
-    rng::Seed,
+    rng::Rng,
 };
 use relay::serve::embedded::Embedded;
 use rustls::ServerConfig;
@@ -48,7 +48,8 @@ pub(super) const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 pub(super) struct Shop {
     pub(super) key: MachinePrivate,
     pub(super) public: MachinePublic,
-    pub(super) seed: Seed,
+    /// What handshakes draw from: each gets a stream that is split off.
+    pub(super) dice: Mutex<Rng>,
     pub(super) server_url: String,
     pub(super) desk: Desk,
     pub(super) pool: RenderPool,
@@ -66,6 +67,11 @@ impl Shop {
     /// A number for a connection of a node.
     pub(super) fn next_conn(&self) -> ConnId {
         ConnId(self.conns.fetch_add(1, Relaxed))
+    }
+
+    /// What a handshake draws from.
+    pub(super) fn split_dice(&self) -> Rng {
+        self.dice.lock().unwrap_or_else(PoisonError::into_inner).split()
     }
 
     /// What the next connection is wrapped in.

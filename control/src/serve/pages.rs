@@ -164,7 +164,7 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let conn = shop.next_conn();
-    let mut rng = shop.seed.stream("noise", conn.0);
+    let mut rng = shop.split_dice();
     let opened = Initiation::open(initiation, &shop.key);
     let refusal = match &opened {
         Ok(opened) if i64::from(opened.version()) < MIN_CAPABILITY_VERSION => Some(format!(

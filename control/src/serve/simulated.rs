@@ -52,7 +52,7 @@ impl Simulated {
         let shop = Arc::new(Shop {
             public: key.public(),
             key,
-            seed: seed.child("connections", 0),
+            dice: Mutex::new(seed.stream("connections", 0)),
             server_url,
             desk,
             pool: RenderPool::new(),

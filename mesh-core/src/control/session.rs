@@ -310,6 +310,11 @@ impl Session {
         self.advance(now);
     }
 
+    /// Keys that are made from now on hang on `seed`, too.
+    pub fn mix(&mut self, seed: &Seed) {
+        self.keys.mix(seed);
+    }
+
     /// Takes in what was heard.
     pub fn handle_event(&mut self, event: ControlEvent, now: Instant) {
         match event {

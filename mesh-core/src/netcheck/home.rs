@@ -45,6 +45,7 @@ impl Netcheck {
     /// The connection to a relay could not be made or broke. When it was home's, the nearest regions are asked at once, and
     /// the first to answer is home. A home that answers and stays like this for 10 s is left, too: stock nodes stay as long
     /// as its STUN server does. Where there is no other, it is asked where it sees us: our address may be another one.
+    /// While nothing at all answers it says nothing of the relay.
     pub fn note_relay_failed(&mut self, region: RegionId, now: Instant) {
         self.tick(now);
         let was_heard = self.heard.remove(&region).is_some();
@@ -60,7 +61,7 @@ impl Netcheck {
                 self.want(Purpose::Refresh);
             }
         }
-        if self.servers.can_be_home(region) {
+        if self.servers.can_be_home(region) && self.failures == 0 {
             let failing = self.failing.entry(region).or_insert(Failing { since: self.now, is_heeded: false });
             let is_dead = self.now.since(failing.since) >= DEAD_AFTER;
             if is_home && is_dead && has_choice && !failing.is_heeded {
@@ -109,8 +110,24 @@ impl Netcheck {
         }
     }
 
+    /// A report is over in which these regions were asked. Whether those that did not answer can be connected to is open
+    /// again when they do. A home that was lost and answers is looked for no more: it is home again, or need not be.
+    pub(super) fn note_reported(&mut self, asked: &BTreeSet<RegionId>) {
+        let Some(report) = self.history.last() else { return };
+        let answers = |region: &RegionId| report.latency(*region).is_some();
+        self.failing.retain(|region, _| answers(region) || !asked.contains(region));
+        let dead = self.dead();
+        self.left = self.left.filter(|region| !answers(region) || dead.contains(region));
+    }
+
     pub(super) fn go_home(&mut self, home: Home) {
-        let before = self.home.replace(home).map(|home| home.region);
+        let before = self.home.replace(home);
+        if let Some(before) = before.filter(|before| before.region != home.region && !before.is_guess)
+            && (before.is_lost || self.failing.contains_key(&before.region))
+        {
+            self.left.get_or_insert(before.region);
+        }
+        let before = before.map(|home| home.region);
         if before != Some(home.region) {
             debug!(from = ?before, to = %home.region, is_guess = home.is_guess, "home region");
             self.outputs.push_back(Output::Home(home.region));

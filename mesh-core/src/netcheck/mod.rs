@@ -33,7 +33,9 @@
 //! The region of the current report with the shortest round trip in the last five minutes, weighed by the map's scores.
 //! It replaces a home that is still there only when it is better by 10 ms *and* by a third. A home that does not answer
 //! but sent a frame in the last 8 s is still there; one whose relay could not be connected to for 10 s is not, whatever
-//! its STUN server says. When nothing answers the home stays.
+//! its STUN server says, unless nothing at all answered at the time. When nothing answers the home stays.
+//!
+//! A home that was lost is looked for: until it answers, a refresh is an incremental report, every 20 s at most.
 //!
 //! # While sessions are in use, and while not
 //!
@@ -127,6 +129,8 @@ pub struct Netcheck {
     heard: BTreeMap<RegionId, Instant>,
     /// Relays that cannot be connected to.
     failing: BTreeMap<RegionId, Failing>,
+    /// The home that was left because it could not be connected to, until it answers.
+    left: Option<RegionId>,
     /// When a report was begun because the connection to home was lost.
     lost_at: Option<Instant>,
     /// When home was asked because a peer was silent.
@@ -161,6 +165,7 @@ impl Netcheck {
             home: None,
             heard: BTreeMap::new(),
             failing: BTreeMap::new(),
+            left: None,
             lost_at: None,
             asked_home_at: None,
             active_until: Instant::ZERO,
@@ -188,6 +193,7 @@ impl Netcheck {
             self.names.retain(&self.servers);
             self.heard.retain(|region, _| self.servers.regions.contains_key(region));
             self.failing.clear();
+            self.left = self.left.filter(|region| self.servers.can_be_home(*region));
             self.abort();
             self.adopt_home();
             self.want(Purpose::Report(Kind::Full));
@@ -232,6 +238,7 @@ impl Netcheck {
         self.names.clear();
         self.heard.clear();
         self.failing.clear();
+        self.left = None;
         self.failures = 0;
         self.abort();
         self.want(Purpose::Report(Kind::Full));
@@ -447,6 +454,11 @@ impl Netcheck {
         let Some(wanted) = self.wanted.take() else { return false };
         let now = self.now;
         let is_stale = self.last_full_at.is_none_or(|at| now.since(at) >= FULL_INTERVAL);
+        let is_old = self.history.last().is_none_or(|last| now.since(last.ended_at) >= REFRESH_MIN);
+        let wanted = match wanted {
+            Purpose::Refresh if self.left.is_some() && is_old => Purpose::Report(Kind::Incremental),
+            other => other,
+        };
         let purpose = match wanted {
             Purpose::Report(Kind::Incremental) if is_stale || self.history.last().is_none() => {
                 Purpose::Report(Kind::Full)
@@ -507,7 +519,11 @@ impl Netcheck {
         self.refresh_at = Some(self.now + REFRESH_MIN + self.rng.duration_below(REFRESH_SPREAD));
         match run.purpose {
             Purpose::Refresh => self.end_refresh(&run.report),
-            Purpose::Report(_) => self.end_report(run.report, run.began_at),
+            Purpose::Report(_) => {
+                let asked = run.asked();
+                self.end_report(run.report, run.began_at);
+                self.note_reported(&asked);
+            }
         }
     }
 

@@ -1,7 +1,7 @@
 //! One run: the requests of one report or refresh, and what came of them.
 
 use core::{net::SocketAddr, time::Duration};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use tracing::trace;
 
@@ -234,6 +234,11 @@ impl Run {
         }
         self.report.note_latency(region, family, round_trip);
         Some(region)
+    }
+
+    /// The regions that are asked.
+    pub(super) fn asked(&self) -> BTreeSet<RegionId> {
+        self.sets.iter().map(|progress| progress.set.region).collect()
     }
 
     /// The operating system did not take what was sent there.

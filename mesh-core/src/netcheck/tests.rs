@@ -366,6 +366,50 @@ fn a_home_that_answers_and_cannot_be_connected_to_is_left() {
 }
 
 #[test]
+fn what_fails_while_nothing_answers_is_not_held_against_a_relay() {
+    let mut world = World::new(&[(1, 20), (2, 90)]);
+    world.run(1000);
+    let well = world.round_trips.split_off(&0);
+    world.tls_fails = [1, 2].into();
+    for _ in 0..30 {
+        world.act(|netcheck, now| netcheck.note_relay_failed(id(1).unwrap(), now));
+        world.run(1000);
+    }
+    world.round_trips = well;
+    world.act(|netcheck, now| netcheck.start(Kind::Full, now));
+    world.run(5000);
+    assert!(world.report().udp);
+    assert_eq!((world.netcheck.home(), world.homes.len()), (id(1), 1));
+}
+
+#[test]
+fn a_home_that_was_lost_is_looked_for_until_it_answers() {
+    let mut world = World::new(&[(1, 20), (2, 90)]);
+    world.run(1000);
+    let fail = |world: &mut World| world.act(|netcheck, now| netcheck.note_relay_failed(id(1).unwrap(), now));
+    world.round_trips.remove(&1);
+    for _ in 0..60 {
+        fail(&mut world);
+        world.run(1000);
+    }
+    assert_eq!(world.netcheck.home(), id(2));
+    let pass = |world: &mut World, seconds| {
+        for _ in 0..seconds {
+            world.act(|netcheck, now| netcheck.note_active(now));
+            world.act(Netcheck::refresh);
+            world.run(1000);
+        }
+    };
+    pass(&mut world, 60);
+    world.round_trips.insert(1, 20);
+    pass(&mut world, 30);
+    assert_eq!(world.netcheck.home(), id(1), "not only in five minutes");
+    let reports = world.reports.len();
+    pass(&mut world, 60);
+    assert_eq!(world.reports.len(), reports, "and that is that");
+}
+
+#[test]
 fn another_network_is_looked_at_anew_and_flapping_is_paced() {
     let mut world = World::new(&[(1, 20), (2, 30)]);
     world.run(10);

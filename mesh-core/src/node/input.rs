@@ -12,6 +12,7 @@ use crate::{
     endpoints::LocalPorts,
     key::NodePublic,
     netcheck::{FetchFailed, FetchId, Fetched, ResolveFailed},
+    rng::Seed,
     time::WallAnchor,
 };
 
@@ -88,6 +89,8 @@ pub enum HostEvent {
     Resumed {
         /// How long.
         slept: Duration,
+        /// What the operating system gives out by now, where it can be had: a virtual machine may have been copied.
+        entropy: Option<Seed>,
     },
     /// The wall clock was stepped.
     ClockStepped(WallAnchor),

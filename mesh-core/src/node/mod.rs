@@ -54,7 +54,7 @@ use crate::{
     limits,
     machine::{Deadline, Machine},
     netcheck::Netcheck,
-    rng::Seed,
+    rng::{Rng, Seed},
     time::{Instant, earliest},
     wireguard::{Identity, Local, cookie::Gatekeeper, index::IndexTable},
 };
@@ -81,13 +81,10 @@ pub struct Node {
     local: Local,
     addresses: Vec<(IpAddr, u8)>,
     mtu_bytes: usize,
-    seed: Seed,
+    /// What tunnels and paths draw from: each gets a stream that is split off.
+    dice: Rng,
     gate: Gatekeeper,
     peers: PeerTable,
-    /// Tunnels made so far; each draws from a stream of its own.
-    tunnels_made: u64,
-    /// The same of paths.
-    paths_made: u64,
     netmap: NetMap,
     /// The conversation with a control server, where there is one.
     control: Option<Control>,
@@ -147,8 +144,6 @@ impl Node {
             netcheck: Netcheck::new(seed.stream("netcheck", 0)),
             relays: Relays::new(seed.stream("relays", 0)),
             peers: PeerTable::default(),
-            tunnels_made: 0,
-            paths_made: 0,
             netmap: NetMap::new(),
             control,
             links: None,
@@ -167,7 +162,7 @@ impl Node {
             timers: TimerQueue::default(),
             outbox: VecDeque::new(),
             drops: DropCounts::default(),
-            seed,
+            dice: seed.stream("dice", 0),
             now,
         };
         node.outbox.push_back(Output::Sockets(SocketPlan { port: config.listen_port }));
@@ -287,10 +282,26 @@ impl Node {
         }
     }
 
+    /// The host may have been copied while it slept: keys that are made from now on are no copy's.
+    fn mix(&mut self, seed: &Seed) {
+        self.dice.mix(seed);
+        for id in self.peers.ids() {
+            if let Some(tunnel) = self.peers.get_mut(id).and_then(|peer| peer.tunnel.as_mut()) {
+                tunnel.set_rng(self.dice.split());
+            }
+        }
+        if let Some(control) = &mut self.control {
+            control.session.mix(seed);
+        }
+    }
+
     fn handle_host_event(&mut self, event: HostEvent, now: Instant) {
         match event {
             // Sessions that ran out while asleep are found spent by the stamps; timers that came due act now.
-            HostEvent::Resumed { .. } => {
+            HostEvent::Resumed { entropy, .. } => {
+                if let Some(seed) = entropy {
+                    self.mix(&seed);
+                }
                 self.handle_due(now);
                 if self.links.is_some() {
                     self.note_network_change(Network::Up, now);

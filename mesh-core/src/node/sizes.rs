@@ -1,6 +1,6 @@
 //! How much a node holds, for those who watch that it stays within its bounds and comes back when there is no traffic.
 
-use super::{Node, table::Peer};
+use super::Node;
 
 /// How many entries there are of what comes and goes. Of what every peer has some of, the most that one has.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -35,20 +35,27 @@ impl Node {
     /// How much the node holds now.
     #[must_use]
     pub fn sizes(&self) -> Sizes {
-        let most = |count: fn(&Peer) -> usize| self.peers.iter().map(count).max().unwrap_or(0);
-        Sizes {
-            peers: self.peers.iter().count(),
-            tunnels: self.tunnel_count(),
-            paths: self.peers.iter().filter(|peer| peer.paths.is_some()).count(),
+        let mut sizes = Sizes {
             indices: self.index_count(),
             timers: self.timers.len(),
-            candidates: most(|peer| peer.paths.as_ref().map_or(0, |paths| paths.candidate_count())),
-            path_pings: most(|peer| peer.paths.as_ref().map_or(0, |paths| paths.outstanding_count())),
-            queued: most(|peer| peer.tunnel.as_ref().map_or(0, |tunnel| tunnel.queued_count())),
             pings: self.pings.len(),
             departed: self.peers.departed_count(),
             endpoints: self.own_endpoints.len(),
             outputs: self.outbox.len(),
+            ..Sizes::default()
+        };
+        for peer in self.peers.iter() {
+            sizes.peers += 1;
+            if let Some(tunnel) = &peer.tunnel {
+                sizes.tunnels += 1;
+                sizes.queued = sizes.queued.max(tunnel.queued_count());
+            }
+            if let Some(paths) = &peer.paths {
+                sizes.paths += 1;
+                sizes.candidates = sizes.candidates.max(paths.candidate_count());
+                sizes.path_pings = sizes.path_pings.max(paths.outstanding_count());
+            }
         }
+        sizes
     }
 }

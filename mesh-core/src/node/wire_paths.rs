@@ -60,8 +60,7 @@ impl Node {
         let PeerAddressing::Discovered(whereabouts) = &peer.config.addressing else { return None };
         peer.watch.idle_at = Some(now + IDLE_FOR);
         if peer.paths.is_none() {
-            self.paths_made += 1;
-            let rng = self.seed.child("paths", u64::from(id.number())).stream("run", self.paths_made);
+            let rng = self.dice.split();
             let config = PathsConfig { node: self.local.identity.public(), opening: Opening::Plain };
             let mut paths = Box::new(PeerPaths::new(config, rng));
             // Without a disco key no ping could be sealed: the relay is all there is.

@@ -108,13 +108,12 @@ impl Node {
                 self.drops.add(DropReason::WeakKey);
                 return None;
             };
-            self.tunnels_made += 1;
             let config = TunnelConfig {
                 owner: id.number(),
                 mtu_bytes: self.mtu_bytes,
                 persistent_keepalive: peer.config.persistent_keepalive.filter(|interval| !interval.is_zero()),
                 stamps: peer.stamps,
-                rng: self.seed.child("tunnel", u64::from(id.number())).stream("run", self.tunnels_made),
+                rng: self.dice.split(),
             };
             let activity = peer.adjacency.activity().clone();
             peer.tunnel = Some(Box::new(Tunnel::new(config, remote, activity, now)));

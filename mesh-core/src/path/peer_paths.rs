@@ -19,7 +19,7 @@ use crate::{
 
 use super::{
     CandidateReport, Opening, Output, PathsConfig, PathsStats, Reach, Selection, Via,
-    candidate::{Added, Candidates, Keep, List},
+    candidate::{Added, Candidate, Candidates, Keep, List},
     direct::Direct,
     probe::{DISCOVERY_SPACING, Discovery, Outstanding, ROUND_GAPS, Sent},
     score::{self, Measured},
@@ -583,7 +583,8 @@ impl PeerPaths {
     }
 
     fn ping(&mut self, to: SocketAddr, reach: Reach, now: Instant) {
-        if self.candidates.get_mut(to).is_some_and(|candidate| !candidate.take_credit()) {
+        // One that was forgotten while it was in the queue has none left, either.
+        if !self.candidates.get_mut(to).is_some_and(Candidate::take_credit) {
             self.stats.pings_without_credit += 1;
             return;
         }

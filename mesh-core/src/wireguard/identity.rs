@@ -24,7 +24,7 @@ const LABEL_MAC1: &[u8] = b"mac1----";
 const LABEL_COOKIE: &[u8] = b"cookie--";
 
 /// What both ends derive from a receiver's static public key.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct MacKeys {
     mac1: [u8; 32],
     cookie: [u8; 32],

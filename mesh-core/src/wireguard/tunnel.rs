@@ -231,6 +231,11 @@ impl Tunnel {
         self.note_restart(local, now);
     }
 
+    /// Draws from another stream from now on.
+    pub fn set_rng(&mut self, rng: Rng) {
+        self.config.rng = rng;
+    }
+
     /// The peer has restarted, so nobody opens what is sealed with the session in use: wants another at once.
     pub fn note_restart(&mut self, local: &mut Local, now: Instant) {
         if self.sessions.current().is_some() || self.pending.is_some() {

@@ -181,7 +181,9 @@ impl World {
                 self.place(*side).end.timeout(then);
                 self.collect(*side);
             }
-            Step::Host { side } => self.input(*side, Input::Host(HostEvent::Resumed { slept: Duration::ZERO })),
+            Step::Host { side } => {
+                self.input(*side, Input::Host(HostEvent::Resumed { slept: Duration::ZERO, entropy: None }))
+            }
             Step::Restart { side } => {
                 let now = self.now;
                 let place = self.place(*side);

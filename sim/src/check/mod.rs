@@ -10,7 +10,7 @@
 //! is, is for those who send it. S9 and L4 count entries, not bytes; how many bytes an entry has is bounded where it is
 //! made. A direct way is taken even where a relay would be faster, so N5 compares each with its own kind.
 
-mod best;
+pub(crate) mod best;
 mod expect;
 mod forged;
 mod gone;

@@ -2,21 +2,24 @@
 //!
 //! The check opens disco packets with the keys of those who receive them. An address has answered when a pong came back
 //! to a ping that was sent to it, whatever the pong's own source is. Whom data is for shows in its receiver index, which
-//! its owner told in a handshake.
+//! its owner told in a handshake, and whom a handshake is begun with in its first MAC, whose key is made of theirs.
 
 use core::net::SocketAddr;
 use std::collections::{BTreeMap, BTreeSet};
 
 use mesh_core::{
     disco::{Disco, Message, TxId},
-    key::DiscoPublic,
+    key::{DiscoPublic, NodePublic},
     time::Instant,
-    wireguard::Kind,
+    wireguard::{Kind, identity::MacKeys, message::INITIATION_BYTES},
 };
 
 use crate::{host::HostId, net::PacketKind};
 
 use super::{CheckId, Tally};
+
+/// Bytes of the two MACs at the end of a handshake message (WireGuard paper §5.4.4).
+const MACS_BYTES: usize = 32;
 
 /// Watches what becomes of pings, and where data goes.
 #[derive(Debug)]
@@ -31,6 +34,8 @@ pub struct PathCheck {
     answered: BTreeSet<(HostId, HostId, SocketAddr)>,
     /// Whose receiver indices are whose.
     owners: BTreeMap<u32, HostId>,
+    /// What the first MACs of messages to each host are made with, for each key that it has or had.
+    macs: Vec<(MacKeys, HostId)>,
     /// When each host sent disco datagrams, and where to.
     probes: Vec<Vec<(Instant, SocketAddr)>>,
 }
@@ -48,8 +53,14 @@ impl PathCheck {
             pings: BTreeMap::new(),
             answered: BTreeSet::new(),
             owners: BTreeMap::new(),
+            macs: Vec::new(),
             probes,
         }
+    }
+
+    /// A host has this key from now on.
+    pub fn note_key(&mut self, key: &NodePublic, of: HostId) {
+        self.macs.push((MacKeys::new(key), of));
     }
 
     /// A host starts: it has heard of nobody.
@@ -109,14 +120,18 @@ impl PathCheck {
         }
     }
 
-    /// Whom a packet of the tunnel is for, as its receiver index says.
+    /// Whom a packet of the tunnel is for, as its receiver index says, or its first MAC.
     #[must_use]
     pub fn owner(&self, payload: &[u8]) -> Option<HostId> {
         match Kind::of(payload)? {
             Kind::Transport { receiver } | Kind::Response { receiver, .. } | Kind::CookieReply { receiver, .. } => {
                 self.owners.get(&receiver).copied()
             }
-            Kind::Initiation => None,
+            Kind::Initiation => {
+                let (covered, macs) = payload.get(..INITIATION_BYTES)?.split_at(INITIATION_BYTES - MACS_BYTES);
+                let mac1 = macs.first_chunk()?;
+                self.macs.iter().find(|(keys, _)| keys.mac1(covered) == *mac1).map(|(_, host)| *host)
+            }
         }
     }
 
@@ -140,11 +155,12 @@ impl PathCheck {
 mod tests {
     use mesh_core::{
         disco::{Ping, Pong},
-        key::DiscoPrivate,
+        key::{DiscoPrivate, NodePrivate},
         rng::Seed,
     };
 
     use super::*;
+    use crate::check::GoneCheck;
 
     const A: HostId = HostId(0);
     const B: HostId = HostId(1);
@@ -157,6 +173,31 @@ mod tests {
         assert_eq!(data_to(here, &[Step::Ping(here)]), Some(CheckId::S6));
         assert_eq!(data_to(here, &[Step::Ping(here), Step::Pong, Step::Restart]), Some(CheckId::S6));
         assert_eq!(data_to(here, &[]), Some(CheckId::S6));
+    }
+
+    #[test]
+    fn a_handshake_that_is_begun_with_somebody_who_is_gone_is_seen() {
+        let key = |number| NodePrivate::from_bytes([number; 32]).public();
+        let mut check = PathCheck::new(Vec::new());
+        for (number, host) in [(1, A), (2, B), (3, B)] {
+            check.note_key(&key(number), host);
+        }
+        let mut gone = GoneCheck::default();
+        gone.note_known(A, [B].into(), Instant::ZERO);
+        gone.note_known(A, BTreeSet::new(), Instant::from_secs(10));
+        let with = |number| {
+            let mut initiation = vec![0; INITIATION_BYTES];
+            initiation[0] = 1;
+            let mac1 = MacKeys::new(&key(number)).mac1(&initiation[..116]);
+            initiation[116..132].copy_from_slice(&mac1);
+            let mut tally = Tally::default();
+            if let Some(other) = check.owner(&initiation) {
+                gone.handle_sent(A, other, Instant::from_secs(15), &mut tally);
+            }
+            tally.violation().map(|violation| violation.id)
+        };
+        assert_eq!((with(2), with(3)), (Some(CheckId::S7), Some(CheckId::S7)), "the one that it had, too");
+        assert_eq!((with(1), with(4)), (None, None));
     }
 
     enum Step {

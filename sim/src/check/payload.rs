@@ -14,6 +14,8 @@ use super::{CheckId, Flows, Tally};
 
 /// How long is looked at once.
 const SPELL: Duration = Duration::from_secs(10);
+/// When a pair has to have spoken for some time, it began within so long.
+const BEGINNING: Duration = Duration::from_secs(5);
 /// Messages of one direction in a spell that are enough to say something.
 const MESSAGES: usize = 5;
 
@@ -33,9 +35,10 @@ pub(super) fn check(
                 let messages =
                     if is_large { flows.between_of(one, other, MAX_BYTES) } else { flows.between(one, other) };
                 let sent: Vec<_> = messages.iter().filter(|(sent, _)| spell.contains(sent)).collect();
-                let before = begin - lead..begin;
-                let led = messages.iter().filter(|(sent, _)| before.contains(sent)).count();
-                if sent.len() < MESSAGES || (!lead.is_zero() && led < MESSAGES) {
+                let beginning = begin - lead..begin - lead + BEGINNING;
+                let is_late = begin >= Instant::ZERO + lead;
+                let has_led = lead.is_zero() || is_late && messages.iter().any(|(sent, _)| beginning.contains(sent));
+                if sent.len() < MESSAGES || !has_led {
                     continue;
                 }
                 let none = sent.iter().all(|(_, delivered)| *delivered == Instant::FAR_FUTURE);
@@ -53,7 +56,7 @@ pub(super) fn check(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::check::traffic::asked_every_second;
+    use crate::check::traffic::{asked_and_answered, asked_every_second};
 
     const PAIR: [HostId; 2] = [HostId(0), HostId(1)];
 
@@ -74,11 +77,21 @@ mod tests {
     }
 
     #[test]
+    fn small_answers_are_no_full_packets() {
+        let (flows, mut tally) = (asked_and_answered(MAX_BYTES, 56, 100, |_| true), Tally::default());
+        check(&flows, PAIR, (Instant::from_secs(20), Instant::from_secs(30)), Duration::ZERO, &mut tally);
+        assert_eq!((tally.checked(CheckId::N8), tally.checked(CheckId::N4)), (1, 2));
+    }
+
+    #[test]
     fn who_has_just_begun_to_speak_is_not_looked_at_where_a_session_may_be_stale() {
-        let (flows, mut tally) = (asked_every_second(56, 50, |second| second >= 20), Tally::default());
-        let (lead, window) = (Duration::from_secs(20), (Instant::ZERO, Instant::from_secs(50)));
-        check(&flows, PAIR, window, lead, &mut tally);
-        assert_eq!((tally.checked(CheckId::N4), tally.violations()), (6, 1), "the second ten seconds have a lead");
+        let seen = |first| {
+            let (flows, mut tally) = (asked_every_second(56, 50, |second| second >= first), Tally::default());
+            let (lead, window) = (Duration::from_secs(20), (Instant::ZERO, Instant::from_secs(50)));
+            check(&flows, PAIR, window, lead, &mut tally);
+            (tally.checked(CheckId::N4), tally.violations())
+        };
+        assert_eq!((seen(20), seen(29), seen(30)), ((4, 0), (3, 0), (3, 1)), "the third ten seconds have a lead");
     }
 
     fn seen(bytes: usize, arrives: impl Fn(u64) -> bool) -> (u64, Option<CheckId>) {

@@ -1,8 +1,9 @@
 //! S9 and L4: what a node holds stays within its bounds, and what came with traffic goes with it.
 //!
-//! S9 is looked at whenever a node's timer is due. L4 is about worlds that end in silence (as L3): what is only there
-//! while somebody speaks is gone, and after [`LONG`] so is what is kept for those who may speak again. That is what an
-//! idle node holds from its start, so the baseline needs no measuring.
+//! S9 is looked at whenever a node's timer is due. L4 is about worlds that end in silence (as L3), and is looked at at
+//! their end: no packet waits for a session, no ping is under way, a tunnel has no more receiver indices than its sessions
+//! need, and there are no streams in use but one to each relay and one to control. After [`LONG`] the paths are gone as well, and all tunnels but those that are kept alive. That is what
+//! an idle node holds from its start, so the baseline needs no measuring.
 
 use core::time::Duration;
 
@@ -22,11 +23,12 @@ const ENDPOINTS: usize = 2 * limits::STUN_ADDRESSES + 3;
 /// their tunnel.
 const LONG: Duration = Duration::from_secs(960);
 
+/// Streams of an idle node to control.
+const CONTROL_STREAMS: usize = 1;
+
 /// S9: a node holds this now.
 pub(crate) fn check_bounds(host: HostId, sizes: &Sizes, now: Instant, tally: &mut Tally) {
     let bounds = [
-        ("tunnels", sizes.tunnels, sizes.peers),
-        ("peers with paths", sizes.paths, sizes.peers),
         ("receiver indices", sizes.indices, sizes.tunnels * INDICES_PER_TUNNEL),
         ("deadlines", sizes.timers, sizes.peers),
         ("addresses of a peer", sizes.candidates, limits::CANDIDATES_PER_PEER),
@@ -40,16 +42,25 @@ pub(crate) fn check_bounds(host: HostId, sizes: &Sizes, now: Instant, tally: &mu
     note(CheckId::S9, host, &bounds, now, tally);
 }
 
-/// L4: a node holds this after such a silence; `kept` of its peers it keeps alive.
-pub(crate) fn check_idle(host: HostId, sizes: &Sizes, silence: Duration, kept: usize, now: Instant, tally: &mut Tally) {
-    let is_long = silence >= LONG;
-    let bounds = [
-        ("peers with paths", sizes.paths, if is_long { 0 } else { sizes.peers }),
-        ("tunnels", sizes.tunnels, if is_long { kept } else { sizes.peers }),
+/// L4: a node holds this, and so many streams, after such a silence; `kept` of its peers it keeps alive, and there are so
+/// many relays.
+pub(crate) fn check_idle(
+    host: HostId,
+    (sizes, streams): (&Sizes, usize),
+    silence: Duration,
+    (kept, relays): (usize, usize),
+    now: Instant,
+    tally: &mut Tally,
+) {
+    let mut bounds = vec![
         ("receiver indices", sizes.indices, sizes.tunnels * INDICES_PER_TUNNEL),
         ("packets that wait for a session", sizes.queued, usize::from(kept > 0)),
         ("pings", sizes.pings, 0),
+        ("streams", streams, relays + CONTROL_STREAMS),
     ];
+    if silence >= LONG {
+        bounds.extend([("peers with paths", sizes.paths, 0), ("tunnels", sizes.tunnels, kept)]);
+    }
     note(CheckId::L4, host, &bounds, now, tally);
 }
 
@@ -83,7 +94,6 @@ mod tests {
         let of = |sizes: Sizes| seen(|tally| check_bounds(HostId(0), &sizes, Instant::ZERO, tally));
         assert_eq!(of(FINE), None);
         for wrong in [
-            Sizes { tunnels: 4, ..FINE },
             Sizes { indices: 11, ..FINE },
             Sizes { timers: 4, ..FINE },
             Sizes { candidates: 65, ..FINE },
@@ -96,23 +106,21 @@ mod tests {
 
     #[test]
     fn what_stays_when_nobody_speaks_is_seen() {
-        let after = |secs, sizes: Sizes| {
+        let with = |secs, sizes: Sizes, streams| {
             let silence = Duration::from_secs(secs);
-            seen(|tally| check_idle(HostId(0), &sizes, silence, 0, Instant::ZERO, tally))
+            seen(|tally| check_idle(HostId(0), (&sizes, streams), silence, (0, 2), Instant::ZERO, tally))
         };
+        let after = |secs, sizes| with(secs, sizes, 3);
         let of = |sizes| after(220, sizes);
-        assert_eq!(of(FINE), None);
-        for wrong in [
-            Sizes { paths: 4, ..FINE },
-            Sizes { indices: 11, ..FINE },
-            Sizes { queued: 1, ..FINE },
-            Sizes { pings: 1, ..FINE },
-        ] {
+        assert_eq!((of(FINE), with(220, FINE, 4)), (None, Some(CheckId::L4)));
+        for wrong in [Sizes { indices: 11, ..FINE }, Sizes { queued: 1, ..FINE }, Sizes { pings: 1, ..FINE }] {
             assert_eq!(of(wrong), Some(CheckId::L4), "{wrong:?}");
         }
         let gone = Sizes { tunnels: 0, indices: 0, ..FINE };
         assert_eq!((after(1000, gone), after(1000, FINE)), (None, Some(CheckId::L4)));
-        assert_eq!(after(1000, Sizes { paths: 1, ..gone }), Some(CheckId::L4));
+        for wrong in [Sizes { paths: 1, ..gone }, Sizes { tunnels: 1, ..gone }] {
+            assert_eq!((after(959, wrong), after(960, wrong)), (None, Some(CheckId::L4)), "{wrong:?}");
+        }
     }
 
     fn seen(look: impl FnOnce(&mut Tally)) -> Option<CheckId> {

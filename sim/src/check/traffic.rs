@@ -23,6 +23,8 @@ pub struct Flow {
     pub to: HostId,
     /// Bytes of a question.
     pub bytes: usize,
+    /// Bytes of an answer.
+    pub answer_bytes: usize,
     /// All messages, by number.
     pub samples: Vec<Sample>,
 }
@@ -53,7 +55,13 @@ impl Flows {
     /// Nothing was sent.
     #[must_use]
     pub fn new(traffic: &[TrafficSpec]) -> Self {
-        let flow = |spec: &TrafficSpec| Flow { from: spec.from, to: spec.to, bytes: spec.bytes, samples: Vec::new() };
+        let flow = |spec: &TrafficSpec| Flow {
+            from: spec.from,
+            to: spec.to,
+            bytes: spec.bytes,
+            answer_bytes: spec.answer_bytes,
+            samples: Vec::new(),
+        };
         Self(traffic.iter().map(flow).collect())
     }
 
@@ -131,13 +139,13 @@ impl Flows {
         self.between_of(from, to, 0)
     }
 
-    /// The same of traffic with questions of so many bytes at least.
+    /// The same of messages of so many bytes at least.
     pub fn between_of(&self, from: HostId, to: HostId, bytes: usize) -> Vec<(Instant, Instant)> {
         let mut messages = Vec::new();
-        for flow in self.0.iter().filter(|flow| flow.bytes >= bytes) {
-            if (flow.from, flow.to) == (from, to) {
+        for flow in self.0.iter() {
+            if (flow.from, flow.to) == (from, to) && flow.bytes >= bytes {
                 messages.extend(flow.samples.iter().map(|sample| (sample.sent, sample.delivered)));
-            } else if (flow.to, flow.from) == (from, to) {
+            } else if (flow.to, flow.from) == (from, to) && flow.answer_bytes >= bytes {
                 let asked = flow.samples.iter().filter(|sample| sample.delivered != Instant::FAR_FUTURE);
                 messages.extend(asked.map(|sample| (sample.delivered, sample.answered)));
             }
@@ -150,6 +158,17 @@ impl Flows {
 /// What host 0 asked host 1 every second, for so many seconds; what arrives is answered at once.
 #[cfg(test)]
 pub(super) fn asked_every_second(bytes: usize, seconds: u64, arrives: impl Fn(u64) -> bool) -> Flows {
+    asked_and_answered(bytes, bytes, seconds, arrives)
+}
+
+/// The same with answers of another size.
+#[cfg(test)]
+pub(super) fn asked_and_answered(
+    bytes: usize,
+    answer_bytes: usize,
+    seconds: u64,
+    arrives: impl Fn(u64) -> bool,
+) -> Flows {
     use core::time::Duration;
 
     use crate::{host::message::Carrier, scenario::TrafficKind};
@@ -162,14 +181,14 @@ pub(super) fn asked_every_second(bytes: usize, seconds: u64, arrives: impl Fn(u6
         start: Instant::ZERO,
         stop: None,
         bytes,
-        answer_bytes: bytes,
+        answer_bytes,
     }]);
     for second in 0..seconds {
         let at = Instant::from_secs(second);
         let sequence = flows.note_sent(0, at);
         if arrives(second) {
             let (role, carrier) = (Role::Question, Carrier::Udp);
-            let question = Message { flow: 0, sequence, role, carrier, bytes, answer_bytes: bytes };
+            let question = Message { flow: 0, sequence, role, carrier, bytes, answer_bytes };
             flows.note_delivered(&question, HostId(1), Over::Udp, at).unwrap();
             flows.note_delivered(&Message { role: Role::Answer, ..question }, HostId(0), Over::Udp, at).unwrap();
         }

@@ -233,8 +233,9 @@ impl NodeHost {
     pub fn wake(&mut self, world: Instant, effects: &mut Effects) {
         let Some(since) = self.asleep_since.take() else { return };
         let now = self.clock.at(world);
+        let entropy = Some(self.setup.seed.child("resumed", now.as_nanos()));
         if let Some(running) = &mut self.running {
-            running.node.handle_input(Input::Host(HostEvent::Resumed { slept: world.since(since) }), now);
+            running.node.handle_input(Input::Host(HostEvent::Resumed { slept: world.since(since), entropy }), now);
         }
         self.note_links(now, effects);
         // What was due meanwhile is late, as it is on a computer that wakes.
@@ -426,6 +427,12 @@ impl NodeHost {
         let peers = self.running.as_ref()?.node.netmap().peers().values();
         let valid = peers.filter(|peer| !peer.expired && peer.key_expiry.is_none_or(|expiry| expiry > wall));
         Some(valid.filter_map(|peer| self.setup.by_key.get(&peer.key).copied()).collect())
+    }
+
+    /// How many streams the programs on it use.
+    #[must_use]
+    pub fn streams(&self) -> usize {
+        self.running.as_ref().map_or(0, |running| running.stack.in_use())
     }
 
     /// What the node looks like; `None` while it is off.

@@ -210,6 +210,13 @@ impl Stack {
         self.streams.len()
     }
 
+    /// How many there are that their users have not closed. Of those that they have some stay for twenty minutes: the other
+    /// end may not answer.
+    #[must_use]
+    pub fn in_use(&self) -> usize {
+        self.streams.values().filter(|entry| !entry.stream.is_closing()).count()
+    }
+
     /// Whether there is nothing to do, now or later.
     #[must_use]
     pub fn is_idle(&self) -> bool {

@@ -96,8 +96,13 @@ pub(super) fn hosts(scenario: &Scenario, network: &mut Network, dice: &Dice, mar
 
 /// Opens what nodes say to each other about their paths.
 pub(super) fn path_check(hosts: &[Host], dice: &Dice) -> PathCheck {
-    let nodes = hosts.iter().filter_map(Host::node);
-    PathCheck::new(nodes.map(|node| Disco::new(node.disco_key(), dice.stream("path-check", 0))).collect())
+    let nodes = || hosts.iter().filter_map(Host::node);
+    let disco = nodes().map(|node| Disco::new(node.disco_key(), dice.stream("path-check", 0)));
+    let mut check = PathCheck::new(disco.collect());
+    for node in nodes() {
+        check.note_key(&node.public(), node.id());
+    }
+    check
 }
 
 fn relays(scenario: &Scenario, network: &mut Network, dice: &Dice) -> Vec<RelayHost> {

@@ -510,6 +510,9 @@ impl<'s> Simulation<'s> {
             for node in self.hosts.iter_mut().filter_map(Host::node_mut) {
                 node.note_key(key, id);
             }
+            if let Some(paths) = &mut self.paths {
+                paths.note_key(&key, id);
+            }
         }
         for violation in effects.stored.drain(..) {
             self.tally.note(CheckId::Stored, self.now, violation);

@@ -6,7 +6,7 @@ use core::time::Duration;
 use mesh_core::time::Instant;
 
 use crate::{
-    check::{Best, Change, PathCheck, harm},
+    check::{Best, Change, PathCheck, best, harm},
     host::{HostId, NodeHost, RelayChange},
     net::{Hop, NetId, firewall::Inbound, link::LinkParams},
     scenario::{Endpoint, EventSpec, Fault, LinkChange, PeerSpec, RelaySpec, TrafficSpec},
@@ -70,9 +70,16 @@ impl Simulation<'_> {
             _ => true,
         };
         let relays: Vec<&RelaySpec> = self.scenario.relays.iter().filter(|relay| relay.derp).collect();
-        let nearest = |net: NetId| relays.iter().map(|relay| relay.net).min_by_key(|at| way(net, *at) + way(*at, net));
-        let homes = nearest(a).zip(nearest(b)).filter(|_| self.scenario.events.iter().all(is_there));
-        let relayed = homes.map(|(of_a, of_b)| way(a, of_b) + way(of_b, b) + way(b, of_a) + way(of_a, a));
+        let round_trip = |net: NetId, relay: NetId| way(net, relay) + way(relay, net);
+        let homes = |net: NetId| {
+            let nearest = relays.iter().map(|relay| round_trip(net, relay.net)).min();
+            let is_fine = move |at: &NetId| nearest.is_some_and(|nearest| best::is_near(round_trip(net, *at), nearest));
+            relays.iter().map(|relay| relay.net).filter(is_fine)
+        };
+        // Packets for a node go to its home. Each of two may be any that is near enough.
+        let both = homes(a).flat_map(|of_a| homes(b).map(move |of_b| (of_a, of_b)));
+        let relayed = both.map(|(of_a, of_b)| way(a, of_b) + way(of_b, b) + way(b, of_a) + way(of_a, a)).max();
+        let relayed = relayed.filter(|_| self.scenario.events.iter().all(is_there));
         Some(Best { direct: way(a, b) + way(b, a), relayed })
     }
 
@@ -102,26 +109,46 @@ impl Simulation<'_> {
             harm::check_probes(host, sent, nodes.saturating_sub(1), &mut self.tally);
         }
         for (net, nat) in self.network.datagram_nats() {
-            let is_behind = |id: NetId| self.network.walls(id).iter().any(|wall| wall.net == net);
-            let starts = self.scenario.nodes.iter().filter(|node| is_behind(node.net)).count();
-            let moves = |event: &&EventSpec| matches!(event.fault, Fault::Move { to, .. } if is_behind(to));
-            let moved = self.scenario.events.iter().filter(moves).count();
-            harm::check_table(net, nat.counts(), starts + moved, self.now, &mut self.tally);
+            let stays = (0..nodes as u32).map(HostId).flat_map(|id| self.nets_of(id));
+            let behind = stays.filter(|at| self.is_behind(*at, net)).count();
+            harm::check_table(net, nat.counts(), behind, self.now, &mut self.tally);
         }
         for (net, far_end, link) in self.network.links() {
-            if far_end == Hop::Core(net) && self.is_roomy(net, link.params()) {
+            if far_end == Hop::Core(net) && self.keeps_its_rate(net) && self.is_roomy(net, link.params()) {
                 harm::check_waits(net, link.probe_waits(), self.now, &mut self.tally);
             }
         }
     }
 
-    /// Whether what applications say through a net's link fills it to four fifths at most.
+    /// The nets that a node is in in the course of a run, one after the other.
+    fn nets_of(&self, id: HostId) -> impl Iterator<Item = NetId> {
+        let moves = self.scenario.events.iter().filter_map(move |event| match &event.fault {
+            Fault::Move { node, to, .. } if *node == id => Some(*to),
+            _ => None,
+        });
+        core::iter::once(self.scenario.nodes[id.index()].net).chain(moves)
+    }
+
+    /// Whether what is sent from one net to the world goes through the link of another.
+    fn is_behind(&self, at: NetId, net: NetId) -> bool {
+        self.network.walls(at).iter().any(|wall| wall.net == net)
+    }
+
+    /// Whether a net's link always carries as much as in the beginning, and lets as much wait.
+    fn keeps_its_rate(&self, net: NetId) -> bool {
+        let of = |link: &LinkParams| (link.rate, link.queue_bytes);
+        let first = of(&self.scenario.nets[net.index()].setup.link);
+        self.scenario.events.iter().all(|event| match &event.fault {
+            Fault::Link { net: at, change: LinkChange::Set(link), .. } => *at != net || of(link) == first,
+            _ => true,
+        })
+    }
+
+    /// Whether what applications say through a net's link fills it to four fifths at most, also when all are there at once
+    /// that ever are.
     fn is_roomy(&self, net: NetId, link: &LinkParams) -> bool {
         let Some(rate) = link.rate else { return false };
-        let is_inside = |id: HostId| {
-            let node = self.hosts[id.index()].node();
-            node.and_then(NodeHost::net).is_some_and(|at| self.network.walls(at).iter().any(|wall| wall.net == net))
-        };
+        let is_inside = |id: HostId| self.nets_of(id).any(|at| self.is_behind(at, net));
         let bits = |bytes: usize, every: Duration| (bytes + AROUND) as u128 * 8_000_000_000 / every.as_nanos().max(1);
         let said = self.scenario.traffic.iter().map(|traffic| {
             let question = if is_inside(traffic.from) { bits(traffic.bytes, traffic.every) } else { 0 };

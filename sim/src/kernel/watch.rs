@@ -109,7 +109,8 @@ impl Simulation<'_> {
             let (id, peers) = (host.id(), &self.scenario.peers);
             let kept = peers.iter().filter(|peer| peer.keepalive.is_some());
             let kept = kept.filter(|peer| peer.of == id || peer.is == id).count();
-            sizes::check_idle(id, &node.sizes(), silence, kept, self.now, &mut self.tally);
+            let (held, relays) = ((&node.sizes(), host.streams()), self.scenario.relays.len());
+            sizes::check_idle(id, held, silence, (kept, relays), self.now, &mut self.tally);
         }
     }
 

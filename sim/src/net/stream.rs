@@ -290,6 +290,12 @@ impl Stream {
         self.state == State::Ended
     }
 
+    /// Whether its user closed it: what was written still goes out.
+    #[must_use]
+    pub fn is_closing(&self) -> bool {
+        self.state == State::Closing
+    }
+
     /// Bytes that were written and not acknowledged.
     #[must_use]
     pub fn unacknowledged(&self) -> usize {

@@ -23,7 +23,7 @@ use tracing::debug;
 
 use mesh_core::{
     control::{Failure, FailureKind, Server, session::ANSWER_WITHIN},
-    rng::Seed,
+    rng::Rng,
 };
 
 use super::{
@@ -51,14 +51,15 @@ type Sender = SendRequest<Full<Bytes>>;
 pub(super) struct Channel {
     dialer: ControlDialer,
     server: Server,
-    seed: Seed,
     /// How often it was dialled. Whoever waited for a try that failed does not try again at once.
     tries: AtomicU64,
     state: Mutex<State>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct State {
+    /// What handshakes draw from: each gets a stream that is split off.
+    dice: Rng,
     open: Option<Open>,
     last_try: Option<Instant>,
     /// Why the last try failed.
@@ -88,9 +89,9 @@ pub(super) enum Patience {
 }
 
 impl Channel {
-    pub(super) fn new(dialer: ControlDialer, server: Server, seed: Seed) -> Arc<Self> {
-        let (tries, state) = (AtomicU64::new(0), Mutex::default());
-        Arc::new(Self { dialer, server, seed, tries, state })
+    pub(super) fn new(dialer: ControlDialer, server: Server, dice: Rng) -> Arc<Self> {
+        let state = Mutex::new(State { dice, open: None, last_try: None, failure: None });
+        Arc::new(Self { dialer, server, tries: AtomicU64::new(0), state })
     }
 
     /// Host and port, for the URL of a request.
@@ -148,7 +149,7 @@ impl Channel {
             Some(at) if at.elapsed() < RECENT => LastTry::Recent,
             Some(_) | None => LastTry::LongAgo,
         };
-        let opened = self.open(number, last).await;
+        let opened = self.open(number, last, state.dice.split()).await;
         self.tries.fetch_add(1, Relaxed);
         match opened {
             Ok(open) => {
@@ -163,9 +164,9 @@ impl Channel {
         }
     }
 
-    async fn open(&self, number: u64, last: LastTry) -> Result<Open, Failure> {
-        let hello = Hello { server: self.server.clone(), seed: self.seed.child("dial", number), last };
-        let stream = self.dialer.open(hello).await?;
+    async fn open(&self, number: u64, last: LastTry, dice: Rng) -> Result<Open, Failure> {
+        let hello = Hello { server: self.server.clone(), last };
+        let stream = self.dialer.open(hello, dice).await?;
         let handshake = http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
             .initial_stream_window_size(STREAM_WINDOW)

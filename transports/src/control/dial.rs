@@ -32,7 +32,7 @@ use mesh_core::{
         noise::{Initiator, NoiseError, Progress, RESPONSE_BYTES},
     },
     key::MachinePublic,
-    rng::{Rng, Seed},
+    rng::Rng,
 };
 
 use super::{
@@ -172,8 +172,6 @@ impl From<ControlError> for Failure {
 #[derive(Clone, Debug)]
 pub(super) struct Hello {
     pub(super) server: Server,
-    /// Feeds what is random in it, and must be used for nothing else.
-    pub(super) seed: Seed,
     pub(super) last: LastTry,
 }
 
@@ -236,15 +234,15 @@ impl ControlDialer {
     ///
     /// # Errors
     /// When none does.
-    pub(super) async fn open(&self, hello: Hello) -> Result<Channel, ControlError> {
+    pub(super) async fn open(&self, hello: Hello, dice: Rng) -> Result<Channel, ControlError> {
         let host = hello.server.url.host().to_owned();
-        let opened = timeout(DIAL_TIMEOUT, self.race(hello)).await;
+        let opened = timeout(DIAL_TIMEOUT, self.race(hello, dice)).await;
         opened.map_err(|_| ControlError::TimedOut { host })?
     }
 
-    async fn race(&self, hello: Hello) -> Result<Channel, ControlError> {
+    async fn race(&self, hello: Hello, mut dice: Rng) -> Result<Channel, ControlError> {
         let hello = Arc::new(hello);
-        let mut waiting: VecDeque<_> = ways(&hello.server.url, hello.last).into_iter().zip(0_u64..).collect();
+        let mut waiting: VecDeque<_> = ways(&hello.server.url, hello.last).into();
         let mut attempts = JoinSet::new();
         let mut next_at = Instant::now();
         let mut failure = ControlError::TimedOut { host: hello.server.url.host().to_owned() };
@@ -269,9 +267,9 @@ impl ControlDialer {
                     Err(_) => {}
                 },
                 () = sleep_until(next_at), if !waiting.is_empty() => {
-                    if let Some((way, number)) = waiting.pop_front() {
-                        let (dialer, hello) = (self.clone(), Arc::clone(&hello));
-                        attempts.spawn(async move { (way, dialer.attempt(&hello, way, number).await) });
+                    if let Some(way) = waiting.pop_front() {
+                        let (dialer, hello, rng) = (self.clone(), Arc::clone(&hello), dice.split());
+                        attempts.spawn(async move { (way, dialer.attempt(&hello, way, rng).await) });
                         next_at = Instant::now() + HEAD_START;
                     }
                 }
@@ -279,8 +277,7 @@ impl ControlDialer {
         }
     }
 
-    async fn attempt(&self, hello: &Hello, way: Way, number: u64) -> Result<Channel, ControlError> {
-        let mut rng = hello.seed.stream("noise", number);
+    async fn attempt(&self, hello: &Hello, way: Way, mut rng: Rng) -> Result<Channel, ControlError> {
         match self.connect(&hello.server.url, way, Check::Nothing).await? {
             Outer::Plain(stream) => upgrade(stream, hello, &mut rng).await,
             Outer::Tls(stream) => upgrade(*stream, hello, &mut rng).await,

@@ -24,7 +24,7 @@ use mesh_core::{
         codec::MapReader,
         types::{MapRequest, MapResponse, RegisterRequest},
     },
-    rng::Seed,
+    rng::{Rng, Seed},
 };
 
 use super::{
@@ -50,10 +50,9 @@ const LARGE_BYTES: usize = 64 << 10;
 #[derive(Debug)]
 pub struct ControlLink {
     dialer: ControlDialer,
-    seed: Seed,
+    dice: Rng,
     /// Of the server that the node is connected to, or to be.
     channel: Option<Arc<Channel>>,
-    channels_made: u64,
     under_way: BTreeMap<RequestId, AbortOnDrop>,
     report: mpsc::Sender<ControlEvent>,
     reports: mpsc::Receiver<ControlEvent>,
@@ -73,13 +72,12 @@ impl Drop for AbortOnDrop {
 impl ControlLink {
     /// No connection yet. `seed` feeds what is random in connections, and must be used for nothing else.
     #[must_use]
-    pub fn new(seed: Seed, dialer: ControlDialer) -> Self {
+    pub fn new(seed: &Seed, dialer: ControlDialer) -> Self {
         let (report, reports) = mpsc::channel(EVENTS);
         Self {
             dialer,
-            seed,
+            dice: seed.stream("channels", 0),
             channel: None,
-            channels_made: 0,
             under_way: BTreeMap::new(),
             report,
             reports,
@@ -103,9 +101,7 @@ impl ControlLink {
             }
             ControlRequest::Connect(server) => {
                 self.disconnect();
-                self.channels_made += 1;
-                let seed = self.seed.child("channel", self.channels_made);
-                self.channel = Some(Channel::new(self.dialer.clone(), server, seed));
+                self.channel = Some(Channel::new(self.dialer.clone(), server, self.dice.split()));
             }
             ControlRequest::Disconnect => self.disconnect(),
             ControlRequest::Register { id, request } => self.ask(id, |call| call.register(request)),

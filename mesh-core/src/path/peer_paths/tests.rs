@@ -91,6 +91,39 @@ fn a_flood_of_pings_draws_a_bounded_answer() {
 }
 
 #[test]
+fn an_address_of_which_only_a_ping_speaks_is_pinged_twice_for_it() {
+    let mut paths = idle();
+    paths.handle_ping(&ping(1), Via::Direct(addr(9)), secs(1));
+    paths.handle_call_me_maybe(&[addr(5)], secs(1));
+    let is_nine = |outputs: &[Output]| pinged(outputs).into_iter().filter(|to| *to == addr(9)).count();
+    assert_eq!((is_nine(&drain(&mut paths)), paths.stats().pings_without_credit), (2, 0));
+    paths.handle_timeout(millis(1250));
+    assert_eq!((is_nine(&drain(&mut paths)), paths.stats().pings_without_credit), (0, 1));
+}
+
+#[test]
+fn an_address_that_is_forgotten_while_it_waits_to_be_pinged_is_not_pinged() {
+    let mut paths = idle();
+    let run = |paths: &mut PeerPaths, from, until| {
+        let mut nines = 0;
+        for at in from..until {
+            paths.handle_timeout(millis(at));
+            nines += pinged(&drain(paths)).into_iter().filter(|to| *to == addr(9)).count();
+        }
+        nines
+    };
+    paths.handle_ping(&ping(1), Via::Direct(addr(9)), secs(1));
+    let listed: Vec<_> = (1000..1034).map(addr).collect();
+    paths.set_endpoints(&listed[..24], Some(region()), secs(2));
+    paths.handle_call_me_maybe(&listed[24..], secs(2));
+    assert_eq!(run(&mut paths, 2000, 4000), 2, "back, and for the call");
+    paths.note_activity(millis(45_900));
+    assert_eq!(run(&mut paths, 45_901, 46_100), 0, "it is the last of many");
+    paths.set_endpoints(&listed[..24], Some(region()), millis(46_100));
+    assert_eq!((paths.candidate_count(), run(&mut paths, 46_100, 48_000)), (34, 0));
+}
+
+#[test]
 fn a_ping_over_the_relay_is_answered_there() {
     let mut paths = idle();
     drain(&mut paths);

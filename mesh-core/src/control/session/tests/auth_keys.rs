@@ -32,8 +32,8 @@ fn a_key_that_was_given_while_control_was_away_is_used_when_it_does_not_know_us(
         let (id, _) = registering(&requests(&mut session));
         session.handle_event(ControlEvent::Failed { id, failure: failure(FailureKind::Unreachable) }, now(10));
         outputs(&mut session);
-        // What the node was before may still be good.
-        session.set_goal(goal(), with_key("tskey-auth-1"), now(20));
+        // What the node was before may still be good. The next try is due 5 ms after the failure at the earliest.
+        session.set_goal(goal(), with_key("tskey-auth-1"), now(14));
         assert_eq!(outputs(&mut session), []);
         session.handle_timeout(WALL, now(60_000));
         let (id, request) = registering(&requests(&mut session));
