@@ -1,6 +1,7 @@
 //! Our agent in network namespaces: against ours, through routers, under bad input, to its end.
 //!
-//! Needs root; without it every test is reported as ignored, with the reason in its line.
+//! Needs root, and for one test a C compiler; a test whose needs are not met is reported as ignored, with the reason in
+//! its line.
 
 mod netns {
     pub(crate) mod agents;
@@ -63,12 +64,16 @@ fn main() -> ExitCode {
     ]
     .concat();
     let missing = lab::missing();
-    let trials = tests.into_iter().map(|(name, test): Test| {
-        let trial = Trial::test(name, move || test().map_err(|error| Failed::from(format!("{error:#}"))));
-        match &missing {
-            Some(reason) => trial.with_kind(reason.clone()).with_ignored_flag(true),
-            None => trial,
-        }
+    let compiler_missing = || lab::find("cc").is_none().then(|| "needs the program cc".to_owned());
+    let groups = [(faults_host::WITH_CC, missing.clone().or_else(compiler_missing)), (&*tests, missing)];
+    let trials = groups.into_iter().flat_map(|(tests, missing)| {
+        tests.iter().map(move |&(name, test): &Test| {
+            let trial = Trial::test(name, move || test().map_err(|error| Failed::from(format!("{error:#}"))));
+            match &missing {
+                Some(reason) => trial.with_kind(reason.clone()).with_ignored_flag(true),
+                None => trial,
+            }
+        })
     });
     libtest_mimic::run(&Arguments::from_args(), trials.collect()).exit_code()
 }

@@ -163,14 +163,15 @@ fn tables_that_belong_together_are_of_one_version() {
     };
     let plane = DataPlane::new(of_version(0));
     let is_over = AtomicBool::new(false);
-    together(|thread| {
+    let seen = together(|thread| {
         if thread == 0 {
             (1..=VERSIONS).for_each(|version| plane.publish(of_version(version)));
             is_over.store(true, Ordering::Release);
-            return;
+            return VERSIONS;
         }
         let mut newest = 0;
-        while !is_over.load(Ordering::Acquire) {
+        loop {
+            let was_over = is_over.load(Ordering::Acquire);
             let fib = plane.fib();
             let versions: BTreeSet<_> =
                 (1..=20).map(|n| fib.routes().lookup([10, 0, n, 1].into()).unwrap().peer().number()).collect();
@@ -178,8 +179,12 @@ fn tables_that_belong_together_are_of_one_version() {
             let version = versions.into_iter().next().unwrap();
             assert!(version >= newest, "{version} after {newest}");
             newest = version;
+            if was_over {
+                return newest;
+            }
         }
     });
+    assert_eq!(seen, [VERSIONS; THREADS], "what was published last is what all have");
 }
 
 #[test]

@@ -129,7 +129,7 @@ impl Conn {
                     break;
                 }
             };
-            let frame = buffer.split_to(length).freeze();
+            let frame = take_frame(buffer, length);
             self.handle_frame(step, frame, now);
         }
     }
@@ -443,6 +443,16 @@ impl Conn {
     }
 }
 
+/// Takes a frame off the front, without the room that a long one had made for itself.
+fn take_frame(buffer: &mut BytesMut, length: usize) -> Bytes {
+    let frame = buffer.split_to(length).freeze();
+    if length <= limits::FRAME_IN_PLACE {
+        return frame;
+    }
+    *buffer = BytesMut::from(buffer.as_ref());
+    Bytes::copy_from_slice(&frame)
+}
+
 /// What a burst is worth in time. One that no whole packet fits in would stop a client for ever.
 fn depth(rate: Rate) -> Duration {
     rate.time_for(rate.burst_bytes.max((PACKET_BYTES + 32) as u64))
@@ -479,6 +489,27 @@ impl Step {
             | Frame::Health(_)
             | Frame::Restarting { .. }
             | Frame::Unknown(_) => Self::Skip,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_waits_keeps_no_buffer_that_grew_for_a_long_frame() {
+        const ROOM: usize = limits::PARTIAL_BYTES;
+        for length in [1, limits::FRAME_IN_PLACE, limits::FRAME_IN_PLACE + 1, HEADER_BYTES + 32 + PACKET_BYTES] {
+            let mut buffer = BytesMut::with_capacity(ROOM);
+            buffer.resize(length, 1);
+            buffer.resize(length + 10, 2);
+            let room = buffer.as_ptr() as usize..buffer.as_ptr() as usize + ROOM;
+            let frame = take_frame(&mut buffer, length);
+            assert_eq!((frame.as_ref(), buffer.as_ref()), (vec![1; length].as_slice(), [2; 10].as_slice()));
+            for kept in [frame.as_ptr(), buffer.as_ptr()] {
+                assert_eq!(room.contains(&(kept as usize)), length <= limits::FRAME_IN_PLACE, "{length} bytes");
+            }
         }
     }
 }

@@ -9,13 +9,17 @@ pub const MAIL_PACKETS: usize = 64;
 
 /// Bytes of packets that wait for one client: enough for [`MAIL_PACKETS`] of the largest that WireGuard sends, and for the
 /// megabyte that the stock prober sends at once in the largest frames there are. A packet keeps the buffer that it was
-/// read into, 32 KiB in the shell, so a sender who picks them well makes that 4 MiB; derper: 4 MiB too. At the bound the
-/// oldest are dropped, counted.
+/// read into, mostly 32 KiB in the shell and never more than 128 KiB, so a sender who picks them well makes that 16 MiB;
+/// derper: 4 MiB. At the bound the oldest are dropped, counted.
 pub const MAIL_BYTES: usize = 1 << 20;
 
 /// Packets that wait for all clients together and keep the buffers that they were read into: 256 MiB at most. At the bound
 /// a further one is copied out of its buffer.
-pub const MAIL_BUFFERS: u64 = 8_192;
+pub const MAIL_BUFFERS: u64 = 2_048;
+
+/// Bytes of a frame that stays in the buffer that it was read into. A longer one is copied out of it, and what came behind it
+/// is, too: buffers grow for long frames, and packets that wait would keep them.
+pub const FRAME_IN_PLACE: usize = 16 << 10;
 
 /// Bytes of packets that wait for all clients together: whoever has many clients admitted, none of which reads, is not to
 /// take [`MAIL_BYTES`] for each of them. At the bound a client has [`MAIL_SHARE`].

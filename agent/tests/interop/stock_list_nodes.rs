@@ -1,7 +1,6 @@
 //! A node of the list: a stock client or our agent, which are spoken to in the same words.
 
 use std::{
-    fs,
     path::PathBuf,
     process::Output,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
@@ -12,7 +11,7 @@ use serde_json::{Map, Value, json};
 
 use super::{
     super::{
-        joined::PATIENCE,
+        joined::{PATIENCE, wait_for_kept_map},
         lab::{Node, Process, built, text, until},
     },
     stock_list::{TAILSCALE, TAILSCALED},
@@ -220,10 +219,7 @@ impl Client {
         if self.kind == Kind::Stock {
             return Ok(());
         }
-        until("the map is kept", PATIENCE, || {
-            let kept: Value = serde_json::from_str(&fs::read_to_string(self.state.join("state.json"))?)?;
-            Ok(kept["Map"]["Peers"].as_array().is_some_and(|peers| !peers.is_empty()).then_some(()))
-        })
+        wait_for_kept_map(&self.node, &self.state)
     }
 }
 

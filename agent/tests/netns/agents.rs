@@ -127,10 +127,17 @@ pub fn reach(node: &Node, address: &str) -> Result<()> {
     until(&format!("{} reaches {address}", node.name()), Duration::from_secs(10), once)
 }
 
-/// Pings `count` times in quick succession; every one must be answered.
+/// Pings until the first answer, and then `count` times; every one must be answered.
 pub fn reach_all(node: &Node, address: &str, count: u32) -> Result<()> {
     reach(node, address)?;
-    node.run(&["ping", "-n", "-q", "-c", &count.to_string(), "-i", "0.02", "-W", "2", address]).map(drop)
+    answers_all(node, address, count, 56)
+}
+
+/// Pings of so many bytes, one after the other; every one must be answered, however late. One program each: `ping -c`
+/// is content with a single answer, and with a deadline it replaces what was lost.
+pub fn answers_all(node: &Node, address: &str, count: u32, bytes: u32) -> Result<()> {
+    let bytes = bytes.to_string();
+    (0..count).try_for_each(|_| node.run(&["ping", "-n", "-q", "-c", "1", "-W", "10", "-s", &bytes, address]).map(drop))
 }
 
 /// Two hosts on one cable: 192.0.2.1 and 192.0.2.2, 2001:db8::1 and 2001:db8::2.

@@ -56,6 +56,13 @@ pub(crate) fn set_writable(node: &Node, path: &Path, is_writable: bool) -> Resul
     node.run(&["mount", "-o", mode, shown(path)?]).map(drop)
 }
 
+/// Runs a program that must refuse to start.
+pub(crate) fn start_refused(node: &Node, line: &[&str], code: i32, sentences: &[&str]) -> Result<()> {
+    let output = node.try_run(&[&["timeout", "20"], line].concat())?;
+    ensure!(!text(&output).contains("panicked"), "{}", text(&output));
+    refused(&output, code, sentences)
+}
+
 /// A refusal: this exit code, and a last line with all of these in it.
 pub(crate) fn refused(output: &Output, code: i32, sentences: &[&str]) -> Result<()> {
     let said = text(output);

@@ -7,9 +7,9 @@ use anyhow::{Context, Result, ensure};
 use serde_json::json;
 
 use super::{
-    faults::{refused, shown},
+    faults::{shown, start_refused},
     joined::PATIENCE,
-    lab::{Lab, Node, built, text},
+    lab::{Lab, Node, built},
 };
 use crate::Test;
 
@@ -64,13 +64,6 @@ fn run_once(node: &Node, line: &[&str]) -> Result<()> {
     let status = process.wait(PATIENCE)?;
     ensure!(status.success(), "{status}: {}", process.output());
     Ok(())
-}
-
-/// Runs a program that must refuse to start.
-fn start_refused(node: &Node, line: &[&str], code: i32, sentences: &[&str]) -> Result<()> {
-    let output = node.try_run(&[&["timeout", "20"], line].concat())?;
-    ensure!(!text(&output).contains("panicked"), "{}", text(&output));
-    refused(&output, code, sentences)
 }
 
 fn agent() -> Result<()> {

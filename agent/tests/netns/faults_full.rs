@@ -4,10 +4,10 @@
 use anyhow::{Context, Result, ensure};
 
 use super::{
-    faults::{fill, make_room, refused, set_writable, shown, small_disk},
+    faults::{fill, make_room, refused, set_writable, shown, small_disk, start_refused},
     homes::{Homes, Nat},
     joined::{ALLOW, Agent, Control, PATIENCE},
-    lab::{Node, built, text, until},
+    lab::{built, text, until},
 };
 use crate::Test;
 
@@ -118,7 +118,7 @@ fn agent_full() -> Result<()> {
     )?;
     let health = alice.status()?["Health"].to_string();
     ensure!(health.contains("what changes is lost at the next start"), "{health}");
-    ensure!(alice.echo(&address)? || alice.echo(&address)?, "traffic ended");
+    alice.reach(&address)?;
     // A host that boots with a full disk is reached.
     alice.kill();
     alice.start()?;
@@ -139,11 +139,6 @@ fn agent_full() -> Result<()> {
     until("the name is known", PATIENCE, || {
         Ok((alice.status()?["Self"]["DNSName"] == "renamed.lab.internal.").then_some(()))
     })
-}
-
-/// Runs a program that must refuse to start in a state directory.
-fn start_refused(node: &Node, line: &[&str], code: i32, sentences: &[&str]) -> Result<()> {
-    refused(&node.try_run(&[&["timeout", "20"], line].concat())?, code, sentences)
 }
 
 fn read_only() -> Result<()> {

@@ -14,6 +14,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
+use mesh_core::rng::{Rng, Seed};
 use serde_json::Value;
 
 use super::{
@@ -41,23 +42,12 @@ enum Victim {
 
 impl Victim {
     const ALL: [Self; 4] = [Self::Alice, Self::Bob, Self::Relay, Self::Control];
-}
 
-/// xorshift: an order that a number repeats.
-struct Dice(u64);
-
-impl Dice {
-    fn below(&mut self, end: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % end
-    }
-
-    fn shuffled(&mut self) -> [Victim; 4] {
-        let mut order = Victim::ALL;
+    /// All, in some order.
+    fn shuffled(rng: &mut Rng) -> [Self; 4] {
+        let mut order = Self::ALL;
         for last in (1..order.len()).rev() {
-            order.swap(last, self.below(last as u64 + 1) as usize);
+            order.swap(last, rng.below(last as u64 + 1) as usize);
         }
         order
     }
@@ -90,7 +80,7 @@ fn kill_9() -> Result<()> {
     for [_, address] in &identities[1..] {
         joined.agents[0].reach(address)?;
     }
-    let acknowledged = rounds(&mut joined, &identities, length, &mut Dice(seed.max(1)))?;
+    let acknowledged = rounds(&mut joined, &identities, length, &mut Seed::from_number(seed).stream("kill", 0))?;
     note(format_args!("{} users were acknowledged, and all are there", acknowledged.len()));
 
     for agent in &mut joined.agents {
@@ -118,24 +108,24 @@ fn identity(agent: &Agent) -> Result<[String; 2]> {
 }
 
 /// Kills and starts again until it is time to end; returns the users that were acknowledged.
-fn rounds(joined: &mut Joined, identities: &[[String; 2]], length: Duration, dice: &mut Dice) -> Result<Vec<String>> {
+fn rounds(joined: &mut Joined, identities: &[[String; 2]], length: Duration, rng: &mut Rng) -> Result<Vec<String>> {
     let began = Instant::now();
     let mut acknowledged = Vec::new();
     let mut slowest = [Duration::ZERO; 4];
     let mut kills = 0_u32;
     while began.elapsed() < length {
-        for victim in dice.shuffled() {
+        for victim in Victim::shuffled(rng) {
             let pings = joined.agents[0].node.spawn(&["ping", "-n", "-i", "0.05", &identities[1][1]])?;
             let stop = Arc::new(AtomicBool::new(false));
             let operator = operate(&joined.control, kills, Arc::clone(&stop))?;
             // At any point of what is under way.
-            thread::sleep(Duration::from_millis(50 + dice.below(250)));
+            thread::sleep(Duration::from_millis(50 + rng.below(250)));
             let killed = Instant::now();
             kill(joined, victim);
             if victim != Victim::Control {
                 stop.store(true, Relaxed);
             }
-            thread::sleep(Duration::from_millis(dice.below(500)));
+            thread::sleep(Duration::from_millis(rng.below(500)));
             let away = killed.elapsed();
             start(joined, victim)?;
             for (from, to) in [(0, 1), (0, 2), (1, 0)] {

@@ -6,7 +6,7 @@
 
 use std::{
     fs,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::Output,
     time::{Duration, Instant},
 };
@@ -153,6 +153,17 @@ pub(crate) fn certificate(node: &Node, homes: &Homes, address: &str) -> Result<(
     let line = format!("echo {address} control.lab >> /etc/hosts");
     homes.members.iter().try_for_each(|member| member.node.run(&["sh", "-c", &line]).map(drop))?;
     Ok((chain, file))
+}
+
+/// Waits until the map is in an agent's state directory, with peers.
+pub(crate) fn wait_for_kept_map(node: &Node, state: &Path) -> Result<()> {
+    let file = state.join("state.json");
+    until("the map is kept", PATIENCE, || {
+        // Its disk may be seen from its host alone.
+        let text = node.run(&["cat", file.to_str().context("a path that is not text")?])?;
+        let kept: Value = serde_json::from_str(&text)?;
+        Ok(kept["Map"]["Peers"].as_array().is_some_and(|peers| !peers.is_empty()).then_some(()))
+    })
 }
 
 impl Control {
@@ -318,14 +329,7 @@ impl Agent {
 
     /// Waits until what it needs to start alone is on disk.
     pub(crate) fn wait_for_kept_map(&self) -> Result<()> {
-        until("the map is kept", PATIENCE, || {
-            // Its disk may be seen from its host alone.
-            let file = self.state.join("state.json");
-            let text = self.node.run(&["cat", file.to_str().context("a path that is not text")?])?;
-            let kept: Value = serde_json::from_str(&text)?;
-            let others = kept["Map"]["Peers"].as_array();
-            Ok(others.is_some_and(|peers| !peers.is_empty()).then_some(()))
-        })
+        wait_for_kept_map(&self.node, &self.state)
     }
 
     /// Joins; returns how long `mesh up` took.

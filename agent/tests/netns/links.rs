@@ -8,7 +8,7 @@ use std::{
 use anyhow::{Result, ensure};
 
 use super::{
-    agents::transfer,
+    agents::{answers_all, transfer},
     homes::Nat,
     joined::{Joined, Log},
     measured::{Pings, long_or},
@@ -69,17 +69,23 @@ fn black_hole() -> Result<()> {
     let [alice, bob] = joined.agents.as_slice() else { unreachable!() };
     let address = bob.address()?;
     alice.reach(&address)?;
-    alice.node.run(&["ping", "-n", "-q", "-c", "5", "-i", "0.1", "-W", "5", "-s", "1152", &address])?;
+    answers_all(&alice.node, &address, 5, 1_152)?;
+    let full = ["ping", "-n", "-q", "-c", "3", "-W", "1", "-s", "1252", &address];
+    ensure!(!alice.node.try_run(&full)?.status.success(), "a full packet passes");
+    let hole = joined.homes.routers[0].run(&["nft", "list", "table", "inet", "hole"])?;
+    ensure!(hole.contains("counter packets ") && !hole.contains("counter packets 0 "), "nothing was dropped: {hole}");
     joined.homes.routers[0].run(&["nft", "delete", "table", "inet", "hole"])?;
     carries(&joined)
 }
 
-/// Pings of all sizes pass, and transfers both ways.
+/// Pings pass, empty ones and those that fill the tunnel, and transfers both ways.
 fn carries(joined: &Joined) -> Result<()> {
     let [alice, bob] = joined.agents.as_slice() else { unreachable!() };
     let address = bob.address()?;
     alice.reach(&address)?;
-    alice.node.run(&["ping", "-n", "-q", "-c", "5", "-i", "0.1", "-W", "5", "-s", "1152", &address])?;
+    for bytes in [0, 1_152, 1_252] {
+        answers_all(&alice.node, &address, 5, bytes)?;
+    }
     for reverse in [false, true] {
         let mbit = transfer(&alice.node, &bob.node, &address, long_or(10, 2), reverse)?;
         super::joined::note(format_args!("{mbit:.0} Mbit/s, reverse: {reverse}"));

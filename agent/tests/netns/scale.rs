@@ -52,7 +52,8 @@ fn many() -> Result<()> {
             until("the policy is known", PATIENCE, || Ok((agent.peers()?.len() == wanted).then_some(())))?;
         }
     }
-    watch.end(1_024)?;
+    // A line for each that joined.
+    watch.end_with(1_024, count)?;
     // All come back at once.
     joined.control.kill();
     joined.control.start()?;

@@ -1,15 +1,21 @@
 //! Strangers: this program, started again inside a namespace, does one thing too often.
 //!
-//! Each is told how often and for how long, and says what it did in its last line. Those that are to come from many
-//! addresses have [`SOURCES`] for themselves: their host answers for the whole network.
+//! Each is told how often. It says when it has done so, and all but those who sign in go on until they are ended. Those
+//! that are to come from many addresses have [`SOURCES`] for themselves: their host answers for the whole network.
 
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a stranger is a program of its own")]
 
 use std::{
+    collections::BTreeSet,
     future::poll_fn,
     io::{self, Read, Write},
     net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpStream, UdpSocket},
     process::ExitCode,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering::Relaxed},
+        mpsc::{self, RecvTimeoutError},
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -22,6 +28,7 @@ use mesh_core::{
         noise::Initiator,
         types::{Hostinfo, RegisterRequest},
     },
+    derp::Frame,
     disco,
     key::{DiscoPublic, MachinePrivate, MachinePublic, NodePrivate, NodePublic},
     rng::{Rng, Seed},
@@ -36,6 +43,7 @@ use transports::{
 
 use super::{
     homes::Homes,
+    joined::note,
     lab::{Node, Process},
 };
 
@@ -76,13 +84,14 @@ pub(crate) fn start(node: &Node, words: &[&str]) -> Result<Process> {
     Ok(process)
 }
 
-/// The number behind `word` in what a stranger said; waits for it.
+/// The number in the line that begins with `word` of what a stranger said; waits for it, and shows it.
 pub(crate) fn said(process: &Process, word: &str) -> Result<u64> {
     let ended = process.wait_for(word, Duration::from_secs(120));
     // It may be the last thing that it says.
     let output = process.output();
     let line = output.lines().find(|line| line.starts_with(word)).map(ToOwned::to_owned);
     let line = line.map_or(ended, Ok)?;
+    note(format_args!("stranger: {line}"));
     Ok(line.rsplit(' ').next().unwrap_or_default().parse()?)
 }
 
@@ -90,11 +99,12 @@ pub(crate) fn said(process: &Process, word: &str) -> Result<u64> {
 pub(crate) fn main(arguments: &[String]) -> ExitCode {
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let done = match words.as_slice() {
-        ["handshakes", to, key, rate, seconds, sources] => handshakes(to, key, rate, seconds, sources),
-        ["disco", to, key, rate, seconds, sources] => forged_disco(to, key, rate, seconds, sources),
-        ["half", to, count, seconds, sources] => half(to, count, seconds, sources),
-        ["hold", how, to, count, seconds, sources] => hold(how, to, count, seconds, sources),
-        ["derp-idle", to, count, seconds] => derp_idle(to, count, seconds),
+        ["handshakes", to, key, rate, count, sources] => handshakes(to, key, rate, count, sources),
+        ["disco", to, key, rate, count, sources] => forged_disco(to, key, rate, count, sources),
+        ["half", to, count, sources] => half(to, count, sources),
+        ["hold", how, to, count, sources] => hold(how, to, count, sources),
+        ["derp-idle", to, count] => derp_idle(to, count),
+        ["derp-flood", to, senders, deaf, bytes, count] => derp_flood(to, senders, deaf, bytes, count),
         ["sign-in", url, count] => sign_in(url, count),
         _ => Err(anyhow::anyhow!("not understood: {words:?}")),
     };
@@ -108,12 +118,12 @@ pub(crate) fn main(arguments: &[String]) -> ExitCode {
 }
 
 /// Initiations of nobody, with a right first MAC.
-fn handshakes(to: &str, key: &str, rate: &str, seconds: &str, sources: &str) -> Result<()> {
+fn handshakes(to: &str, key: &str, rate: &str, count: &str, sources: &str) -> Result<()> {
     let macs = MacKeys::new(&key.parse::<NodePublic>()?);
     let mut message = [0; 148];
     message[0] = 1;
-    blast(to, rate, seconds, sources, move |noise| {
-        noise.fill(&mut message[4..116]);
+    blast(to, rate, count, sources, move |rng| {
+        rng.fill(&mut message[4..116]);
         let mac = macs.mac1(&message[..116]);
         message[116..132].copy_from_slice(&mac);
         message.to_vec()
@@ -121,11 +131,11 @@ fn handshakes(to: &str, key: &str, rate: &str, seconds: &str, sources: &str) -> 
 }
 
 /// Disco packets as if from `key`, or from keys that nobody has; nothing can be opened in them.
-fn forged_disco(to: &str, key: &str, rate: &str, seconds: &str, sources: &str) -> Result<()> {
+fn forged_disco(to: &str, key: &str, rate: &str, count: &str, sources: &str) -> Result<()> {
     let key = if key == "anybody" { None } else { Some(key.parse::<DiscoPublic>()?) };
-    blast(to, rate, seconds, sources, move |noise| {
+    blast(to, rate, count, sources, move |rng| {
         let mut packet = [disco::MAGIC.as_slice(), &[0; 32 + 24 + 16 + 46]].concat();
-        noise.fill(&mut packet[6..]);
+        rng.fill(&mut packet[6..]);
         if let Some(key) = &key {
             packet[6..38].copy_from_slice(key.as_bytes());
         }
@@ -133,60 +143,61 @@ fn forged_disco(to: &str, key: &str, rate: &str, seconds: &str, sources: &str) -
     })
 }
 
-/// Sends what `make` makes, `rate` times a second, in turn from all sources; from one where there are none.
-fn blast(
-    to: &str,
-    rate: &str,
-    seconds: &str,
-    sources: &str,
-    mut make: impl FnMut(&mut Noise) -> Vec<u8>,
-) -> Result<()> {
-    let (to, rate, seconds): (SocketAddr, u64, u64) = (to.parse()?, rate.parse()?, seconds.parse()?);
+/// Sends what `make` makes, `rate` times a second where the machine is fast enough, in turn from all sources; from one where
+/// there are none. Says when `count` are sent.
+fn blast(to: &str, rate: &str, count: &str, sources: &str, mut make: impl FnMut(&mut Rng) -> Vec<u8>) -> Result<()> {
+    let (to, rate, count): (SocketAddr, u64, u64) = (to.parse()?, rate.parse()?, count.parse()?);
     let from = match sources.parse()? {
         0 => vec![UdpSocket::bind("0.0.0.0:0")?],
         sources => (0..sources).map(|number| UdpSocket::bind((source(number), 0))).collect::<io::Result<Vec<_>>>()?,
     };
     println!("begun");
-    let (start, mut sent, mut past, mut noise) = (Instant::now(), 0_u64, 0, Noise(0x9e37_79b9_7f4a_7c15));
+    let (start, mut sent, mut past, mut rng) = (Instant::now(), 0_u64, 0, rng("blast"));
     let mut from = from.iter().cycle();
-    while start.elapsed() < Duration::from_secs(seconds) {
+    loop {
         // As many as are due by now; one that was held up does not make up for all of it.
         let due = start.elapsed().as_micros() as u64 * rate / 1_000_000;
         for socket in from.by_ref().take((due - past).min(rate / 50) as usize) {
             // A full queue loses it, as floods do.
-            let _ = socket.send_to(&make(&mut noise), to);
+            let _ = socket.send_to(&make(&mut rng), to);
             sent += 1;
+            if sent == count {
+                println!("sent within {:.1?}: {count}", start.elapsed());
+            }
         }
         past = due;
         thread::sleep(Duration::from_millis(1));
     }
-    println!("sent {sent}");
-    Ok(())
 }
 
 fn source(number: u32) -> Ipv4Addr {
     Ipv4Addr::from_bits(SOURCES.to_bits() + 1 + number)
 }
 
-/// Xorshift: anything that is no valid message will do.
-struct Noise(u64);
+/// Connections that are to be held, and which of them have not been there yet.
+struct Places {
+    missing: BTreeSet<u32>,
+    count: u32,
+    start: Instant,
+}
 
-impl Noise {
-    fn fill(&mut self, bytes: &mut [u8]) {
-        for piece in bytes.chunks_mut(8) {
-            self.0 ^= self.0 << 13;
-            self.0 ^= self.0 >> 7;
-            self.0 ^= self.0 << 17;
-            piece.copy_from_slice(&self.0.to_le_bytes()[..piece.len()]);
+impl Places {
+    fn new(count: u32) -> Self {
+        Self { missing: (0..count).collect(), count, start: Instant::now() }
+    }
+
+    /// This one is there. Says so when all were at some time.
+    fn note(&mut self, number: u32) {
+        if self.missing.remove(&number) && self.missing.is_empty() {
+            println!("held within {:.1?}: {}", self.start.elapsed(), self.count);
         }
     }
 }
 
 /// Keeps so many connections open that say little: those that are closed are opened again. With several sources they
 /// come in turn from all.
-fn hold(how: &str, to: &str, count: &str, seconds: &str, sources: &str) -> Result<()> {
-    let (to, count): (SocketAddrV4, usize) = (to.parse()?, count.parse()?);
-    let (seconds, sources): (u64, u32) = (seconds.parse()?, sources.parse()?);
+fn hold(how: &str, to: &str, count: &str, sources: &str) -> Result<()> {
+    let (to, count, sources): (SocketAddrV4, u32, u32) = (to.parse()?, count.parse()?, sources.parse()?);
     let first = match how {
         "silent" => Vec::new(),
         // The beginning of a ClientHello of 512 bytes.
@@ -197,21 +208,22 @@ fn hold(how: &str, to: &str, count: &str, seconds: &str, sources: &str) -> Resul
     };
     let drips = matches!(how, "tls" | "http");
     let mut held: Vec<Held> = (0..count).map(|_| Held::default()).collect();
+    let mut places = Places::new(count);
     println!("begun");
-    let (start, mut opened) = (Instant::now(), 0_u64);
-    while start.elapsed() < Duration::from_secs(seconds) {
+    loop {
         for (held, number) in held.iter_mut().zip(0..) {
             if held.socket.is_none() {
                 let from = (sources > 0).then(|| source(number % sources));
-                *held = Held { socket: Some(connect(to, from)?), ..Held::default() };
-                opened += 1;
+                // One for which the system has no room is tried again.
+                *held = Held { socket: connect(to, from).ok(), ..Held::default() };
+            }
+            if held.is_there() {
+                places.note(number);
             }
             held.go_on(&first, drips);
         }
         thread::sleep(TICK);
     }
-    println!("opened {opened}");
-    Ok(())
 }
 
 /// A connection that is held.
@@ -223,6 +235,11 @@ struct Held {
 }
 
 impl Held {
+    /// Whether the other end has taken it.
+    fn is_there(&self) -> bool {
+        self.socket.as_ref().is_some_and(|socket| socket.peer_addr().is_ok())
+    }
+
     /// Says what is due, and finds out whether it was closed.
     fn go_on(&mut self, first: &[u8], drips: bool) {
         let Some(socket) = &mut self.socket else { return };
@@ -279,9 +296,8 @@ fn into_noise(control: SocketAddrV4) -> Result<Vec<u8>> {
 }
 
 /// Keeps so many connections open that have TLS and half a request.
-fn half(to: &str, count: &str, seconds: &str, sources: &str) -> Result<()> {
-    let (to, count): (SocketAddr, u32) = (to.parse()?, count.parse()?);
-    let (seconds, sources): (u64, u32) = (seconds.parse()?, sources.parse()?);
+fn half(to: &str, count: &str, sources: &str) -> Result<()> {
+    let (to, count, sources): (SocketAddr, u32, u32) = (to.parse()?, count.parse()?, sources.parse()?);
     let open = |number: u32| -> Result<Client> {
         let mut client = Client::open(to, source(number % sources), number)?;
         client.push(b"GET /derp HTTP/1.1\r\nX-Nothing: ")?;
@@ -292,26 +308,26 @@ fn half(to: &str, count: &str, seconds: &str, sources: &str) -> Result<()> {
     };
     let say = |client: &mut Client| client.push(b"a").and_then(|()| client.flush());
     let mut held: Vec<Option<Client>> = (0..count).map(|_| None).collect();
+    let mut places = Places::new(count);
     println!("begun");
-    let (start, mut opened) = (Instant::now(), 0_u64);
-    while start.elapsed() < Duration::from_secs(seconds) {
+    loop {
         for (held, number) in held.iter_mut().zip(0..) {
             // One that is not taken in is tried again.
             let said = held.as_mut().is_some_and(|client| say(client).is_ok());
             if !said {
                 *held = open(number).ok();
-                opened += 1;
+            }
+            if held.is_some() {
+                places.note(number);
             }
         }
         thread::sleep(Duration::from_secs(1));
     }
-    println!("opened {opened}");
-    Ok(())
 }
 
 /// Clients that are let in and do nothing.
-fn derp_idle(to: &str, count: &str, seconds: &str) -> Result<()> {
-    let (to, count, seconds): (SocketAddr, u32, u64) = (to.parse()?, count.parse()?, seconds.parse()?);
+fn derp_idle(to: &str, count: &str) -> Result<()> {
+    let (to, count): (SocketAddr, u32) = (to.parse()?, count.parse()?);
     let connect = |number| -> Result<Client> {
         let mut client = Client::connect_from(to, Ipv4Addr::UNSPECIFIED, number)?;
         client.shrink();
@@ -319,8 +335,84 @@ fn derp_idle(to: &str, count: &str, seconds: &str) -> Result<()> {
     };
     let clients = (0..count).map(connect).collect::<Result<Vec<_>>>()?;
     println!("begun {}", clients.len());
-    thread::sleep(Duration::from_secs(seconds));
-    Ok(())
+    loop {
+        thread::park();
+    }
+}
+
+/// Clients that are let in and read nothing, and senders who send them packets of so many bytes as fast as the relay takes
+/// them. Says when `count` are sent.
+fn derp_flood(to: &str, senders: &str, deaf: &str, bytes: &str, count: &str) -> Result<()> {
+    let (to, bytes, count): (SocketAddr, usize, u64) = (to.parse()?, bytes.parse()?, count.parse()?);
+    // A number says with which key and which first frame, and the relay lets the same one in only once.
+    let mut numbers = rng("clients").below(1 << 31) as u32..;
+    let mut join = || -> Result<Client> {
+        let number = numbers.next().context("no numbers left")?;
+        Client::connect_from(to, Ipv4Addr::UNSPECIFIED, number).with_context(|| format!("client {number}"))
+    };
+    let mut deaf = (0..deaf.parse()?).map(|_| join()).collect::<Result<Vec<_>>>()?;
+    let senders = (0..senders.parse()?).map(|_| join()).collect::<Result<Vec<_>>>()?;
+    let flood = Arc::new(DerpFlood {
+        to: Mutex::new(deaf.iter().map(|client| client.key).collect()),
+        packet: vec![0; bytes],
+        sent: AtomicU64::new(0),
+        count,
+        start: Instant::now(),
+    });
+    println!("begun");
+    let (ended, end) = mpsc::channel();
+    for mut sender in senders {
+        // What the relay says to it is of no interest, but has to be read.
+        let mut heard = sender.socket()?;
+        thread::spawn(move || io::copy(&mut heard, &mut io::sink()));
+        let (flood, ended) = (Arc::clone(&flood), ended.clone());
+        thread::spawn(move || ended.send(flood.send(&mut sender)));
+    }
+    // The relay closes who takes nothing for ten seconds, and hears of nothing more from whom it closed: another takes its
+    // place before.
+    for turn in (0..deaf.len()).cycle() {
+        match end.recv_timeout(TICK) {
+            Err(RecvTimeoutError::Timeout) => {}
+            Ok(error) => return error,
+            Err(RecvTimeoutError::Disconnected) => bail!("no senders"),
+        }
+        deaf[turn] = join()?;
+        flood.to.lock().unwrap_or_else(PoisonError::into_inner)[turn] = deaf[turn].key;
+    }
+    bail!("nobody is deaf")
+}
+
+/// What the senders share.
+struct DerpFlood {
+    /// For whom the packets are.
+    to: Mutex<Vec<NodePublic>>,
+    packet: Vec<u8>,
+    sent: AtomicU64,
+    count: u64,
+    start: Instant,
+}
+
+impl DerpFlood {
+    fn send(&self, sender: &mut Client) -> Result<()> {
+        let mut frame = Vec::new();
+        loop {
+            let number = self.sent.fetch_add(1, Relaxed) + 1;
+            let to = {
+                let to = self.to.lock().unwrap_or_else(PoisonError::into_inner);
+                to[number as usize % to.len()]
+            };
+            frame.clear();
+            Frame::SendPacket { to, packet: &self.packet }.encode(&mut frame);
+            // A record at a time, as TLS has room for.
+            for record in frame.chunks(16 << 10) {
+                sender.push(record)?;
+                sender.flush().with_context(|| format!("a sender is closed after {number} packets of all"))?;
+            }
+            if number == self.count {
+                println!("sent within {:.1?}: {number}", self.start.elapsed());
+            }
+        }
+    }
 }
 
 /// Machines that nobody knows ask to be let in, one after the other, and go when they were told where to sign in.

@@ -2,7 +2,7 @@
 //!
 //! Two hosts behind masquerading routers, our control and relay. The nodes have talked directly and have been silent
 //! since; after `--settle` seconds one node and its interface are looked at, and again after `--window` seconds. Ours
-//! runs with one peer and with a hundred (98 of them speak to control alone), and where `MESH_INTEROP_TAILSCALED` and
+//! runs with one peer and with a hundred (99 of them speak to control alone), and where `MESH_INTEROP_TAILSCALED` and
 //! `MESH_INTEROP_TAILSCALE` name stock programs, they run in the same lab afterwards.
 //!
 //! ```text
