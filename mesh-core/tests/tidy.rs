@@ -80,7 +80,6 @@ const SHELL_FILES: &[&str] = &[
     "relay/src/serve/listen.rs",
     "relay/src/serve/mod.rs",
     "relay/src/serve/stream.rs",
-    "relay/src/serve/told.rs",
     "relay/src/serve/verify.rs",
     "relay/tests/hostile.rs",
     "relay/tests/links.rs",
