@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use mesh_core::{
     crypto::nacl::BoxKey,
-    derp::Frame,
+    derp::{Frame, PeerGoneReason},
     key::{NodePrivate, NodePublic},
     machine::{Machine, settle},
     rng::Seed,
@@ -30,8 +30,14 @@ pub fn frames(data: &[u8]) {
     assert_eq!(Frame::decode(&data[..length]), Ok(Some((frame, length))));
     let mut written = Vec::new();
     frame.encode(&mut written);
-    // Bytes that a later version may add behind what is known are not kept.
-    assert!(written.len() <= length);
+    // Bytes that a later version may add behind what is known are not kept. Older ones leave out the last byte of two
+    // frames, which then is zero, and is written.
+    let left_out = match frame {
+        Frame::PeerGone { reason: PeerGoneReason::Disconnected, .. }
+        | Frame::PeerPresent { address: Some(_), flags: 0, .. } => 1,
+        _ => 0,
+    };
+    assert!(written.len() <= length + left_out);
     assert_eq!(Frame::decode(&written), Ok(Some((frame, written.len()))));
 }
 
