@@ -41,6 +41,10 @@ const LATELY: Duration = Duration::from_secs(10);
 /// N4 among static peers: a session that the other end lost is found out 15 s after somebody speaks.
 const LEAD: Duration = Duration::from_secs(20);
 
+/// A stream of maps that is dead is found out after so long without a word. Whom it does not tell of a newcomer cannot answer.
+/// Stock nodes: 120 s.
+const STREAM_SILENCE: Duration = Duration::from_secs(120);
+
 /// What is not an instant of its own at the end of a run: it may be on its way.
 const IN_FLIGHT: Duration = Duration::from_secs(2);
 
@@ -107,8 +111,13 @@ pub(crate) fn check(ended: &Ended<'_>, tally: &mut Tally) {
 /// From when on two hosts owe each other an answer: both take part, for long enough to have heard of each other.
 fn met(ended: &Ended<'_>, pair: [HostId; 2]) -> Option<Instant> {
     let since = pair.map(|host| ended.since.get(host.index()).copied().unwrap_or(Instant::ZERO));
+    // Of the one that was there already the stream may have been dead when the other came.
+    let was_there = if since[0] <= since[1] { pair[0] } else { pair[1] };
     let since = since[0].max(since[1]);
-    (since != Instant::FAR_FUTURE).then(|| since + SETTLED_AFTER)
+    let deaf = ended.changes.iter().filter(|change| change.cuts && change.hosts.contains(&was_there));
+    let deaf = deaf.map(|change| (change.begin, change.over.max(change.begin + STREAM_SILENCE)));
+    let heard = deaf.filter(|(begin, until)| (*begin..*until).contains(&since)).map(|(_, until)| until).max();
+    (since != Instant::FAR_FUTURE).then(|| heard.unwrap_or(since) + SETTLED_AFTER)
 }
 
 /// The times in which nothing that the scenario did is felt.
@@ -330,6 +339,27 @@ mod tests {
         };
         assert_eq!(looked_at(6), (4, None));
         assert_eq!(looked_at(4), (4, Some(CheckId::N3)));
+    }
+
+    #[test]
+    fn whoever_came_while_the_other_heard_nothing_is_met_when_the_other_hears_again() {
+        let flows = asked_every_second(56, 200, |_| true);
+        let change = |begin, over, host, cuts| {
+            let (begin, over, hosts, what) = (secs(begin), secs(over), vec![host], "a change".to_owned());
+            Change { begin, over, hosts, budget: Duration::from_secs(15), cuts, what }
+        };
+        let met = |since: [u64; 2], changes: &[Change]| {
+            let since = since.map(secs);
+            let changes = changes.to_vec();
+            met(&Ended { since: &since, changes, ..ended(&flows, &[], Vec::new()) }, [A, B])
+        };
+        assert_eq!(met([0, 50], &[]), Some(secs(80)));
+        assert_eq!(met([0, 50], &[change(40, 41, A, true)]), Some(secs(190)), "two minutes, and then as any");
+        assert_eq!(met([0, 50], &[change(40, 180, A, true)]), Some(secs(210)));
+        for other in [change(40, 41, B, true), change(40, 41, A, false), change(51, 52, A, true)] {
+            assert_eq!(met([0, 50], &[other]), Some(secs(80)), "it is of who came, is told, or is later");
+        }
+        assert_eq!(met([50, 0], &[change(40, 41, B, true)]), Some(secs(190)));
     }
 
     fn violated(

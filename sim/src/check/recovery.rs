@@ -27,6 +27,8 @@ pub(crate) struct Change {
     pub(crate) hosts: Vec<HostId>,
     /// How long it may be felt after it is over.
     pub(crate) budget: Duration,
+    /// Whether their connections may be dead from its beginning on without their being told.
+    pub(crate) cuts: bool,
     /// What it is.
     pub(crate) what: String,
 }
@@ -96,7 +98,7 @@ mod tests {
     fn seen(arrives: impl Fn(u64) -> bool, hosts: &[HostId], others: &[(Instant, Instant)]) -> (u64, u64) {
         let (begin, over) = (Instant::from_secs(60), Instant::from_secs(65));
         let budget = Duration::from_secs(10);
-        let change = Change { begin, over, hosts: hosts.to_vec(), budget, what: "a change".to_owned() };
+        let change = Change { begin, over, hosts: hosts.to_vec(), budget, cuts: false, what: "a change".to_owned() };
         let disturbed: Vec<_> = others.iter().copied().chain([(begin, over)]).collect();
         let mut tally = Tally::default();
         check(&asked_every_second(56, 100, arrives), PAIR, &[change], &disturbed, |_| true, &mut tally);

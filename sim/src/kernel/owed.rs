@@ -40,8 +40,8 @@ impl Simulation<'_> {
                 _ => return None,
             };
             let over = event.at + length_of(&event.fault, relays)?;
-            let what = event.fault.text(&self.names);
-            (over < self.end).then_some(Change { begin: event.at, over, hosts, budget, what })
+            let (cuts, what) = (budget == FOUND_OUT, event.fault.text(&self.names));
+            (over < self.end).then_some(Change { begin: event.at, over, hosts, budget, cuts, what })
         };
         self.scenario.events.iter().filter_map(change).collect()
     }
