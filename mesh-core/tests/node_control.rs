@@ -76,6 +76,30 @@ fn later_maps_are_kept_a_while_after_they_came() {
 }
 
 #[test]
+fn what_is_allowed_is_kept_at_once_and_then_every_five_seconds() {
+    let (mut lab, stream) = Lab::joined();
+    let allow = |port: u16| {
+        let ports = json!([{"IP": "*", "Ports": {"First": port, "Last": port}}]);
+        map_event(stream, &json!({"PacketFilters": {"base": [{"SrcIPs": ["*"], "DstPorts": ports}]}}))
+    };
+    let kept = |lab: &Lab| {
+        let map = serde_json::to_value(lab.saved.map.as_ref().unwrap()).unwrap();
+        map["PacketFilters"]["base"][0]["DstPorts"][0]["Ports"]["First"].as_u64()
+    };
+    lab.pass(Duration::from_secs(6));
+    for (port, then) in [(22, Some(22)), (80, Some(22)), (443, Some(22))] {
+        lab.event(allow(port));
+        lab.pass(Duration::from_millis(1));
+        assert_eq!(kept(&lab), then);
+    }
+    lab.pass(Duration::from_secs(5));
+    assert_eq!(kept(&lab), Some(443));
+    lab.event(allow(8_080));
+    lab.pass(Duration::from_millis(1));
+    assert_eq!(kept(&lab), Some(8_080));
+}
+
+#[test]
 fn subnet_routes_are_used_when_the_user_accepts_them() {
     let (mut lab, _) = Lab::joined();
     let prefs = Prefs { accept_routes: true, ..lab.node.status(lab.now).prefs };

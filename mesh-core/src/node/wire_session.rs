@@ -34,7 +34,8 @@ use super::{
     Reply, SavedState, Up, expiry::instant_of,
 };
 
-/// How soon a map that changed is kept: who is there and what is allowed, and where they are.
+/// How soon a map that changed is kept: who is there, and where they are. What is allowed is kept at once, so that no restart
+/// allows again what was forbidden, unless it was kept so shortly before.
 const SAVE_SOON: Duration = Duration::from_secs(5);
 const SAVE_LATER: Duration = Duration::from_secs(60);
 /// A sign-in that ends so soon is told to the user.
@@ -62,6 +63,8 @@ pub(super) struct Control {
     /// When the next key of the map expires.
     pub(super) expiry_at: Option<Instant>,
     save_at: Option<Instant>,
+    /// When what is allowed was last kept at once.
+    rules_kept: Option<Instant>,
     /// What control asked last: it may repeat itself.
     last_ping: String,
 }
@@ -95,6 +98,7 @@ impl Control {
             skew: None,
             expiry_at: None,
             save_at: None,
+            rules_kept: None,
             last_ping: String::new(),
         }
     }
@@ -370,7 +374,13 @@ impl Node {
             let peers = &change.peers;
             let is_only_where = Change { peers: Default::default(), ..change.clone() }.is_empty();
             let is_late = is_only_where && peers.added.is_empty() && peers.removed.is_empty();
-            Some(now + if is_late { SAVE_LATER } else { SAVE_SOON })
+            Some(if change.filters {
+                let at = control.rules_kept.map_or(now, |kept| now.max(kept + SAVE_SOON));
+                control.rules_kept = if at == now { Some(now) } else { control.rules_kept };
+                at
+            } else {
+                now + if is_late { SAVE_LATER } else { SAVE_SOON }
+            })
         } else {
             None
         };

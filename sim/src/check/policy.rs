@@ -22,6 +22,9 @@ use super::{
     policy_text::{Member, PolicyText, Question, Wants},
 };
 
+/// A node keeps new rules for its next run at once, or so long after the last ones that it kept.
+const KEPT_WITHIN: Duration = Duration::from_secs(5);
+
 /// When an old policy is no longer in force at a host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Propagation {
@@ -49,15 +52,15 @@ pub struct PolicyCheck {
     propagation: Propagation,
     /// All that were ever set, with the time, oldest first.
     versions: Vec<(Instant, PolicyText)>,
-    /// By host: which version it was handed last.
-    handed: Vec<Option<usize>>,
+    /// By host: which versions it was handed, and when, the newest last.
+    handed: Vec<Vec<(Instant, usize)>>,
 }
 
 impl PolicyCheck {
     /// Hosts with these members, by number, and the policy from the beginning.
     #[must_use]
     pub fn new(policy: PolicyText, members: Vec<Member>, propagation: Propagation) -> Self {
-        let handed = vec![None; members.len()];
+        let handed = vec![Vec::new(); members.len()];
         Self { members, propagation, versions: vec![(Instant::ZERO, policy)], handed }
     }
 
@@ -74,10 +77,24 @@ impl PolicyCheck {
     }
 
     /// A host has rules by the newest policy.
-    pub fn note_handed(&mut self, host: HostId) {
-        if let Some(handed) = self.handed.get_mut(host.index()) {
-            *handed = Some(self.versions.len() - 1);
+    pub fn note_handed(&mut self, host: HostId, now: Instant) {
+        let newest = self.versions.len() - 1;
+        if let Some(handed) =
+            self.handed.get_mut(host.index()).filter(|handed| handed.last().is_none_or(|last| last.1 != newest))
+        {
+            handed.push((now, newest));
         }
+    }
+
+    /// A host starts again with what it kept: the rules of [`KEPT_WITHIN`] before, or newer ones.
+    pub fn note_restarted(&mut self, host: HostId, now: Instant) {
+        if let Some(handed) = self.handed.get_mut(host.index()) {
+            handed.retain(|(at, _)| *at + KEPT_WITHIN <= now);
+        }
+    }
+
+    fn handed(&self, host: HostId) -> Option<usize> {
+        self.handed.get(host.index()).and_then(|handed| handed.last()).map(|(_, version)| *version)
     }
 
     /// How many policies there were before the newest.
@@ -100,7 +117,7 @@ impl PolicyCheck {
     /// Whether a host is not known to have rules by the newest policy.
     #[must_use]
     pub fn is_behind(&self, host: HostId) -> bool {
-        self.handed.get(host.index()).is_some_and(|handed| *handed != Some(self.versions.len() - 1))
+        host.index() < self.handed.len() && self.handed(host) != Some(self.versions.len() - 1)
     }
 
     /// A host is handed a packet of a peer.
@@ -122,13 +139,11 @@ impl PolicyCheck {
 
     fn in_force(&self, host: HostId, now: Instant) -> &[(Instant, PolicyText)] {
         match self.propagation {
-            Propagation::Told => match self.handed.get(host.index()).copied().flatten() {
+            Propagation::Told => match self.handed(host) {
                 Some(version) => &self.versions[version..=version],
                 None => &[],
             },
-            Propagation::ToldAtLatest => {
-                &self.versions[self.handed.get(host.index()).copied().flatten().unwrap_or(0)..]
-            }
+            Propagation::ToldAtLatest => &self.versions[self.handed(host).unwrap_or(0)..],
             Propagation::Within(time) => {
                 let replaced = self.versions.iter().skip(1).take_while(|(at, _)| *at + time < now).count();
                 &self.versions[replaced..]
@@ -196,13 +211,19 @@ mod tests {
         let question = packet(Carrier::Udp, Role::Question);
         let leaks = |check: &PolicyCheck| leaks(check, 1, &question, Standing::Unasked, Instant::from_secs(9));
         assert!(leaks(&check), "nobody has been handed anything");
-        check.note_handed(HostId(1));
+        check.note_handed(HostId(1), Instant::ZERO);
         assert!(!leaks(&check));
         check.set_policy(PolicyText::parse(DENY).unwrap(), Instant::from_secs(1));
         assert!(!leaks(&check), "it does not know yet");
-        check.note_handed(HostId(0));
+        check.note_handed(HostId(0), Instant::from_secs(1));
         assert!(!leaks(&check), "another does");
-        check.note_handed(HostId(1));
+        check.note_handed(HostId(1), Instant::from_secs(2));
+        assert!(leaks(&check));
+        check.note_restarted(HostId(1), Instant::from_secs(7));
+        assert!(leaks(&check), "it kept what it was handed five seconds ago");
+        check.note_restarted(HostId(1), Instant::from_secs(6));
+        assert!(!leaks(&check), "it may have the rules of before, until it is handed others");
+        check.note_handed(HostId(1), Instant::from_secs(8));
         assert!(leaks(&check));
     }
 

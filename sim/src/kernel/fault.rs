@@ -51,6 +51,9 @@ impl Simulation<'_> {
                 if let Some(status) = self.hosts[node.index()].node().and_then(|node| node.status(now)) {
                     self.refused.merge(&status.drops);
                 }
+                if let Some(check) = &mut self.policy {
+                    check.note_restarted(*node, now);
+                }
                 self.call(*node, |host, _, effects| {
                     if let Host::Node(node) = host {
                         node.stop(effects);

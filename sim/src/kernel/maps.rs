@@ -191,7 +191,7 @@ impl Simulation<'_> {
         let (version, map) = (maps.version, maps.map_for(id));
         self.record(Some(id), What::Mapped { version }, 0);
         if let Some(check) = &mut self.policy {
-            check.note_handed(id);
+            check.note_handed(id, self.now);
         }
         self.call(id, |host, now, effects| {
             if let Host::Node(node) = host {

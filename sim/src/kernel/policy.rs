@@ -152,7 +152,7 @@ impl Simulation<'_> {
             && control.has_policy(check.newest())
             && told.filters() == node.netmap().filters()
         {
-            check.note_handed(id);
+            check.note_handed(id, self.now);
         }
     }
 

@@ -408,7 +408,7 @@ impl Network {
         })
     }
 
-    /// Those for datagrams alone. A NAT knows when a stream has ended, which its model does not.
+    /// Those for datagrams alone. A NAT knows when a stream has ended well, too, which its model does not.
     pub fn datagram_nats(&self) -> impl Iterator<Item = (NetId, &Nat)> {
         self.nets.iter().zip(0..).filter_map(|(net, number)| Some((NetId(number), net.nat.as_ref()?)))
     }
@@ -434,7 +434,12 @@ impl Network {
             return net.ascend(id, packet, now);
         };
         if let Some(nat) = net.nat_for(packet.proto) {
-            match outcome(nat.handle_outbound(from, v4(packet.destination)?, &mut packet.ttl, now))? {
+            let to = v4(packet.destination)?;
+            let translated = nat.handle_outbound(from, to, &mut packet.ttl, now);
+            if packet.is_reset() {
+                nat.handle_reset(from, to, now);
+            }
+            match outcome(translated)? {
                 Rewritten::Source(mapped) => packet.source = mapped.into(),
                 Rewritten::Both { source, destination } => {
                     (packet.source, packet.destination) = (source.into(), destination.into());
@@ -480,6 +485,9 @@ impl Network {
             let (from, to) = (v4(packet.source)?, v4(packet.destination)?);
             let (Rewritten::Source(inside) | Rewritten::Both { destination: inside, .. }) =
                 outcome(nat.handle_inbound(from, to, &mut packet.ttl, now))?;
+            if packet.is_reset() {
+                nat.handle_reset(inside, from, now);
+            }
             packet.destination = inside.into();
         }
         let flow = Flow { proto: packet.proto, inside: packet.destination, outside: packet.source };

@@ -8,7 +8,10 @@
 //! The behaviours are data (`nat_params`); profiles are in `nat_presets`. Which port a flow gets is decided in
 //! `nat_ports`; sessions and their expiry are in `nat_table`.
 
-use core::net::{Ipv4Addr, SocketAddrV4};
+use core::{
+    net::{Ipv4Addr, SocketAddrV4},
+    time::Duration,
+};
 
 use mesh_core::{rng::Rng, time::Instant};
 
@@ -21,6 +24,9 @@ pub use super::nat_params::{
     Alloc, Assignment, Collision, EarlyInbound, Filter, FilterScope, FullPolicy, Hairpin, Mapping, NatParams, Pairing,
     Pool, PortBlock, PortRange, Refresh, Ttl,
 };
+
+/// How long a session lasts after its stream was reset (Linux: `nf_conntrack_tcp_timeout_close`).
+pub(super) const RESET: Duration = Duration::from_secs(10);
 
 /// One NAT.
 #[derive(Debug)]
@@ -247,6 +253,13 @@ impl Nat {
                 }
                 Translated::Local
             }
+        }
+    }
+
+    /// A segment that went through ended its stream: the session lasts a little longer.
+    pub fn handle_reset(&mut self, internal: SocketAddrV4, remote: SocketAddrV4, now: Instant) {
+        if let Some(session) = self.table.by_flow(Flow { internal, remote }) {
+            self.table.set_deadline(session, now + RESET);
         }
     }
 

@@ -4,6 +4,7 @@ use core::net::SocketAddr;
 
 use mesh_core::{disco, stun, wireguard::Kind};
 
+use super::segment::Segment;
 use crate::{host::HostId, kernel::trace::digest_of};
 
 /// Bytes of IPv4 and UDP header in front of a payload.
@@ -47,6 +48,11 @@ impl Packet {
     #[must_use]
     pub fn ip_bytes(&self) -> usize {
         self.payload.len() + HEADER_BYTES + if self.source.is_ipv6() { V6_BYTES } else { 0 }
+    }
+
+    /// Whether it says that its stream is no more.
+    pub(super) fn is_reset(&self) -> bool {
+        self.proto == Proto::Tcp && Segment::is_reset(&self.payload)
     }
 
     /// One router more.

@@ -84,6 +84,12 @@ impl Segment {
         })
     }
 
+    /// Whether these bytes are a segment that says that the stream is no more.
+    #[must_use]
+    pub fn is_reset(bytes: &[u8]) -> bool {
+        bytes.len() >= SEGMENT_HEADER && bytes[18] & RST != 0
+    }
+
     /// Numbers that it takes: its data, and one each for the beginning and the end.
     #[must_use]
     pub fn length(&self) -> u64 {

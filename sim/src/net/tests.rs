@@ -2,8 +2,8 @@
 
 use core::net::Ipv4Addr;
 
-use super::nat::Pool;
 use super::*;
+use super::{nat::Pool, segment::Segment};
 use crate::kernel::trace::digest_of;
 
 const OPEN: NetSetup = NetSetup { link: LinkParams::PERFECT, ..NetSetup::PUBLIC };
@@ -31,6 +31,42 @@ fn a_packet_crosses_a_nat_and_its_answer_comes_back() {
     assert_eq!(walk(&mut network, server, &mut stranger), Err(DropCause::NatFiltered));
     let counts = network.counts();
     assert_eq!((counts.sent, counts.delivered, counts.dropped.total(), counts.strays), (3, 2, 1, 0));
+}
+
+#[test]
+fn a_stream_that_was_reset_gives_its_port_back() {
+    let mut network = Network::new();
+    let one_port = NatParams { table_max: 1, ..NatParams::LINUX_FILTERED };
+    let home = network.add_net(NetSetup { nat: Some(one_port), ..HOME }, &Dice::new(1));
+    let server = network.add_net(OPEN, &Dice::new(1));
+    let (inside, outside) = (network.attach(home, HostId(0)), network.attach(server, HostId(1)));
+    let segment = |from, to, segment: Segment| {
+        let payload = segment.emit();
+        Packet { proto: Proto::Tcp, digest: digest_of(&payload), payload, ..packet(from, to) }
+    };
+    let opening = Segment { syn: true, ..Segment::EMPTY };
+    let ended = Segment { rst: true, ..Segment::EMPTY };
+    for from_inside in [false, true] {
+        let start = Instant::from_secs(if from_inside { 1_000 } else { 0 });
+        let mut first = segment((inside, 1_000), (outside, 443), opening.clone());
+        assert_eq!(walk_at(&mut network, home, &mut first, start), Ok(HostId(1)));
+        let mut second = segment((inside, 1_001), (outside, 443), opening.clone());
+        assert_eq!(walk_at(&mut network, home, &mut second, start), Err(DropCause::NatExhausted));
+        let (from, mapped) = (v4(first.source).unwrap(), (outside, 443));
+        let (at, mut reset) = if from_inside {
+            (home, segment((inside, 1_000), mapped, ended.clone()))
+        } else {
+            (server, segment(mapped, (*from.ip(), from.port()), ended.clone()))
+        };
+        walk_at(&mut network, at, &mut reset, start).unwrap();
+        let mut third = segment((inside, 1_002), (outside, 443), opening.clone());
+        let again = start + nat::RESET;
+        let just_before = again - Duration::from_nanos(1);
+        assert_eq!(walk_at(&mut network, home, &mut third.clone(), just_before), Err(DropCause::NatExhausted));
+        assert_eq!(walk_at(&mut network, home, &mut third, again), Ok(HostId(1)));
+        let mut reset = segment((inside, 1_002), (outside, 443), ended.clone());
+        walk_at(&mut network, home, &mut reset, again).unwrap();
+    }
 }
 
 #[test]
@@ -121,9 +157,13 @@ fn a_firewall_lets_answers_in_and_is_told_apart_from_a_nat() {
 }
 
 fn walk(network: &mut Network, net: NetId, packet: &mut Packet) -> Result<HostId, DropCause> {
+    walk_at(network, net, packet, Instant::ZERO)
+}
+
+fn walk_at(network: &mut Network, net: NetId, packet: &mut Packet, now: Instant) -> Result<HostId, DropCause> {
     let mut hop = Hop::Sent(net);
     loop {
-        match network.forward(hop, packet, Instant::ZERO) {
+        match network.forward(hop, packet, now) {
             Forwarded::Dropped(cause) => return Err(cause),
             Forwarded::Delivered(host) => return Ok(host),
             Forwarded::Travels { to, .. } => hop = to,
