@@ -86,7 +86,7 @@ impl PolicyCheck {
         }
     }
 
-    /// A host starts again with what it kept: the rules of [`KEPT_WITHIN`] before, or newer ones.
+    /// A host starts again with what it kept: the rules of five seconds before, or newer ones.
     pub fn note_restarted(&mut self, host: HostId, now: Instant) {
         if let Some(handed) = self.handed.get_mut(host.index()) {
             handed.retain(|(at, _)| *at + KEPT_WITHIN <= now);
