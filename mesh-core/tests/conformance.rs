@@ -126,15 +126,7 @@ impl Member {
     fn answer(&self, rng: &mut Rng) -> ControlEvent {
         let newest = self.asked.iter().rev().take(4).collect::<Vec<_>>();
         let asked = newest.get(rng.below(newest.len().max(1) as u64) as usize);
-        let id = match asked {
-            Some(
-                ControlRequest::FetchKey { id, .. }
-                | ControlRequest::Register { id, .. }
-                | ControlRequest::StreamMap { id, .. }
-                | ControlRequest::Update { id, .. },
-            ) => *id,
-            _ => RequestId(rng.below(50)),
-        };
+        let id = asked.and_then(|request| request.id()).unwrap_or_else(|| RequestId(rng.below(50)));
         if rng.below(6) == 0 {
             let kinds = [
                 FailureKind::Unreachable,

@@ -15,6 +15,7 @@
 //! * [`fetch`]: small requests over HTTPS, to probe relays
 //! * [`resolve`]: host names to addresses
 //! * [`roots`]: the certificates that this host trusts
+//! * [`task`]: [`task::Task`], which ends with whoever started it
 //! * [`tun`]: IP packets from and to the host
 //! * [`private`]: files that nobody else may read, and the memory of a daemon
 //! * [`entropy`]: the seed of everything random
@@ -41,6 +42,7 @@ pub mod program;
 pub mod resolve;
 pub mod roots;
 mod stream;
+pub mod task;
 pub mod tun;
 pub mod udp;
 mod watched;

@@ -102,14 +102,11 @@ fn what_could_not_be_kept_is_kept_by_itself_later() {
     let state = State::open(&directory, &Seed::from_number(1)).unwrap();
     let mut saved = state.saved.clone();
     let mut keeper = Keeper::new(state).unwrap();
-    let (file, aside) = (directory.join(NAME), directory.join("aside"));
-    // Nothing can be renamed to what is a directory.
-    fs::rename(&file, &aside).unwrap();
-    fs::create_dir_all(file.join("full")).unwrap();
+    fill(&directory);
     saved.prefs.hostname = "alice".to_owned();
     keeper.keep(saved.clone()).unwrap_err();
     assert!(keeper.lost().is_some() && keeper.problem().is_some());
-    fs::remove_dir_all(&file).unwrap();
+    make_room(&directory);
     while keeper.problem().is_some() {
         thread::sleep(Duration::from_millis(5));
     }
@@ -124,11 +121,8 @@ fn what_was_taken_back_is_not_what_is_kept_later() {
     let state = State::open(&directory, &Seed::from_number(1)).unwrap();
     let up = state.saved.clone();
     let mut keeper = Keeper::new(state).unwrap();
-    let file = directory.join(NAME);
     for end in ["another", "the end"] {
-        // Nothing can be renamed to what is a directory.
-        fs::rename(&file, directory.join("aside")).unwrap();
-        fs::create_dir_all(file.join("full")).unwrap();
+        fill(&directory);
         let mut down = up.clone();
         down.prefs.hostname = end.to_owned();
         down.registration = Some(Registration {
@@ -137,23 +131,26 @@ fn what_was_taken_back_is_not_what_is_kept_later() {
             user: User::default(),
             login: Login::default(),
         });
-        // Whoever keeps the file in between finds it as it is now.
         let desk = Arc::clone(&keeper.desk);
+        let waiting = || {
+            // Not while it is tried again.
+            let _file = lock(&desk.file);
+            lock(&desk.waiting).state.as_ref().map(|state| state.saved.clone())
+        };
         keeper.keep(down.clone()).unwrap_err();
         if end == "another" {
             keeper.keep(up.clone()).unwrap_err();
-            assert_eq!(lock(&desk.waiting).state.as_ref().unwrap().saved, up);
+            assert_eq!(waiting(), Some(up.clone()));
         } else {
             let map = MapResponse { domain: "example.com".to_owned(), ..MapResponse::default() };
             keeper.keep_map(Some(map.clone())).unwrap_err();
             let newest = SavedState { map: Some(Arc::new(map)), ..down };
-            assert_eq!(lock(&desk.waiting).state.as_ref().unwrap().saved, newest);
+            assert_eq!(waiting(), Some(newest));
         }
-        fs::remove_dir_all(&file).unwrap();
-        fs::rename(directory.join("aside"), &file).unwrap();
+        make_room(&directory);
         keeper.keep(up.clone()).unwrap();
         assert_eq!(State::open(&directory, &Seed::from_number(2)).unwrap().saved, up);
-        assert!(lock(&desk.waiting).state.is_none() && keeper.problem().is_none());
+        assert!(waiting().is_none() && keeper.problem().is_none());
     }
     fs::remove_dir_all(directory).unwrap();
 }
@@ -187,17 +184,14 @@ fn control_hears_of_no_key_that_is_not_on_disk() {
         request: Box::new(RegisterRequest { node_key: key.public(), ..RegisterRequest::default() }),
     };
     let fresh = NodePrivate::from_bytes([9; 32]);
-    // Nothing can be renamed to what is a directory.
-    let file = directory.join(NAME);
-    fs::rename(&file, directory.join("aside")).unwrap();
-    fs::create_dir_all(file.join("full")).unwrap();
+    fill(&directory);
     keeper.keep(SavedState { node_key: fresh.clone(), ..known.clone() }).unwrap_err();
     let Some(ControlEvent::Failed { id, failure }) = keeper.hold_back(&register(&fresh)) else { panic!("it went") };
     assert_eq!(id, control::RequestId(7));
     assert!(failure.text.starts_with("what the next run needs is not kept: "), "{}", failure.text);
     assert_eq!(keeper.hold_back(&register(&known.node_key)), None, "this one is on disk");
     assert_eq!(keeper.hold_back(&ControlRequest::Disconnect), None);
-    fs::remove_dir_all(&file).unwrap();
+    make_room(&directory);
     assert_eq!(keeper.hold_back(&register(&fresh)), None, "there is room again");
     assert_eq!(State::open(&directory, &Seed::from_number(2)).unwrap().saved.node_key.public(), fresh.public());
     fs::remove_dir_all(directory).unwrap();
@@ -264,6 +258,18 @@ fn what_a_crash_left_does_not_matter() {
     assert!(State::open(&directory, &Seed::from_number(1)).is_ok());
     assert!(!directory.join("state.json.new").exists());
     fs::remove_dir_all(directory).unwrap();
+}
+
+/// From now on the state cannot be written: nothing can be renamed to what is a directory.
+fn fill(directory: &Path) {
+    let file = directory.join(NAME);
+    fs::rename(&file, directory.join("aside")).unwrap();
+    fs::create_dir_all(file.join("full")).unwrap();
+}
+
+/// It can be written again; until it is there is none.
+fn make_room(directory: &Path) {
+    fs::remove_dir_all(directory.join(NAME)).unwrap();
 }
 
 fn scratch(name: &str) -> PathBuf {

@@ -202,7 +202,7 @@ pub(super) struct Owner<S = SqlStore> {
     said: VecDeque<Output>,
     requests: BTreeMap<(ConnId, RequestId), Open>,
     streams: BTreeMap<StreamId, Stream>,
-    commands: BTreeMap<AdminId, Asked>,
+    commands: BTreeMap<AdminId, Waiting>,
     next_command: u64,
     commits: u64,
     failed_commits: u64,
@@ -216,7 +216,7 @@ enum Open {
 }
 
 /// A command that was not answered.
-struct Asked {
+struct Waiting {
     is_change: bool,
     answer: oneshot::Sender<Result<Reply, No>>,
 }
@@ -324,7 +324,7 @@ impl<S: Store> Owner<S> {
                 }
                 let id = AdminId(self.next_command);
                 self.next_command += 1;
-                self.commands.insert(id, Asked { is_change: command.is_change(), answer });
+                self.commands.insert(id, Waiting { is_change: command.is_change(), answer });
                 Input::Admin { id, by, command }
             }
             Event::Look(answer) => {
@@ -371,10 +371,12 @@ impl<S: Store> Owner<S> {
                     self.mutations += more.len() as u64;
                     mutations.extend(more);
                 }
-                Output::Admin { id, result: Ok(_) } if self.commands.get(&id).is_some_and(|asked| asked.is_change) => {
-                    if let Some(asked) = self.commands.remove(&id) {
+                Output::Admin { id, result: Ok(_) }
+                    if self.commands.get(&id).is_some_and(|waiting| waiting.is_change) =>
+                {
+                    if let Some(waiting) = self.commands.remove(&id) {
                         // Whoever asked may have gone.
-                        let _ = asked.answer.send(Err(No::NotYet(problem.clone())));
+                        let _ = waiting.answer.send(Err(No::NotYet(problem.clone())));
                     }
                 }
                 // What is refused or only looked at waits for no disk.
@@ -439,9 +441,9 @@ impl<S: Store> Owner<S> {
                 let _ = self.streams.get(&stream).is_some_and(|open| open.orders.try_send(Order::KeepAlive).is_ok());
             }
             Output::Admin { id, result } => {
-                if let Some(asked) = self.commands.remove(&id) {
+                if let Some(waiting) = self.commands.remove(&id) {
                     // Whoever asked may have gone.
-                    let _ = asked.answer.send(result.map_err(No::Refused));
+                    let _ = waiting.answer.send(result.map_err(No::Refused));
                 }
             }
             Output::Close { stream } => {

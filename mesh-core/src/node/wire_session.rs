@@ -376,7 +376,9 @@ impl Node {
             let is_late = is_only_where && peers.added.is_empty() && peers.removed.is_empty();
             Some(if change.filters {
                 let at = control.rules_kept.map_or(now, |kept| now.max(kept + SAVE_SOON));
-                control.rules_kept = if at == now { Some(now) } else { control.rules_kept };
+                if at == now {
+                    control.rules_kept = Some(now);
+                }
                 at
             } else {
                 now + if is_late { SAVE_LATER } else { SAVE_SOON }

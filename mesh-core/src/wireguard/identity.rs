@@ -46,6 +46,12 @@ impl MacKeys {
         mac(&self.mac1, message)
     }
 
+    /// Whether the first MAC of a handshake message was made with these: whoever sent it means their receiver.
+    #[must_use]
+    pub fn has_mac1(&self, message: &[u8]) -> bool {
+        split_macs(message).is_some_and(|(covered, _, macs)| self.mac1(covered).ct_eq(&macs.mac1).into())
+    }
+
     /// The key under which the receiver seals cookies.
     #[must_use]
     pub fn cookie(&self) -> &[u8; 32] {
@@ -87,7 +93,7 @@ impl Identity {
     /// Whether the sender of a handshake message knew our public key.
     #[must_use]
     pub fn has_mac1(&self, message: &[u8]) -> bool {
-        split_macs(message).is_some_and(|(covered, _, macs)| self.keys.mac1(covered).ct_eq(&macs.mac1).into())
+        self.keys.has_mac1(message)
     }
 
     /// Opens an initiation as far as its sender's key. One Diffie-Hellman; no state changes.

@@ -14,13 +14,12 @@ use std::{
 use bytes::{Buf, BytesMut};
 use tokio::{
     sync::watch,
-    task::JoinHandle,
     time::{Sleep, timeout},
 };
 use tracing::{debug, trace};
 
 use mesh_core::{key::NodePublic, machine::Deadline, time::Instant};
-use transports::net::TcpStream;
+use transports::{net::TcpStream, task::Task};
 
 use super::{
     http::{self, Request},
@@ -120,7 +119,7 @@ async fn relay(
     let from = pass.from();
     let mut conn = Conn::new(id, pass, clock.now());
     let mut is_closing = false;
-    let mut asking: Option<Asking> = None;
+    let mut asking: Option<Task<Admission>> = None;
     let mut write = Vec::new();
     let mut took = false;
     loop {
@@ -137,7 +136,7 @@ async fn relay(
             match output {
                 // Its task waits for its mail and has been woken.
                 ConnOutput::Wake(_) => {}
-                ConnOutput::Admit(node) => asking = Some(Asking::new(shop.asker.clone(), node, from.ip())),
+                ConnOutput::Admit(node) => asking = Some(ask(shop.asker.clone(), node, from.ip())),
                 ConnOutput::Close(reason) => {
                     debug!(conn = id.0, reason = reason.label(), "closing");
                     stream.say_end();
@@ -190,28 +189,18 @@ async fn relay(
 }
 
 /// A question that is asked for a client. It ends with the connection: one who has gone takes no place from others.
-struct Asking(JoinHandle<Admission>);
-
-impl Asking {
-    fn new(asker: Option<Asker>, node: NodePublic, from: IpAddr) -> Self {
-        Self(tokio::spawn(async move {
-            match asker {
-                Some(asker) => asker.ask(&node, from).await,
-                None => Admission::Unreachable,
-            }
-        }))
-    }
+fn ask(asker: Option<Asker>, node: NodePublic, from: IpAddr) -> Task<Admission> {
+    Task::spawn(async move {
+        match asker {
+            Some(asker) => asker.ask(&node, from).await,
+            None => Admission::Unreachable,
+        }
+    })
 }
 
-impl Drop for Asking {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
-}
-
-async fn answer(asking: Option<&mut Asking>) -> Admission {
+async fn answer(asking: Option<&mut Task<Admission>>) -> Admission {
     match asking {
-        Some(Asking(task)) => task.await.unwrap_or(Admission::Unreachable),
+        Some(task) => task.ended().await.unwrap_or(Admission::Unreachable),
         None => pending().await,
     }
 }
@@ -285,7 +274,7 @@ mod tests {
         let counted = Arc::new(());
         let asker = Asker::Program(Arc::new(Silent(Arc::clone(&counted))));
         let node = NodePublic::from_bytes([1; 32]);
-        let asking = Asking::new(Some(asker), node, Ipv4Addr::LOCALHOST.into());
+        let asking = ask(Some(asker), node, Ipv4Addr::LOCALHOST.into());
         // Asked, by the other task, and its asker holds one more.
         while Arc::strong_count(&counted) < 3 {
             tokio::task::yield_now().await;

@@ -11,15 +11,12 @@ use mesh_core::{
     disco::{Disco, Message, TxId},
     key::{DiscoPublic, NodePublic},
     time::Instant,
-    wireguard::{Kind, identity::MacKeys, message::INITIATION_BYTES},
+    wireguard::{Kind, identity::MacKeys},
 };
 
 use crate::{host::HostId, net::PacketKind};
 
 use super::{CheckId, Tally};
-
-/// Bytes of the two MACs at the end of a handshake message (WireGuard paper §5.4.4).
-const MACS_BYTES: usize = 32;
 
 /// Watches what becomes of pings, and where data goes.
 #[derive(Debug)]
@@ -127,11 +124,7 @@ impl PathCheck {
             Kind::Transport { receiver } | Kind::Response { receiver, .. } | Kind::CookieReply { receiver, .. } => {
                 self.owners.get(&receiver).copied()
             }
-            Kind::Initiation => {
-                let (covered, macs) = payload.get(..INITIATION_BYTES)?.split_at(INITIATION_BYTES - MACS_BYTES);
-                let mac1 = macs.first_chunk()?;
-                self.macs.iter().find(|(keys, _)| keys.mac1(covered) == *mac1).map(|(_, host)| *host)
-            }
+            Kind::Initiation => self.macs.iter().find(|(keys, _)| keys.has_mac1(payload)).map(|(_, host)| *host),
         }
     }
 
@@ -157,6 +150,7 @@ mod tests {
         disco::{Ping, Pong},
         key::{DiscoPrivate, NodePrivate},
         rng::Seed,
+        wireguard::message::INITIATION_BYTES,
     };
 
     use super::*;

@@ -2,8 +2,9 @@
 //!
 //! S9 is looked at whenever a node's timer is due. L4 is about worlds that end in silence (as L3), and is looked at at
 //! their end: no packet waits for a session, no ping is under way, a tunnel has no more receiver indices than its sessions
-//! need, and there are no streams in use but one to each relay and one to control. After [`LONG`] the paths are gone as well, and all tunnels but those that are kept alive. That is what
-//! an idle node holds from its start, so the baseline needs no measuring.
+//! need, and there are no streams in use but one to each relay and one to control. After [`LONG`] the paths are gone as
+//! well, and all tunnels but those that are kept alive. That is what an idle node holds from its start, so the baseline
+//! needs no measuring.
 
 use core::time::Duration;
 

@@ -16,7 +16,6 @@ use hyper::{
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::{
     sync::Mutex,
-    task::AbortHandle,
     time::{Instant, timeout},
 };
 use tracing::debug;
@@ -30,6 +29,7 @@ use super::{
     dial::{ControlDialer, DIAL_TIMEOUT, Hello},
     ways::LastTry,
 };
+use crate::task::Task;
 
 /// For a request, until the head of its answer. Stock nodes have none; a server that is there answers in a second.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
@@ -70,13 +70,8 @@ struct State {
 struct Open {
     number: u64,
     sender: Sender,
-    task: AbortHandle,
-}
-
-impl Drop for Open {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
+    /// Moves the bytes.
+    _task: Task,
 }
 
 /// How long a request may be kept waiting.
@@ -180,11 +175,11 @@ impl Channel {
             text: format!("{} does not speak HTTP/2: {}", self.server.url.host(), innermost(&error)),
         })?;
         let host = self.server.url.host().to_owned();
-        let task = tokio::spawn(async move {
+        let task = Task::spawn(async move {
             let ended = connection.await;
             debug!(host, ?ended, "connection to the control server ended");
         });
-        Ok(Open { number, sender, task: task.abort_handle() })
+        Ok(Open { number, sender, _task: task })
     }
 
     /// The connection is dead, unless it is another by now.

@@ -13,7 +13,6 @@ use hyper::{Method, Request, Response, StatusCode, body::Incoming, header::RETRY
 use serde::Serialize;
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, mpsc},
-    task::AbortHandle,
     time::timeout,
 };
 use tracing::debug;
@@ -32,6 +31,7 @@ use super::{
     dial::{ControlDialer, DIAL_TIMEOUT},
     map_stream::{Compression, MapError, read},
 };
+use crate::task::Task;
 
 /// Events that wait for the driver. At the bound map streams are not read.
 const EVENTS: usize = 4;
@@ -53,20 +53,11 @@ pub struct ControlLink {
     dice: Rng,
     /// Of the server that the node is connected to, or to be.
     channel: Option<Arc<Channel>>,
-    under_way: BTreeMap<RequestId, AbortOnDrop>,
+    under_way: BTreeMap<RequestId, Task>,
     report: mpsc::Sender<ControlEvent>,
     reports: mpsc::Receiver<ControlEvent>,
     next: Option<ControlEvent>,
     answers: Arc<Semaphore>,
-}
-
-#[derive(Debug)]
-struct AbortOnDrop(AbortHandle);
-
-impl Drop for AbortOnDrop {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
 }
 
 impl ControlLink {
@@ -148,7 +139,7 @@ impl ControlLink {
     }
 
     fn begin(&mut self, id: RequestId, task: impl Future<Output = ()> + Send + 'static) {
-        self.under_way.insert(id, AbortOnDrop(tokio::spawn(task).abort_handle()));
+        self.under_way.insert(id, Task::spawn(task));
     }
 
     /// Asks the server that the node is connected to.

@@ -22,7 +22,7 @@ use std::{
     vec,
 };
 
-use tokio::{sync::mpsc, task::AbortHandle};
+use tokio::sync::mpsc;
 
 use mesh_core::{
     derp::RegionId,
@@ -35,6 +35,7 @@ pub use crate::stream::tls::{TlsError, Trust};
 pub use dial::{DialError, Dialer, Plain, Stage};
 pub(crate) use dial::{Head, host_header, read_head};
 
+use crate::task::Task;
 use link::Link;
 use outbox::Outbox;
 
@@ -125,13 +126,7 @@ pub struct RelayLinks {
 struct Handle {
     link: u64,
     outbox: Arc<Outbox>,
-    task: AbortHandle,
-}
-
-impl Drop for Handle {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
+    _task: Task,
 }
 
 impl RelayLinks {
@@ -159,8 +154,8 @@ impl RelayLinks {
                 let outbox = Arc::new(Outbox::default());
                 let (shared, own) = (Arc::clone(&self.shared), Arc::clone(&outbox));
                 let link = Link::new(region, self.last_link, self.key.clone(), shared, own);
-                let task = tokio::spawn(link.run(nodes)).abort_handle();
-                self.links.insert(region, Handle { link: self.last_link, outbox, task });
+                let task = Task::spawn(link.run(nodes));
+                self.links.insert(region, Handle { link: self.last_link, outbox, _task: task });
             }
             RelayCommand::Close { region } => {
                 self.links.remove(&region);
