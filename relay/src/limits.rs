@@ -39,6 +39,11 @@ pub const MAIL_NOTICES: usize = 128;
 /// What is written at once: the plaintext of one full TLS record. A frame that is longer goes alone.
 pub const WRITE_BYTES: usize = 16 << 10;
 
+/// Bytes that the stream to a client takes before it has sent the last ones (`TCP_NOTSENT_LOWAT`): a few records, so that it
+/// does not run dry between two of the shell's turns. What waits there can grow old unseen; the mailbox drops what is too
+/// old.
+pub const UNSENT_BYTES: u32 = 64 << 10;
+
 /// A client that takes no byte of a write for this long is closed: its mailbox dropped everything worth having. One that
 /// takes some, however slowly, stays.
 pub const WRITE_STALL: Duration = Duration::from_secs(10);

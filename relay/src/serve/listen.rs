@@ -41,9 +41,6 @@ use crate::{directory::ConnId, gate::Pass, hub::Hub, limits, stun};
 const USER_TIMEOUT: Duration = Duration::from_secs(15);
 /// And after this when nothing is. derper: 10 minutes.
 const KEEPALIVE: Duration = Duration::from_secs(600);
-/// Bytes that the kernel takes before it has sent the last ones: a few records, so that it does not run dry between two
-/// of our turns.
-const UNSENT_BYTES: u32 = 64 << 10;
 /// Pause after an accept that failed, as when files run out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// Clients get this long to take their last frame.
@@ -282,8 +279,7 @@ fn prepare(socket: &TcpStream) -> io::Result<()> {
     let Some(socket) = socket.host() else { return Ok(()) };
     socket.set_nodelay(true)?;
     let socket = SockRef::from(socket);
-    // What waits in the kernel can grow old there unseen; the mailbox drops what is too old.
-    socket.set_tcp_notsent_lowat(UNSENT_BYTES)?;
+    socket.set_tcp_notsent_lowat(limits::UNSENT_BYTES)?;
     socket.set_tcp_user_timeout(Some(USER_TIMEOUT))?;
     socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE))
 }

@@ -39,6 +39,9 @@ const DIAL: Duration = Duration::from_secs(3);
 /// on its way in pieces already.
 const UNSENT: usize = 64 << 10;
 
+/// Bytes that a stream takes before it has sent the last ones: as the agent's.
+const STREAM_UNSENT: usize = 128 << 10;
+
 /// What is to be told of connections.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LinksOutput {
@@ -292,6 +295,7 @@ impl Links {
                 // The host may have lost its address of this family since.
                 let Some(own) = host.source(address.ip()) else { continue };
                 let stream = host.stack.connect(own, address, now);
+                host.stack.set_unsent_max(stream, STREAM_UNSENT);
                 link.state = State::Dialling { stream, until: now + DIAL };
                 return;
             }

@@ -19,6 +19,7 @@ use mesh_core::{
 use relay::{
     Config, ConnId, Input, Output, Relay,
     admission::{Admission, Policy},
+    limits,
     stats::Stats,
 };
 
@@ -248,6 +249,7 @@ impl RelayHost {
                 let conn = ConnId(self.next_conn);
                 self.next_conn += 1;
                 let request = Some(Head::default());
+                self.stack.set_unsent_max(stream, limits::UNSENT_BYTES as usize);
                 self.conns.insert(conn, Conn { stream, from, request, unsent: Vec::new() });
                 self.by_stream.insert(stream, conn);
             }

@@ -132,6 +132,11 @@ impl Stack {
         self.with(stream, |entry| entry.write(bytes, now)).unwrap_or(bytes.len())
     }
 
+    /// From now on no more than so many bytes are taken that were never sent.
+    pub fn set_unsent_max(&mut self, stream: StreamId, bytes: usize) {
+        self.with(stream, |stream| stream.set_unsent_max(bytes));
+    }
+
     /// Closes a stream: what was written still goes out. Nothing more is said about it.
     pub fn close(&mut self, stream: StreamId, now: Instant) {
         self.with(stream, |stream| {

@@ -114,6 +114,8 @@ pub struct Stream {
     measured: Option<(u64, Instant)>,
     retries: u32,
     timer: Option<Instant>,
+    /// Bytes that are taken and were never sent, at most.
+    unsent_max: usize,
     blocked: bool,
     /// The number that is expected next.
     expected: u64,
@@ -162,6 +164,7 @@ impl Stream {
             measured: None,
             retries: 0,
             timer: None,
+            unsent_max: SEND_BUFFER,
             blocked: false,
             expected: 0,
             early: BTreeMap::new(),
@@ -176,12 +179,18 @@ impl Stream {
         if matches!(self.state, State::Closing | State::Ended) {
             return bytes.len();
         }
-        let taken = bytes.len().min(SEND_BUFFER - self.buffer.len().min(SEND_BUFFER));
+        let taken = bytes.len().min(self.room());
         self.buffer.extend(&bytes[..taken]);
         self.written += taken as u64;
         self.blocked |= taken < bytes.len();
         self.pump(now);
         taken
+    }
+
+    /// From now on no more than so many bytes are taken that were never sent: what waits in its user's hands can be put in
+    /// another order, or dropped (`TCP_NOTSENT_LOWAT` of Linux).
+    pub fn set_unsent_max(&mut self, bytes: usize) {
+        self.unsent_max = bytes;
     }
 
     /// Closes: what was written still goes out.
@@ -371,11 +380,6 @@ impl Stream {
         }
         if self.acked > self.written {
             self.end(StreamEnd::Closed);
-            return;
-        }
-        if self.blocked && self.buffer.len() <= SEND_BUFFER / 2 {
-            self.blocked = false;
-            self.outputs.push_back(StreamOutput::Writable);
         }
     }
 
@@ -438,6 +442,10 @@ impl Stream {
         }
         let window = self.peer_window.min(self.congestion);
         self.send_from(window, now);
+        if self.blocked && self.buffer.len() <= SEND_BUFFER / 2 && self.unsent() <= self.unsent_max / 2 {
+            self.blocked = false;
+            self.outputs.push_back(StreamOutput::Writable);
+        }
         let waits = self.acked < self.sent || self.next < self.written;
         if waits && self.timer.is_none() {
             self.timer = Some(now + self.timeout());
@@ -484,6 +492,16 @@ impl Stream {
 
     fn segment(&self, sequence: u64, data: Vec<u8>) -> Segment {
         Segment { ack: true, sequence, received: self.expected, window: self.window(), data, ..Segment::EMPTY }
+    }
+
+    /// Bytes that were never sent.
+    fn unsent(&self) -> usize {
+        self.written.saturating_sub(self.sent) as usize
+    }
+
+    /// Bytes that [`Self::write`] takes.
+    fn room(&self) -> usize {
+        SEND_BUFFER.saturating_sub(self.buffer.len()).min(self.unsent_max.saturating_sub(self.unsent()))
     }
 
     fn window(&self) -> usize {

@@ -88,6 +88,22 @@ fn a_reader_that_stops_stops_the_writer_and_goes_on_where_it_stopped() {
 }
 
 #[test]
+fn what_waits_unsent_is_bounded_where_that_is_asked_for() {
+    let mut pair = Pair::open();
+    pair.ends[0].set_unsent_max(4_000);
+    // As much as is sent at once, and what may wait behind it.
+    assert_eq!(pair.ends[0].write(&[7; 3_000], pair.now), 3_000);
+    let mut written = 3_000;
+    while let taken @ 1.. = pair.ends[0].write(&[7; 3_000], pair.now) {
+        written += taken;
+    }
+    assert_eq!(written, FIRST_WINDOW + 4_000);
+    pair.run(pair.now + Duration::from_secs(10));
+    assert!(pair.said[0].contains(&StreamOutput::Writable));
+    assert_eq!(pair.received[1].len(), written);
+}
+
+#[test]
 fn what_was_written_before_the_close_comes_through() {
     let mut pair = Pair::open();
     pair.lost = vec![pair.sent, pair.sent + 2];
