@@ -111,13 +111,16 @@ impl Netcheck {
     }
 
     /// A report is over in which these regions were asked. Whether those that did not answer can be connected to is open
-    /// again when they do. A home that was lost and answers is looked for no more: it is home again, or need not be.
+    /// again when they do. A home that was lost and answers is looked for no more: it is home again, or need not be. One that
+    /// could not be asked may be the nearest, and is asked again soon.
     pub(super) fn note_reported(&mut self, asked: &BTreeSet<RegionId>) {
         let Some(report) = self.history.last() else { return };
         let answers = |region: &RegionId| report.latency(*region).is_some();
         self.failing.retain(|region, _| answers(region) || !asked.contains(region));
         let dead = self.dead();
         self.left = self.left.filter(|region| !answers(region) || dead.contains(region));
+        self.nameless =
+            self.servers.homes().find(|region| self.servers.needs_name(*region, |name| self.names.knows(name)));
     }
 
     pub(super) fn go_home(&mut self, home: Home) {

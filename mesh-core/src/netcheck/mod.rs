@@ -131,6 +131,8 @@ pub struct Netcheck {
     failing: BTreeMap<RegionId, Failing>,
     /// The home that was left because it could not be connected to, until it answers.
     left: Option<RegionId>,
+    /// A region that the last report left out because DNS did not say where it is.
+    nameless: Option<RegionId>,
     /// When a report was begun because the connection to home was lost.
     lost_at: Option<Instant>,
     /// When home was asked because a peer was silent.
@@ -166,6 +168,7 @@ impl Netcheck {
             heard: BTreeMap::new(),
             failing: BTreeMap::new(),
             left: None,
+            nameless: None,
             lost_at: None,
             asked_home_at: None,
             active_until: Instant::ZERO,
@@ -213,6 +216,7 @@ impl Netcheck {
         let families: Vec<_> = Family::BOTH.into_iter().filter(has).collect();
         if families != self.families {
             self.families = families;
+            self.names.expire();
             self.abort();
             self.want(Purpose::Report(Kind::Full));
         }
@@ -238,7 +242,7 @@ impl Netcheck {
         self.names.clear();
         self.heard.clear();
         self.failing.clear();
-        self.left = None;
+        (self.left, self.nameless) = (None, None);
         self.failures = 0;
         self.abort();
         self.want(Purpose::Report(Kind::Full));
@@ -326,11 +330,11 @@ impl Netcheck {
         self.finish();
     }
 
-    /// DNS answered, or did not. No addresses at all are a failure.
+    /// DNS answered, or did not. No addresses of a family that the host has are a failure.
     pub fn handle_resolved(&mut self, host: &str, result: Result<&[IpAddr], ResolveFailed>, now: Instant) {
         self.tick(now);
         let addresses = result.unwrap_or_default();
-        if !self.names.answer(host, addresses, self.now) {
+        if !self.names.answer(host, addresses, &self.families, self.now) {
             self.stats.resolves_unasked += 1;
         } else if addresses.is_empty() {
             self.stats.resolves_failed += 1;
@@ -456,7 +460,7 @@ impl Netcheck {
         let is_stale = self.last_full_at.is_none_or(|at| now.since(at) >= FULL_INTERVAL);
         let is_old = self.history.last().is_none_or(|last| now.since(last.ended_at) >= REFRESH_MIN);
         let wanted = match wanted {
-            Purpose::Refresh if self.left.is_some() && is_old => Purpose::Report(Kind::Incremental),
+            Purpose::Refresh if is_old && self.left.or(self.nameless).is_some() => Purpose::Report(Kind::Incremental),
             other => other,
         };
         let purpose = match wanted {
@@ -469,8 +473,7 @@ impl Netcheck {
             self.began.pop_front();
         }
         self.began.push_back(now);
-        self.refresh_at = None;
-        self.retry_at = None;
+        (self.refresh_at, self.retry_at) = (None, None);
 
         let worked = self.history.last().map_or_else(Vec::new, |last| {
             let has_worked = |family: &Family| match family {
@@ -484,6 +487,7 @@ impl Netcheck {
             servers: &self.servers,
             families: self.families.clone(),
             home: self.home(),
+            sought: [self.left, self.nameless],
             known: &known,
             worked,
         };

@@ -75,14 +75,14 @@ impl Names {
         (lookup, is_due)
     }
 
-    /// Takes in the first address of each family, or that there is none. Says whether the name was asked for.
-    pub(super) fn answer(&mut self, host: &str, addresses: &[IpAddr], now: Instant) -> bool {
+    /// Takes in the first address of each family that the host has, or that there is none. Says whether the name was asked for.
+    pub(super) fn answer(&mut self, host: &str, addresses: &[IpAddr], families: &[Family], now: Instant) -> bool {
         let Some(name) = self.0.get_mut(host).filter(|name| matches!(name.state, State::Asked(_))) else {
             return false;
         };
         let first = |family| {
             let usable = addresses.iter().map(IpAddr::to_canonical).filter(|address| is_host(*address));
-            usable.into_iter().find(|address| Family::of(*address) == family)
+            usable.into_iter().find(|address| Family::of(*address) == family && families.contains(&family))
         };
         let (v4, v6) = (first(Family::V4), first(Family::V6));
         if v4.is_none() && v6.is_none() {
@@ -93,10 +93,22 @@ impl Names {
         true
     }
 
+    /// Whether an address of it is known.
+    pub(super) fn knows(&self, host: &str) -> bool {
+        self.0.get(host).is_some_and(|name| name.v4.is_some() || name.v6.is_some())
+    }
+
     /// Forgets names that are not in the map any more.
     pub(super) fn retain(&mut self, servers: &Servers) {
         let names: std::collections::BTreeSet<_> = servers.names().collect();
         self.0.retain(|name, _| names.contains(name.as_str()));
+    }
+
+    /// Everything is to be asked for again: the host has other families.
+    pub(super) fn expire(&mut self) {
+        for name in self.0.values_mut() {
+            name.state = State::Failed(Instant::ZERO);
+        }
     }
 
     /// Forgets all: another network has other answers.
@@ -118,16 +130,33 @@ mod tests {
         assert_eq!(v4(&mut names, 11), (Lookup::Pending, true));
         let addresses =
             ["::ffff:0.0.0.0", "224.0.0.1", "::ffff:192.0.2.1", "192.0.2.2"].map(|text| text.parse().unwrap());
-        assert!(names.answer("a", &addresses, Instant::from_secs(12)));
-        assert!(!names.answer("a", &addresses, Instant::from_secs(12)));
-        assert!(!names.answer("b", &addresses, Instant::from_secs(12)));
+        assert!(names.answer("a", &addresses, &Family::BOTH, Instant::from_secs(12)));
+        assert!(!names.answer("a", &addresses, &Family::BOTH, Instant::from_secs(12)));
+        assert!(!names.answer("b", &addresses, &Family::BOTH, Instant::from_secs(12)));
         let known = Lookup::At("192.0.2.1:5".parse().unwrap());
         assert_eq!(v4(&mut names, 13), (known, false));
         assert_eq!(names.lookup("a", Family::V6, 5, Instant::from_secs(13)), (Lookup::Nowhere, false));
         assert_eq!(v4(&mut names, 312), (known, true));
-        assert!(names.answer("a", &[], Instant::from_secs(313)));
+        assert!(names.answer("a", &[], &Family::BOTH, Instant::from_secs(313)));
         assert_eq!(v4(&mut names, 314), (known, false));
         assert_eq!(v4(&mut names, 315), (known, true));
+    }
+
+    #[test]
+    fn an_address_of_a_family_that_the_host_lacks_is_none() {
+        let mut names = Names::default();
+        let v4 = |names: &mut Names, secs| names.lookup("a", Family::V4, 5, Instant::from_secs(secs));
+        assert_eq!(v4(&mut names, 1), (Lookup::Pending, true));
+        let addresses = ["2001:db8::1".parse().unwrap()];
+        assert!(names.answer("a", &addresses, &[Family::V4], Instant::from_secs(1)));
+        assert!(!names.knows("a"));
+        assert_eq!(v4(&mut names, 3), (Lookup::Pending, true));
+        assert!(names.answer("a", &addresses, &Family::BOTH, Instant::from_secs(3)));
+        assert!(names.knows("a"));
+        assert_eq!(v4(&mut names, 100), (Lookup::Nowhere, false));
+        names.expire();
+        assert!(names.lookup("a", Family::V6, 5, Instant::from_secs(100)).1);
+        assert!(names.knows("a"), "what is known is used until there is an answer");
     }
 
     #[test]
@@ -135,7 +164,7 @@ mod tests {
         let mut names = Names::default();
         let v4 = |names: &mut Names, secs| names.lookup("a", Family::V4, 5, Instant::from_secs(secs));
         assert_eq!(v4(&mut names, 1), (Lookup::Pending, true));
-        names.answer("a", &[], Instant::from_secs(1));
+        names.answer("a", &[], &Family::BOTH, Instant::from_secs(1));
         assert_eq!(v4(&mut names, 2), (Lookup::Nowhere, false));
         assert_eq!(v4(&mut names, 3), (Lookup::Pending, true));
         names.retain(&Servers::default());

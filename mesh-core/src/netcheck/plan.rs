@@ -54,6 +54,8 @@ pub(super) struct Planner<'p> {
     /// The families that the host has.
     pub(super) families: Vec<Family>,
     pub(super) home: Option<RegionId>,
+    /// Regions that are looked for, however far they may be.
+    pub(super) sought: [Option<RegionId>; 2],
     /// What was measured lately.
     pub(super) known: &'p dyn Fn(RegionId) -> RegionLatency,
     /// The families in which something answered the last time.
@@ -84,7 +86,7 @@ impl Planner<'_> {
         sets.collect()
     }
 
-    /// The nearest regions, and home.
+    /// The nearest regions, home, and those that are looked for.
     fn incremental(&self) -> Vec<Set> {
         let is_wanted = |region: &RegionId| {
             Some(*region) == self.home || self.servers.regions.get(region).is_some_and(|region| !region.avoid)
@@ -109,6 +111,8 @@ impl Planner<'_> {
                 };
                 let families: Vec<_> = families.iter().copied().filter(|it| self.families.contains(it)).collect();
                 sets.extend(self.sets(region, &families, &self.spaced(region, 1)));
+            } else if self.sought.contains(&Some(region)) {
+                sets.extend(self.sets(region, &self.families, &self.spaced(region, NEAR_TRIES)));
             }
         }
         sets
@@ -180,12 +184,13 @@ mod tests {
     #[test]
     fn an_incremental_plan_asks_less_over_ipv6_when_it_did_not_work() {
         let sets = plan(BOTH, &[Family::V4], None, &[(1, 10)], INCREMENTAL);
-        let expected =
-            [(1, Family::V4, 2), (1, Family::V6, 1), (2, Family::V4, 2), (2, Family::V6, 1), (3, Family::V4, 1)];
-        assert_eq!(counts(&sets), expected);
+        let expected = [(1, Family::V4, 2), (1, Family::V6, 1), (2, Family::V4, 2), (2, Family::V6, 1)];
+        // The last, which is looked for, is not among the nearest.
+        let rest = [(3, Family::V4, 1), (4, Family::V4, 2), (4, Family::V6, 2)];
+        assert_eq!(counts(&sets), [&expected[..], &rest].concat());
         assert_eq!(millis(&sets[2]), [0, 200]);
         let sets = plan(&[Family::V6], &[Family::V6], None, &[(1, 10)], INCREMENTAL);
-        assert_eq!(counts(&sets), [(1, Family::V6, 2), (2, Family::V6, 2), (3, Family::V6, 1)]);
+        assert_eq!(counts(&sets), [(1, Family::V6, 2), (2, Family::V6, 2), (3, Family::V6, 1), (4, Family::V6, 2)]);
     }
 
     #[test]
@@ -226,8 +231,9 @@ mod tests {
             RegionLatency { v4: known.map(|(_, millis)| Duration::from_millis(*millis)), v6: None }
         };
         let home = home.and_then(RegionId::new);
-        Planner { servers: &servers, families: families.to_vec(), home, known: &known, worked: worked.to_vec() }
-            .plan(purpose)
+        let (families, worked) = (families.to_vec(), worked.to_vec());
+        let sought = [None, RegionId::new(4)];
+        Planner { servers: &servers, families, home, sought, known: &known, worked }.plan(purpose)
     }
 
     fn counts(sets: &[Set]) -> Vec<(u16, Family, usize)> {

@@ -98,6 +98,12 @@ impl Servers {
         self.regions.keys().copied().filter(|region| self.can_be_home(*region))
     }
 
+    /// Whether a region that is to be asked cannot be, because only DNS says where its servers are, and has not.
+    pub(super) fn needs_name(&self, region: RegionId, is_known: impl Fn(&str) -> bool) -> bool {
+        let is_nowhere = |server: &Server| server.is_named() && !is_known(&server.node.host_name);
+        self.regions.get(&region).is_some_and(|region| !region.avoid && region.servers.iter().all(is_nowhere))
+    }
+
     /// The names of all servers.
     pub(super) fn names(&self) -> impl Iterator<Item = &str> {
         self.regions.values().flat_map(|region| &region.servers).map(|server| server.node.host_name.as_str())
@@ -165,6 +171,13 @@ impl Server {
             Family::V4 => self.v4,
             Family::V6 => self.v6,
         }
+    }
+
+    /// Whether only DNS says where it is.
+    fn is_named(&self) -> bool {
+        let targets = Family::BOTH.map(|family| self.target(family));
+        !targets.iter().any(|target| matches!(target, Target::At(_)))
+            && targets.iter().any(|target| matches!(target, Target::Named(_)))
     }
 
     /// Whether it can be asked over TLS.

@@ -445,6 +445,23 @@ fn names_are_asked_for_once() {
 }
 
 #[test]
+fn a_region_whose_name_failed_is_asked_soon_and_not_in_five_minutes() {
+    let mut world = World::without_map(&[(1, 20), (2, 60)], 1);
+    world.act(|netcheck, now| netcheck.set_map(&named_map([1, 2].iter()), now));
+    world.act(|netcheck, now| netcheck.handle_resolved("r1", Err(ResolveFailed), now));
+    world.run(5000);
+    assert_eq!((world.netcheck.home(), world.resolves.len()), (id(2), 2));
+    world.act(Netcheck::note_active);
+    world.run(26_000);
+    assert_eq!((world.netcheck.home(), world.resolves.len()), (id(1), 3));
+    // It is looked for no more.
+    world.act(Netcheck::note_active);
+    let reports = world.reports.len();
+    world.run(26_000);
+    assert_eq!((world.reports.len(), world.resolves.len()), (reports, 3));
+}
+
+#[test]
 fn without_dns_relays_are_asked_over_tls() {
     let mut world = World::without_map(&[(1, 20), (2, 30)], 1);
     world.dns = None;
