@@ -102,7 +102,11 @@ impl World {
                 let after = self.client.stats();
                 assert!(after.packets_too_large - before.packets_too_large <= u64::from(length > 64 << 10));
             }
-            8 => self.client.handle_command(Command::SetHome(script.byte() & 1 > 0), self.now),
+            8 => {
+                let choice = script.byte();
+                let command = if choice & 2 > 0 { Command::Ask } else { Command::SetHome(choice & 1 > 0) };
+                self.client.handle_command(command, self.now);
+            }
             9 => self.deliver(1 + usize::from(script.byte())),
             10 => self.deliver(usize::MAX),
             _ => self.pass(Duration::from_millis(u64::from(script.short()))),
@@ -308,7 +312,8 @@ impl Links {
                 self.network = if what & 0x40 == 0 { Network::Up } else { Network::Down };
                 self.relays.set_network(self.network, now);
             }
-            3 | 4 => self.relays.note_use(region, now),
+            3 => self.relays.note_use(region, now),
+            4 => self.relays.note_silence(region, now),
             5 => {
                 // A driver says of a connection that it asked for how it ended; late ones are of before.
                 if self.connecting.remove(&region) {
@@ -358,6 +363,9 @@ impl Links {
                 relays::Output::TellHome { region, home } => {
                     assert!(self.connected.contains(&region), "{region} does not hear");
                     assert_eq!(home == Home::Here, self.home == Some(region));
+                }
+                relays::Output::Ask(region) => {
+                    assert!(self.connected.contains(&region) && self.home == Some(region), "{region} owes nothing");
                 }
             }
         }

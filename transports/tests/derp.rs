@@ -278,6 +278,23 @@ async fn nothing_is_said_about_a_link_that_was_closed() {
 }
 
 #[tokio::test(flavor = "current_thread")]
+async fn a_relay_is_asked_whether_it_is_there() {
+    let address = serve(|mut stream| {
+        read_head(&mut stream);
+        take_in(stream, true, |mut stream, client| {
+            assert_eq!(next(&mut stream), Owned::Ping);
+            say(&mut stream, &Frame::RecvPacket { from: client, packet: b"asked" });
+        });
+    });
+    let mut links = links(Plain::WhereInsecure);
+    connect(&mut links, vec![plain_node(address)]);
+    assert_eq!(receive(&mut links).await, connected());
+    links.handle_command(RelayCommand::Ask { region: region() });
+    let packet = Arrival::Packet { region: region(), from: ours().public(), packet: b"asked".to_vec() };
+    assert_eq!(receive(&mut links).await, packet);
+}
+
+#[tokio::test(flavor = "current_thread")]
 async fn a_relay_that_asks_for_less_is_sent_less() {
     let address = serve(|mut stream| {
         read_head(&mut stream);
@@ -443,6 +460,7 @@ enum Owned {
     Hello(NodePublic),
     Home(bool),
     Packet(NodePublic, Vec<u8>),
+    Ping,
     Other,
     End,
 }
@@ -459,6 +477,7 @@ fn next(stream: &mut impl Read) -> Owned {
         Frame::ClientInfo { key, .. } => Owned::Hello(key),
         Frame::NotePreferred(is_home) => Owned::Home(is_home),
         Frame::SendPacket { to, packet } => Owned::Packet(to, packet.to_vec()),
+        Frame::Ping(_) => Owned::Ping,
         _ => Owned::Other,
     }
 }

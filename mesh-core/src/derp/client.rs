@@ -6,8 +6,8 @@
 //! the connection is *ready*. Then packets go both ways.
 //!
 //! A relay that is gone without a word is noticed by pings: while something was sent and nothing came back, one every
-//! 2 s, and after two without any answer, 6 s after the first packet, the connection is closed. Without traffic the relay's keepalives, one a
-//! minute, are expected.
+//! 2 s, and after two without any answer, 6 s after the first packet, the connection is closed. The same when the node misses
+//! what should have come. Without traffic the relay's keepalives, one a minute, are expected.
 //!
 //! It never reconnects: when it says [`Output::Close`] it is done, and another one is made.
 
@@ -60,6 +60,8 @@ pub enum Command {
     },
     /// Whether this relay is our home.
     SetHome(bool),
+    /// Something should have come and did not: if nothing does, ask whether the relay is there.
+    Ask,
 }
 
 /// What the relay told.
@@ -249,7 +251,8 @@ impl Client {
     pub fn handle_command(&mut self, command: Command, now: Instant) {
         self.now = self.now.max(now);
         match (&self.state, command) {
-            (State::Closed, Command::Send { .. } | Command::SetHome(_)) => {}
+            (State::Closed, _) | (State::Opening | State::Greeted { .. }, Command::Ask) => {}
+            (State::Ready, Command::Ask) => self.expect_answer(),
             (State::Opening | State::Greeted { .. } | State::Ready, Command::Send { packet, .. })
                 if packet.len() > PACKET_BYTES =>
             {

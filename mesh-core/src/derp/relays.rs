@@ -48,6 +48,8 @@ pub enum Output {
         /// Whether it is.
         home: Home,
     },
+    /// Ask whether the relay is there.
+    Ask(RegionId),
 }
 
 /// Whether a region is our home.
@@ -188,6 +190,15 @@ impl Relays {
             return;
         }
         self.want(region);
+    }
+
+    /// What was sent over a region is not answered. Answers come over our home: if that is another one, its connection may be dead
+    /// without a word, as behind a router that has forgotten it.
+    pub fn note_silence(&mut self, region: RegionId, now: Instant) {
+        self.tick(now);
+        if let Some(home) = self.home.filter(|home| *home != region && self.is_connected(*home)) {
+            self.outputs.push_back(Output::Ask(home));
+        }
     }
 
     /// The relay took us in.
@@ -396,6 +407,22 @@ mod tests {
         relays.handle_timeout(secs(160));
         assert_eq!(drain(&mut relays), [Output::Close(id(1))]);
         assert_eq!((relays.poll_timeout(), relays.stats().idle_closes), (None, 1));
+    }
+
+    #[test]
+    fn a_home_that_is_connected_to_is_asked_when_answers_to_other_regions_do_not_come() {
+        let mut relays = relays();
+        relays.note_silence(id(2), secs(1));
+        relays.set_home(region(1), secs(1));
+        relays.note_silence(id(2), secs(1));
+        assert_eq!(drain(&mut relays), [Output::Connect(id(1))]);
+        relays.handle_connected(id(1), secs(2));
+        drain(&mut relays);
+        // What is sent over home is asked about there.
+        relays.note_silence(id(1), secs(3));
+        assert_eq!(drain(&mut relays), []);
+        relays.note_silence(id(2), secs(3));
+        assert_eq!(drain(&mut relays), [Output::Ask(id(1))]);
     }
 
     #[test]

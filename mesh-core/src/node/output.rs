@@ -97,6 +97,11 @@ pub enum RelayCommand {
         /// Whether it is.
         home: Home,
     },
+    /// Something should have come from the relay and did not: if nothing does, ask whether it is there.
+    Ask {
+        /// Of which region.
+        region: RegionId,
+    },
 }
 
 /// A command that was done.

@@ -124,6 +124,7 @@ impl Node {
                 }
                 RelaysOutput::Close(region) => RelayCommand::Close { region },
                 RelaysOutput::TellHome { region, home } => RelayCommand::SetHome { region, home },
+                RelaysOutput::Ask(region) => RelayCommand::Ask { region },
             };
             self.outbox.push_back(Output::Relay(command));
         }

@@ -263,6 +263,8 @@ impl Node {
         self.with_active_paths(id, now, |paths| paths.note_silence(now));
         if let Some(region) = self.peers.get(id).and_then(|peer| peer.selection().relay()) {
             self.with_netcheck(now, |netcheck| netcheck.note_relay_silent(region, now));
+            self.relays.note_silence(region, now);
+            self.drain_relays();
         }
         self.note_relay_use(id, now);
     }

@@ -299,7 +299,7 @@ impl Tailnet {
                         RelayCommand::Close { region } => {
                             member.connected.remove(region);
                         }
-                        RelayCommand::SetHome { .. } | RelayCommand::SetKey(_) => {}
+                        RelayCommand::SetHome { .. } | RelayCommand::SetKey(_) | RelayCommand::Ask { .. } => {}
                     }
                     member.commands.push((now, command));
                 }

@@ -136,6 +136,11 @@ impl Links {
                     self.settle(region, host, now);
                 }
             }
+            RelayCommand::Ask { region } => {
+                if let Some(Link { state: State::Open { client, .. }, .. }) = self.links.get_mut(&region) {
+                    client.handle_command(Command::Ask, now);
+                }
+            }
         }
     }
 

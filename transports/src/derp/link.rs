@@ -268,6 +268,9 @@ impl Connection<'_> {
     fn fill(&mut self) -> io::Result<()> {
         if !self.stream.has_unsent() && self.is_ready {
             self.tell_home();
+            if self.link.outbox.take_asked() {
+                self.client.handle_command(Command::Ask, self.clock.now());
+            }
             self.take_packets();
         }
         if !self.write.is_empty() {

@@ -165,6 +165,11 @@ impl RelayLinks {
                     handle.outbox.set_home(home);
                 }
             }
+            RelayCommand::Ask { region } => {
+                if let Some(handle) = self.links.get(&region) {
+                    handle.outbox.ask();
+                }
+            }
         }
     }
 

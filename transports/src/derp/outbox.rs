@@ -36,6 +36,7 @@ struct Inner {
     packets: VecDeque<Letter>,
     packet_bytes: usize,
     home: Option<Home>,
+    is_asked: bool,
 }
 
 impl Outbox {
@@ -83,6 +84,17 @@ impl Outbox {
     pub(super) fn set_home(&self, home: Home) {
         self.lock().home = Some(home);
         self.wake.notify_one();
+    }
+
+    /// Asks whether the relay is there.
+    pub(super) fn ask(&self) {
+        self.lock().is_asked = true;
+        self.wake.notify_one();
+    }
+
+    /// Whether it was asked since this was looked at last.
+    pub(super) fn take_asked(&self) -> bool {
+        core::mem::take(&mut self.lock().is_asked)
     }
 
     /// Whether no packet waits.

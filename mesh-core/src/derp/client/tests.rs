@@ -121,6 +121,25 @@ fn a_relay_that_swallows_packets_is_left_after_six_seconds() {
 }
 
 #[test]
+fn a_relay_from_which_nothing_comes_that_should_have_is_left_after_six_seconds() {
+    let mut client = ready();
+    client.handle_command(Command::Ask, secs(10));
+    client.handle_command(Command::Ask, secs(11));
+    assert_eq!(client.poll_timeout(), Some(Deadline::new(secs(12), "relay ping")));
+    // Something came.
+    client.handle_bytes(&encode(Frame::KeepAlive), secs(11));
+    client.handle_command(Command::Ask, secs(20));
+    for second in [22, 24] {
+        client.handle_timeout(secs(second));
+    }
+    assert_eq!((drain(&mut client).len(), client.stats().pings_sent), (2, 2));
+    client.handle_timeout(secs(26));
+    assert_eq!(drain(&mut client), [Output::Close(CloseReason::Silent)]);
+    client.handle_command(Command::Ask, secs(27));
+    assert_eq!((drain(&mut client), client.poll_timeout()), (Vec::new(), None));
+}
+
+#[test]
 fn any_byte_shows_that_the_relay_is_there() {
     let mut client = ready();
     for second in (2..100).step_by(3) {
