@@ -3,7 +3,7 @@
 use std::io::{IsTerminal, stderr};
 
 use clap::ValueEnum;
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::{filter::Targets, fmt, layer::SubscriberExt, registry, util::SubscriberInitExt};
 
 use super::{Exit, Failure};
 
@@ -23,14 +23,14 @@ pub enum LogFormat {
 /// # Errors
 /// When `level` is no such list.
 pub fn log(level: &str, format: LogFormat, example: &str) -> Result<(), Failure> {
-    let filter = EnvFilter::builder().parse(level).map_err(|error| {
+    let filter: Targets = level.parse().map_err(|error| {
         Failure::new(Exit::Usage, "bad-log-level", format!("\"{level}\" is not a log level: {error}"))
             .hint(format!("use error, warn, info, debug or trace, or a list such as info,{example}"))
     })?;
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(stderr);
+    let lines = fmt::layer().with_writer(stderr);
     match format {
-        LogFormat::Text => builder.with_ansi(stderr().is_terminal()).try_init(),
-        LogFormat::Json => builder.json().try_init(),
+        LogFormat::Text => registry().with(filter).with(lines.with_ansi(stderr().is_terminal())).try_init(),
+        LogFormat::Json => registry().with(filter).with(lines.json()).try_init(),
     }
     .map_err(|error| Failure::new(Exit::Bug, "logging", format!("cannot log: {error}")))
 }
