@@ -51,7 +51,7 @@ fn go() -> Option<PathBuf> {
 /// Cargo's directory of the program that runs.
 fn target() -> Result<PathBuf> {
     let own = env::current_exe()?;
-    let profile = own.ancestors().find(|path| path.ends_with("debug") || path.ends_with("release"));
-    let target = profile.and_then(Path::parent).context("this program is not below debug or release")?;
+    let profile = own.ancestors().find(|path| ["debug", "release", "dist"].iter().any(|name| path.ends_with(name)));
+    let target = profile.and_then(Path::parent).context("this program is not below debug, release or dist")?;
     Ok(target.to_owned())
 }
