@@ -5,6 +5,7 @@ use std::future::Future;
 use tokio::task::{JoinError, JoinHandle};
 
 /// A task that is aborted when this is dropped.
+#[must_use = "it ends when this is dropped"]
 #[derive(Debug)]
 pub struct Task<T = ()>(JoinHandle<T>);
 
@@ -31,7 +32,9 @@ impl<T> Drop for Task<T> {
 
 #[cfg(test)]
 mod tests {
-    use std::{future::pending, sync::Arc};
+    use std::{future::pending, sync::Arc, time::Duration};
+
+    use tokio::time::timeout;
 
     use super::*;
 
@@ -47,8 +50,11 @@ mod tests {
         tokio::task::yield_now().await;
         assert_eq!(Arc::strong_count(&counted), 2);
         drop(task);
-        while Arc::strong_count(&counted) > 1 {
-            tokio::task::yield_now().await;
-        }
+        let ended = async {
+            while Arc::strong_count(&counted) > 1 {
+                tokio::task::yield_now().await;
+            }
+        };
+        timeout(Duration::from_secs(10), ended).await.unwrap();
     }
 }

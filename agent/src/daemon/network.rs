@@ -12,7 +12,7 @@ use mesh_core::{
     node::{FetchRequest, HostEvent, Input, RelayCommand},
     rng::Seed,
 };
-use tokio::{sync::mpsc, task::JoinHandle};
+use tokio::sync::mpsc;
 use tracing::{debug, warn};
 use transports::{
     control::{ControlDialer, ControlLink},
@@ -21,6 +21,7 @@ use transports::{
     host::LinkMonitor,
     net::Net,
     resolve,
+    task::Task,
     udp::Family,
 };
 
@@ -36,7 +37,7 @@ pub struct Network {
     answers: mpsc::Receiver<Input>,
     /// Taken from `answers` to see whether there is one.
     next: Option<Input>,
-    monitor: JoinHandle<()>,
+    _monitor: Task,
 }
 
 /// What the network brought.
@@ -62,7 +63,7 @@ impl Network {
         let (answer, answers) = mpsc::channel(ANSWERS);
         let first = Input::Host(HostEvent::Links(monitor.state().clone()));
         let tell = answer.clone();
-        let monitor = tokio::spawn(async move {
+        let monitor = Task::spawn(async move {
             loop {
                 match monitor.changed().await {
                     Ok(state) => {
@@ -86,7 +87,7 @@ impl Network {
             answer,
             answers,
             next: Some(first),
-            monitor,
+            _monitor: monitor,
         }
     }
 
@@ -158,12 +159,6 @@ impl Network {
     #[must_use]
     pub fn relay_counts(&self) -> RelayCounts {
         self.relays.counts()
-    }
-}
-
-impl Drop for Network {
-    fn drop(&mut self) {
-        self.monitor.abort();
     }
 }
 

@@ -130,7 +130,9 @@ impl Client {
         let mut up = self.spawn(&self.up_words(url, &[]))?;
         let start = format!("{url}/register/");
         let page = until("the page", PATIENCE, || {
-            if is_too_often(&up.output()) {
+            // It may begin with what the one before was refused for.
+            let output = up.output();
+            if is_too_often(&output) || output.contains("backend error") {
                 up = self.spawn(&self.up_words(url, &[]))?;
             }
             Ok(up.output().split_whitespace().find(|word| word.starts_with(&start)).map(ToOwned::to_owned))

@@ -6,8 +6,8 @@
 //! the connection is *ready*. Then packets go both ways.
 //!
 //! A relay that is gone without a word is noticed by pings: while something was sent and nothing came back, one every
-//! 2 s, and after two without any answer, 6 s after the first packet, the connection is closed. The same when the node misses
-//! what should have come. Without traffic the relay's keepalives, one a minute, are expected.
+//! 2 s, and after two without any answer, 6 s after the first packet, the connection is closed. It does the same when the
+//! node misses what should have come. Without traffic the relay's keepalives, one a minute, are expected.
 //!
 //! It never reconnects: when it says [`Output::Close`] it is done, and another one is made.
 

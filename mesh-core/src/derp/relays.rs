@@ -192,8 +192,8 @@ impl Relays {
         self.want(region);
     }
 
-    /// What was sent over a region is not answered. Answers come over our home: if that is another one, its connection may be dead
-    /// without a word, as behind a router that has forgotten it.
+    /// What was sent over a region is not answered. Answers come over our home: if that is another one, its connection may
+    /// be dead without a word, as behind a router that has forgotten it.
     pub fn note_silence(&mut self, region: RegionId, now: Instant) {
         self.tick(now);
         if let Some(home) = self.home.filter(|home| *home != region && self.is_connected(*home)) {

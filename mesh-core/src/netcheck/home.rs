@@ -7,7 +7,7 @@ use tracing::debug;
 
 use crate::{derp::RegionId, time::Instant};
 
-use super::{Netcheck, output::Output, plan::Purpose, report::Kind};
+use super::{FULL_INTERVAL, Netcheck, REFRESH_MIN, output::Output, plan::Purpose, report::Kind};
 
 /// A relay that could not be connected to for so long is not waited for any more, whatever its STUN server says.
 const DEAD_AFTER: Duration = Duration::from_secs(10);
@@ -39,6 +39,22 @@ pub(super) struct Failing {
     since: Instant,
     /// Another home has been looked for.
     is_heeded: bool,
+}
+
+/// A region that could not be asked, because DNS does not say where it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Nameless {
+    pub(super) region: RegionId,
+    /// When it was looked for last, and how often while others answered.
+    looked_at: Instant,
+    looks: u32,
+}
+
+impl Nameless {
+    /// It is looked for again then: ever more rarely, for its name may be wrong.
+    fn due_at(self) -> Instant {
+        self.looked_at + (REFRESH_MIN * 2u32.pow(self.looks.min(4))).min(FULL_INTERVAL)
+    }
 }
 
 impl Netcheck {
@@ -78,6 +94,12 @@ impl Netcheck {
         self.failing.iter().filter(|(_, failing)| is_dead(failing)).map(|(region, _)| *region).collect()
     }
 
+    /// Whether a region is looked for, and the last report is old enough for another.
+    pub(super) fn is_sought(&self) -> bool {
+        let is_old = self.history.last().is_none_or(|last| self.now.since(last.ended_at) >= REFRESH_MIN);
+        is_old && (self.left.is_some() || self.nameless.is_some_and(|nameless| nameless.due_at() <= self.now))
+    }
+
     /// A region answered: without a home it is the one, and with one that was lost, too, unless that answers first.
     pub(super) fn note_answer(&mut self, region: RegionId) {
         if self.home.is_none_or(|home| home.is_guess || home.is_lost) && self.servers.can_be_home(region) {
@@ -111,16 +133,27 @@ impl Netcheck {
     }
 
     /// A report is over in which these regions were asked. Whether those that did not answer can be connected to is open
-    /// again when they do. A home that was lost and answers is looked for no more: it is home again, or need not be. One that
-    /// could not be asked may be the nearest, and is asked again soon.
+    /// again when they do. A home that was lost and answers is looked for no more: it is home again, or need not be. A
+    /// region that could not be asked may be the nearest, and is asked again soon.
     pub(super) fn note_reported(&mut self, asked: &BTreeSet<RegionId>) {
         let Some(report) = self.history.last() else { return };
         let answers = |region: &RegionId| report.latency(*region).is_some();
         self.failing.retain(|region, _| answers(region) || !asked.contains(region));
         let dead = self.dead();
         self.left = self.left.filter(|region| !answers(region) || dead.contains(region));
-        self.nameless =
-            self.servers.homes().find(|region| self.servers.needs_name(*region, |name| self.names.knows(name)));
+        let is_nameless = |region: &RegionId| self.servers.needs_name(*region, &self.families, &self.names);
+        let nameless: BTreeSet<_> = self.servers.homes().filter(is_nameless).collect();
+        // While nothing at all answers it says nothing of this one.
+        let before = self.nameless.filter(|_| report.heard_anything());
+        let is_due = before.is_some_and(|before| before.due_at() <= self.now);
+        self.nameless = match before.filter(|before| !is_due && nameless.contains(&before.region)) {
+            Some(before) => Some(before),
+            None => {
+                let later = nameless.iter().find(|region| before.is_some_and(|before| **region > before.region));
+                let looks = before.map_or(0, |before| before.looks + u32::from(is_due));
+                later.or(nameless.first()).map(|region| Nameless { region: *region, looked_at: self.now, looks })
+            }
+        };
     }
 
     pub(super) fn go_home(&mut self, home: Home) {

@@ -6,7 +6,7 @@
 //! # A run
 //!
 //! A *full* run asks every region in both families at once, three times 100 ms apart until each answers. An *incremental*
-//! one asks the nearest three and home, with what was measured before as the time to wait. Requests leave from the socket
+//! one asks the nearest three, home and what is looked for, with what was measured before as the time to wait. Requests leave from the socket
 //! that carries data, because the mapping of that socket is what peers need. An answer counts when it names a request
 //! under way *and* comes from where that went; stock clients look at the name only.
 //!
@@ -35,7 +35,8 @@
 //! but sent a frame in the last 8 s is still there; one whose relay could not be connected to for 10 s is not, whatever
 //! its STUN server says, unless nothing at all answered at the time. When nothing answers the home stays.
 //!
-//! A home that was lost is looked for: until it answers, a refresh is an incremental report, every 20 s at most.
+//! A lost home, and a region whose name DNS did not tell, are looked for: until they answer, a refresh is an incremental
+//! report, every 20 s at most, and for a name ever more rarely.
 //!
 //! # While sessions are in use, and while not
 //!
@@ -92,8 +93,8 @@ pub use output::{FETCH_TIMEOUT, FetchFailed, FetchId, Fetched, NetcheckStats, Ou
 pub use report::{Family, Kind, NetInfo, RegionLatency, Report};
 
 use history::{Choice, History};
-use home::{Failing, Home};
-use names::Names;
+use home::{Failing, Home, Nameless};
+use names::{Answer, Names};
 use plan::{Planner, Purpose};
 use run::{Context, Run};
 use servers::Servers;
@@ -132,7 +133,7 @@ pub struct Netcheck {
     /// The home that was left because it could not be connected to, until it answers.
     left: Option<RegionId>,
     /// A region that the last report left out because DNS did not say where it is.
-    nameless: Option<RegionId>,
+    nameless: Option<Nameless>,
     /// When a report was begun because the connection to home was lost.
     lost_at: Option<Instant>,
     /// When home was asked because a peer was silent.
@@ -216,7 +217,7 @@ impl Netcheck {
         let families: Vec<_> = Family::BOTH.into_iter().filter(has).collect();
         if families != self.families {
             self.families = families;
-            self.names.expire();
+            self.names.set_families(&self.families);
             self.abort();
             self.want(Purpose::Report(Kind::Full));
         }
@@ -330,14 +331,13 @@ impl Netcheck {
         self.finish();
     }
 
-    /// DNS answered, or did not. No addresses of a family that the host has are a failure.
+    /// DNS answered, or did not. No address of a family that the host has are a failure.
     pub fn handle_resolved(&mut self, host: &str, result: Result<&[IpAddr], ResolveFailed>, now: Instant) {
         self.tick(now);
-        let addresses = result.unwrap_or_default();
-        if !self.names.answer(host, addresses, &self.families, self.now) {
-            self.stats.resolves_unasked += 1;
-        } else if addresses.is_empty() {
-            self.stats.resolves_failed += 1;
+        match self.names.answer(host, result.unwrap_or_default(), self.now) {
+            Answer::Unasked => self.stats.resolves_unasked += 1,
+            Answer::Nothing => self.stats.resolves_failed += 1,
+            Answer::Known => {}
         }
         self.finish();
     }
@@ -458,9 +458,8 @@ impl Netcheck {
         let Some(wanted) = self.wanted.take() else { return false };
         let now = self.now;
         let is_stale = self.last_full_at.is_none_or(|at| now.since(at) >= FULL_INTERVAL);
-        let is_old = self.history.last().is_none_or(|last| now.since(last.ended_at) >= REFRESH_MIN);
         let wanted = match wanted {
-            Purpose::Refresh if is_old && self.left.or(self.nameless).is_some() => Purpose::Report(Kind::Incremental),
+            Purpose::Refresh if self.is_sought() => Purpose::Report(Kind::Incremental),
             other => other,
         };
         let purpose = match wanted {
@@ -487,7 +486,7 @@ impl Netcheck {
             servers: &self.servers,
             families: self.families.clone(),
             home: self.home(),
-            sought: [self.left, self.nameless],
+            sought: [self.left, self.nameless.map(|nameless| nameless.region)],
             known: &known,
             worked,
         };

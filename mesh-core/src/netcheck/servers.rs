@@ -8,7 +8,7 @@ use crate::{
     limits,
 };
 
-use super::report::Family;
+use super::{names::Names, report::Family};
 
 /// Longest name of DNS (RFC 1035 §2.3.4), as text.
 const NAME_BYTES: usize = 253;
@@ -99,8 +99,8 @@ impl Servers {
     }
 
     /// Whether a region that is to be asked cannot be, because only DNS says where its servers are, and has not.
-    pub(super) fn needs_name(&self, region: RegionId, is_known: impl Fn(&str) -> bool) -> bool {
-        let is_nowhere = |server: &Server| server.is_named() && !is_known(&server.node.host_name);
+    pub(super) fn needs_name(&self, region: RegionId, families: &[Family], names: &Names) -> bool {
+        let is_nowhere = |server: &Server| server.is_named(families) && !names.knows(&server.node.host_name);
         self.regions.get(&region).is_some_and(|region| !region.avoid && region.servers.iter().all(is_nowhere))
     }
 
@@ -173,11 +173,11 @@ impl Server {
         }
     }
 
-    /// Whether only DNS says where it is.
-    fn is_named(&self) -> bool {
-        let targets = Family::BOTH.map(|family| self.target(family));
-        !targets.iter().any(|target| matches!(target, Target::At(_)))
-            && targets.iter().any(|target| matches!(target, Target::Named(_)))
+    /// Whether only DNS says where it is in these families.
+    fn is_named(&self, families: &[Family]) -> bool {
+        let mut targets = families.iter().map(|family| self.target(*family));
+        let is_at = targets.clone().any(|target| matches!(target, Target::At(_)));
+        !is_at && targets.any(|target| matches!(target, Target::Named(_)))
     }
 
     /// Whether it can be asked over TLS.

@@ -1,3 +1,4 @@
+mod names;
 mod world;
 
 use core::{net::SocketAddr, time::Duration};
@@ -428,48 +429,6 @@ fn another_network_is_looked_at_anew_and_flapping_is_paced() {
     world.run(5000);
     assert!(!world.netcheck.is_running() && world.report().heard_anything());
     assert_eq!(world.netcheck.home(), id(1));
-}
-
-#[test]
-fn names_are_asked_for_once() {
-    let mut world = World::without_map(&[(1, 20), (2, 30)], 1);
-    world.act(|netcheck, now| netcheck.set_map(&named_map([1, 2].iter()), now));
-    world.run(5000);
-    assert_eq!(world.resolves, [(at(1000), "r1".into()), (at(1000), "r2".into())]);
-    assert_eq!((world.homes.as_slice(), world.probes.len()), (&[(at(1025), 1)][..], 4));
-    world.act(|netcheck, now| netcheck.start(Kind::Full, now));
-    world.run(5000);
-    assert_eq!(world.resolves.len(), 2);
-    world.act(|netcheck, now| netcheck.handle_resolved("r9", Err(ResolveFailed), now));
-    assert_eq!(world.netcheck.stats().resolves_unasked, 1);
-}
-
-#[test]
-fn a_region_whose_name_failed_is_asked_soon_and_not_in_five_minutes() {
-    let mut world = World::without_map(&[(1, 20), (2, 60)], 1);
-    world.act(|netcheck, now| netcheck.set_map(&named_map([1, 2].iter()), now));
-    world.act(|netcheck, now| netcheck.handle_resolved("r1", Err(ResolveFailed), now));
-    world.run(5000);
-    assert_eq!((world.netcheck.home(), world.resolves.len()), (id(2), 2));
-    world.act(Netcheck::note_active);
-    world.run(26_000);
-    assert_eq!((world.netcheck.home(), world.resolves.len()), (id(1), 3));
-    // It is looked for no more.
-    world.act(Netcheck::note_active);
-    let reports = world.reports.len();
-    world.run(26_000);
-    assert_eq!((world.reports.len(), world.resolves.len()), (reports, 3));
-}
-
-#[test]
-fn without_dns_relays_are_asked_over_tls() {
-    let mut world = World::without_map(&[(1, 20), (2, 30)], 1);
-    world.dns = None;
-    world.act(|netcheck, now| netcheck.set_map(&named_map([1, 2].iter()), now));
-    world.run(10_000);
-    // The connection's own way of asking may know more.
-    assert_eq!((world.homes.as_slice(), world.probes.len()), (&[(at(1360), 1)][..], 0));
-    assert_eq!(world.reports[0].0, at(4000));
 }
 
 #[test]

@@ -39,6 +39,8 @@ pub(super) struct Peer {
 pub(super) struct Watch {
     /// Data waits for an answer: does one come?
     pub(super) answer_at: Option<Instant>,
+    /// The initiation that waited for its response when this was looked at last. Another in its place means that there was none.
+    pub(super) initiated_at: Option<Instant>,
     /// The relay did not have the peer, or the peer may not know our key yet: it is tried again then.
     pub(super) retry_at: Option<Instant>,
     /// Our key is another since the last session.

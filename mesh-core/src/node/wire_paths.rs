@@ -263,10 +263,17 @@ impl Node {
         self.with_active_paths(id, now, |paths| paths.note_silence(now));
         if let Some(region) = self.peers.get(id).and_then(|peer| peer.selection().relay()) {
             self.with_netcheck(now, |netcheck| netcheck.note_relay_silent(region, now));
+        }
+        self.ask_home(id, now);
+        self.note_relay_use(id, now);
+    }
+
+    /// The peer does not answer what it is sent over a relay. It may have, and our home did not bring it.
+    pub(super) fn ask_home(&mut self, id: PeerId, now: Instant) {
+        if let Some(region) = self.peers.get(id).and_then(|peer| peer.selection().relay()) {
             self.relays.note_silence(region, now);
             self.drain_relays();
         }
-        self.note_relay_use(id, now);
     }
 
     /// Drops paths that nothing was sent on for long, and that hold nothing.

@@ -154,6 +154,8 @@ impl Node {
                 tunnel::Output::Discarded { packets } => self.drops.add_many(DropReason::NoHandshake, packets),
             }
         }
+        let before = core::mem::replace(&mut peer.watch.initiated_at, tunnel.initiated_at());
+        let is_unanswered = before.is_some_and(|before| peer.watch.initiated_at.is_some_and(|at| at != before));
         peer.stamps = tunnel.stamps();
         if tunnel.is_idle() {
             peer.tunnel = None;
@@ -165,6 +167,9 @@ impl Node {
         }
         if !payloads.is_empty() {
             self.send_payloads(id, payloads, answer_to, now);
+        }
+        if is_unanswered {
+            self.ask_home(id, now);
         }
     }
 
