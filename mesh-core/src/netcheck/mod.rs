@@ -6,9 +6,9 @@
 //! # A run
 //!
 //! A *full* run asks every region in both families at once, three times 100 ms apart until each answers. An *incremental*
-//! one asks the nearest three, home and what is looked for, with what was measured before as the time to wait. Requests leave from the socket
-//! that carries data, because the mapping of that socket is what peers need. An answer counts when it names a request
-//! under way *and* comes from where that went; stock clients look at the name only.
+//! one asks the nearest three, home and what is looked for, with what was measured before as the time to wait. Requests
+//! leave from the socket that carries data, because the mapping of that socket is what peers need. An answer counts when
+//! it names a request under way *and* comes from where that went; stock clients look at the name only.
 //!
 //! A run ends when everything answered, or when three regions did and the others had as long again as the slowest of the
 //! three (twice that when full), or when what is silent was silent for a second while something else answered, or after
@@ -331,7 +331,7 @@ impl Netcheck {
         self.finish();
     }
 
-    /// DNS answered, or did not. No address of a family that the host has are a failure.
+    /// DNS answered, or did not. No address of a family that the host has is a failure.
     pub fn handle_resolved(&mut self, host: &str, result: Result<&[IpAddr], ResolveFailed>, now: Instant) {
         self.tick(now);
         match self.names.answer(host, result.unwrap_or_default(), self.now) {
